@@ -1,0 +1,1 @@
+"""Executors run tasks inside a host process. Importing this room imports no heavy library."""

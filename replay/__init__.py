@@ -1,0 +1,1 @@
+"""Rebuild, verify and inspect state from the log alone."""

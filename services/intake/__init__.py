@@ -1,0 +1,1 @@
+"""Intake: from YAML to events of the control log, on the command line and over HTTP."""

@@ -1,0 +1,1 @@
+"""Metrics: projections of the log for Prometheus, `metrics.json` and `events.log`."""

@@ -1,0 +1,1 @@
+"""YAML templates and the small data that they use."""
