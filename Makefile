@@ -1,0 +1,88 @@
+# Two commands matter: `make demo` and `make test`. Both set up .venv first (once); `make setup` does only that.
+# pip's own settings (PIP_INDEX_URL, PIP_FIND_LINKS, pip.conf, …) are inherited, so an index, a mirror or a folder of wheels of yours is used.
+
+PYTHON ?= python3
+VENV   ?= .venv
+PY     := $(VENV)/bin/python
+EXTRAS ?= dev,inference,training
+JOBS   ?= 2
+ARGS   ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export TOKENIZERS_PARALLELISM := false
+
+say = @printf '\033[1m==> %s\033[0m\n'
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup setup-all demo test test-deep lint bench docs clean python-version
+
+help:
+	@echo "make setup      create $(VENV) and install MLOC with what inference, training and the tests need"
+	@echo "make demo       the main job, end to end: train, tune, infer on two workers, sum up, survive kills, verify"
+	@echo "make test       lint, types, import contracts and the tests (a few minutes)"
+	@echo "make test-deep  the slow tests: many simulated histories, real kills, wheels"
+	@echo "make bench      side-by-side benchmarks; results go to benchmarks/results/"
+	@echo "make setup-all  everything, vLLM on CPU, RAG, agents and benchmarks included"
+	@echo "make docs       write the generated pages again (.env.example, docs/settings.md)"
+
+setup: $(VENV)/.installed
+
+# Installed once; again only when pyproject.toml or the pinned versions change.
+$(VENV)/.installed: pyproject.toml constraints.txt | python-version
+	$(say) "1/3 a virtual environment in $(VENV)"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { \
+	  echo "mloc: '$(PYTHON) -m venv' failed; on Debian and Ubuntu install the package python3-venv, then run make again" >&2; exit 1; }
+	$(say) "2/3 MLOC and [$(EXTRAS)] into it, at the versions of constraints.txt (torch is the largest; this takes a minute or two)"
+	@$(PY) -m pip install -c constraints.txt -e ".[$(EXTRAS)]"
+	$(say) "3/3 what can run here"
+	@$(PY) -m mloc.services.command_line doctor || true
+	@touch $@
+
+setup-all: $(VENV)/.installed-all
+
+$(VENV)/.installed-all: $(VENV)/.installed
+	$(say) "everything else: vLLM on CPU, RAG, agents, benchmarks"
+	@$(PY) -m pip install -c constraints.txt -e ".[dev,inference,training,vllm,rag,agent,bench]"
+	@# vLLM names these three as requirements; the builds that an index gives by default want CUDA and break vLLM's import on CPU.
+	@$(PY) -m pip uninstall -y torchvision torchaudio torchcodec
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(say) "the peers that the benchmarks run beside MLOC"
+	@$(PY) -m pip install -c constraints.txt -e ".[bench]"
+	@touch $@
+
+python-version:
+	@command -v $(PYTHON) >/dev/null || { echo "mloc: no '$(PYTHON)' found; install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3.11 …" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "mloc: needs Python 3.11 or newer, but '$(PYTHON)' is $$($(PYTHON) -V 2>&1); name another: make PYTHON=/path/to/python3.11 …" >&2; exit 1; }
+
+demo: setup
+	@$(PY) -m mloc.services.command_line demo $(ARGS)
+
+test: setup lint
+	$(say) "tests, $(JOBS) at a time (make test-deep has the slow ones)"
+	@$(PY) -m pytest -q -m "not deep" -n $(JOBS) --dist loadfile $(ARGS)
+
+test-deep: setup
+	$(say) "slow tests"
+	@$(PY) -m pytest -v -m deep $(ARGS)
+
+lint: setup
+	$(say) "ruff: style and forbidden imports"
+	@$(PY) -m ruff check
+	$(say) "mypy: types of core, services, replay"
+	@$(PY) -m mypy
+	$(say) "import-linter: the rooms know only what they should"
+	@PYTHONPATH=typings $(VENV)/bin/lint-imports
+
+bench: setup $(VENV)/.installed-bench
+	$(say) "benchmarks beside raw Redis and two peers"
+	@$(PY) benchmarks/spine.py $(ARGS)
+
+docs: setup
+	@$(PY) -m mloc.services.settings_reference
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
