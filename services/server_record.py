@@ -14,6 +14,7 @@ from msgspec import Struct
 
 RECORD = "server.json"
 LOCK = "server.lock"
+LOCK_PATIENCE_SEC = 1.0
 LONGEST_SOCKET_PATH = 100  # bytes; the kernels take 107 (Linux) and 103 (macOS)
 
 
@@ -89,10 +90,10 @@ def process_start(pid: int) -> str:
     return "" if fields[0] == "Z" else fields[19]
 
 
-def lock_state_folder(state_dir: Path, patience_sec: float = 1.0) -> int:
+def lock_state_folder(state_dir: Path) -> int:
     """Take the folder for one `mloc up`; gives a file descriptor that holds it until it is closed. Raises StateFolderLocked."""
     descriptor = os.open(state_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + patience_sec  # a find_server may hold it for a moment
+    deadline = time.monotonic() + LOCK_PATIENCE_SEC  # a find_server may hold it for a moment
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
