@@ -12,7 +12,7 @@ import msgspec
 
 from mloc.core.events import AnyEvent, Event
 
-EVENT_TYPES: dict[str, type[Event]] = {cls.__struct_config__.tag: cls for cls in get_args(AnyEvent)}  # type: ignore[misc]
+EVENT_TYPES: dict[str, type[Event]] = {cls.__struct_config__.tag: cls for cls in get_args(AnyEvent)}
 
 # retired tag → (tag that replaces it, fields → fields)
 UPCASTERS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
