@@ -135,8 +135,9 @@ GROUPS: dict[str, dict[str, Variable]] = {
         ),
         "log_format": Variable(
             kind.choice("auto", "console", "json"),
-            "console = coloured lines; auto = console on a terminal, else JSON.",
+            "console = lines for people; auto = console on a terminal, else JSON.",
         ),
+        "log_color": Variable(kind.choice("auto", "always", "never"), "Colours in console lines; auto = on a terminal."),
         "log_file": Variable(
             kind.FILE,
             "Log file of a service, beside its console output; `{service}` stands for the service's name; off = none.",

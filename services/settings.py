@@ -74,6 +74,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     # Logs
     log_level: str = "INFO"
     log_format: str = "auto"
+    log_color: str = "auto"
     log_file: str | None = None
     log_max_bytes: int = 5 * 1024**2
     log_backup_count: int = 5
