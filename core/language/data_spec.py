@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal
 
 import msgspec
+
 from mloc.core.language.section import Count, Names, NonNegativeInt, Section, also
 
 

@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal
 
 import msgspec
+
 from mloc.core.language.section import AT_INTAKE, Count, Fraction, Names, NonNegativeInt, Section, Settings, also
 
 

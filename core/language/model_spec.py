@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 import msgspec
+
 from mloc.core.language.section import Count, Fraction, Names, Section, Settings, also, settings_of
 
 

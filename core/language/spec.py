@@ -8,6 +8,7 @@ waits in `deferred` until it is resolved.
 from typing import Annotated, Any, Literal
 
 import msgspec
+
 from mloc.core.language.data_spec import Data, Postprocess
 from mloc.core.language.inference_spec import Inference, Parallel, Retrieval
 from mloc.core.language.model_spec import Model

@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal
 
 import msgspec
+
 from mloc.core.language.model_spec import ModelSource
 from mloc.core.language.section import Names, NonNegativeInt, Section, also
 
