@@ -134,6 +134,7 @@ class TaskSubmitted(Event, frozen=True):
     stage: str = ""  # the task's name inside its pipeline
     children: tuple[str, ...] = ()  # stages of a pipeline, in order
     depends_on: tuple[str, ...] = ()  # ids of tasks whose published results this one waits for
+    met: dict[str, str] = {}  # those of them that were published before: task → entry of its result
     parallel: Parallel | None = None
     items: int = 0  # input rows known at intake, for sharding
     max_attempts: int = 3

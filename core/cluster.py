@@ -1,0 +1,246 @@
+"""The cluster state: what the log says, and the indexes that deciding needs. `evolve` (in `fold`) is its only writer.
+
+Tasks, workers and attempts are frozen values; everything else here can be built anew from them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterator
+
+import msgspec
+
+from mloc.core import log_ids
+from mloc.core.holdings import Holdings
+from mloc.core.order import Ordered, ReadyQueues, ascending
+from mloc.core.task import FINAL, Task
+from mloc.core.worker import Attempt, Worker
+
+FOLD_VERSION = 1
+KEEP_ENDED = 20_000  # tasks in a final phase that stay in memory
+
+
+class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The state as a snapshot keeps it; specs apart, because the digest covers them by `spec_digest`."""
+
+    fold_version: int
+    position: str
+    log_id: str
+    run_id: str
+    first_ms: int
+    attempt_base: int
+    submissions: int
+    unknown: int
+    dispatch_policy: str
+    mean_ms: dict[str, float]
+    tasks: list[Task]
+    ended: list[str]
+    workers: list[Worker]
+    attempts: list[Attempt]
+    doomed: dict[str, str]
+    unneeded: dict[str, dict[str, list[int]]]  # worker → task → attempt numbers
+    met: dict[str, dict[str, str]]
+
+
+_digest_encoder = msgspec.msgpack.Encoder(order="deterministic")
+_decode_stored = msgspec.msgpack.Decoder(tuple[Stored, dict[str, bytes]]).decode
+
+
+class Cluster:
+    """The fold's state at one position of the log."""
+
+    def __init__(self) -> None:
+        self.fold_version = FOLD_VERSION
+        self.position = log_ids.START
+        self.log_id = ""
+        self.run_id = ""
+        self.first_ms = 0
+        self.attempt_base = 0  # attempt numbers are larger than this
+        self.submissions = 0
+        self.unknown = 0  # entries of types that this program does not know
+        self.dispatch_policy = ""
+        self.mean_ms: dict[str, float] = {}  # task type → moving mean of an attempt's duration
+        self.tasks: dict[str, Task] = {}
+        self.specs: dict[str, bytes] = {}  # JSON by task, while the task is open; a shard uses its parent's
+        self.met: dict[str, dict[str, str]] = {}  # task → dependency that left memory → entry of its result
+        self.workers: dict[str, Worker] = {}
+        self.holdings = Holdings()
+        self.doomed: dict[str, str] = {}  # open tasks that must be cancelled → reason
+        self.ended: dict[str, None] = {}  # tasks in a final phase, oldest first
+        # indexes
+        self.by_phase: dict[str, dict[str, None]] = {}
+        self.ready = ReadyQueues()
+        self.backoffs: list[tuple[int, str]] = []  # heap of (not before, task)
+        self.deadlines: list[tuple[int, str, int]] = []  # heap of (deadline, task, attempt)
+        self.dependants: dict[str, list[str]] = {}
+        self.retries: dict[str, None] = {}  # tasks with an undecided retry request
+
+    # --- reading ---
+    def phase(self, name: str) -> dict[str, None]:
+        """Ids of the tasks in a phase."""
+        return self.by_phase.get(name, {})
+
+    def counts(self) -> dict[str, int]:
+        """Number of tasks by phase."""
+        return {phase: len(ids) for phase, ids in self.by_phase.items() if ids}
+
+    def open_count(self) -> int:
+        return len(self.tasks) - len(self.ended)
+
+    def spec_of(self, task: Task) -> bytes:
+        """JSON of an open task's spec."""
+        return self.specs.get(task.parent if task.shard else task.id, b"")
+
+    def due_backoffs(self, now_ms: int) -> Iterator[Task]:
+        for due, id in _until(self.backoffs, now_ms):
+            task = self.tasks.get(id)
+            if task is not None and task.phase == "backoff" and task.not_before_ms == due:
+                yield task
+
+    def due_deadlines(self, now_ms: int) -> Iterator[Task]:
+        for due, id, attempt in _until(self.deadlines, now_ms):
+            if self.is_deadline(due, id, attempt):
+                yield self.tasks[id]
+
+    def is_deadline(self, due: int, id: str, attempt: int) -> bool:
+        task = self.tasks.get(id)
+        return task is not None and task.phase == "running" and task.current == attempt and deadline(task) == due
+
+    def next_due_ms(self) -> int | None:
+        """When a back-off or a time-out is due next; the fold keeps the heaps' fronts true."""
+        fronts = [heap[0][0] for heap in (self.backoffs, self.deadlines) if heap]
+        return min(fronts) if fronts else None
+
+    # --- writing, by the fold alone ---
+    def put(self, old: Task | None, new: Task) -> None:
+        """Keep a task's new value and every index that follows from its phase."""
+        self.tasks[new.id] = new
+        if old is not None and old.phase == new.phase:
+            if new.phase == "ready" and old.priority != new.priority:
+                self.ready.add(new)
+            return
+        if old is not None:
+            del self.by_phase[old.phase][new.id]
+            if old.phase == "ready" and old.need is not None:
+                self.ready.trim(old.need, self.tasks)
+        self.by_phase.setdefault(new.phase, {})[new.id] = None
+        if new.phase == "ready":
+            self.ready.add(new)
+        elif new.phase == "running":
+            if new.timeout_sec and not new.children:
+                heapq.heappush(self.deadlines, (deadline(new), new.id, new.current))
+        elif new.phase == "backoff":
+            heapq.heappush(self.backoffs, (new.not_before_ms, new.id))
+        elif new.phase in FINAL:
+            self._finish(new)
+        self._trim_heaps()
+
+    def link(self, task: Task) -> None:
+        """Remember whom a new task waits for."""
+        for dependency in task.depends_on:
+            self.dependants.setdefault(dependency, []).append(task.id)
+
+    def _finish(self, task: Task) -> None:
+        self.ended[task.id] = None
+        if not task.shard:
+            self.specs.pop(task.id, None)
+            self.met.pop(task.id, None)
+        self.doomed.pop(task.id, None)
+        self.retries.pop(task.id, None)
+        for _ in range(min(2, len(self.ended) - KEEP_ENDED)):
+            self._evict()
+
+    def _evict(self) -> None:
+        """Forget the oldest ended task, unless an open task still refers to it."""
+        id = next(iter(self.ended))
+        task = self.tasks[id]
+        del self.ended[id]
+        if self._is_referred_to(task):
+            self.ended[id] = None
+            return
+        del self.tasks[id]
+        del self.by_phase[task.phase][id]
+        self.dependants.pop(id, None)
+
+    def _is_referred_to(self, task: Task) -> bool:
+        others = (task.parent, *task.children, *self.dependants.get(task.id, ()))
+        return any(id in self.tasks and self.tasks[id].phase not in FINAL for id in others if id)
+
+    def _trim_heaps(self) -> None:
+        while self.backoffs:
+            due, id = self.backoffs[0]
+            task = self.tasks.get(id)
+            if task is not None and task.phase == "backoff" and task.not_before_ms == due:
+                break
+            heapq.heappop(self.backoffs)
+        while self.deadlines and not self.is_deadline(*self.deadlines[0]):
+            heapq.heappop(self.deadlines)
+
+    # --- snapshots and digest ---
+    def stored(self) -> Stored:
+        unneeded: dict[str, dict[str, list[int]]] = {}
+        for (task, number), worker in sorted(self.holdings.unneeded.items()):
+            unneeded.setdefault(worker, {}).setdefault(task, []).append(number)
+        return Stored(
+            self.fold_version, self.position, self.log_id, self.run_id, self.first_ms, self.attempt_base, self.submissions, self.unknown,
+            self.dispatch_policy, self.mean_ms, list(self.tasks.values()), list(self.ended), list(self.workers.values()),
+            sorted(self.holdings.all(), key=lambda a: (a.worker, a.task, a.number)), self.doomed, unneeded, self.met,
+        )  # fmt: skip
+
+    def digest(self) -> str:
+        """sha256, hex, of the whole state without the specs' bytes: equal digests are equal states."""
+        return hashlib.sha256(_digest_encoder.encode(self.stored())).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        return msgspec.msgpack.encode((self.stored(), self.specs))
+
+
+def from_bytes(data: bytes) -> Cluster:
+    """The state that `to_bytes` wrote. Raises msgspec.MsgspecError for other bytes, ValueError for another fold version."""
+    stored, specs = _decode_stored(data)
+    if stored.fold_version != FOLD_VERSION:
+        raise ValueError(f"the snapshot was made by fold version {stored.fold_version}, this program has {FOLD_VERSION}")
+    cluster = Cluster()
+    for name in ("position", "log_id", "run_id", "first_ms", "attempt_base", "submissions", "unknown", "dispatch_policy", "mean_ms", "doomed", "met"):
+        setattr(cluster, name, getattr(stored, name))
+    cluster.specs = specs
+    cluster.workers = {worker.id: worker for worker in stored.workers}
+    for attempt in stored.attempts:
+        cluster.holdings.add(attempt)
+    cluster.holdings.unneeded = {
+        (task, number): worker for worker, tasks in stored.unneeded.items() for task, numbers in tasks.items() for number in numbers
+    }
+    cluster.ended = dict.fromkeys(stored.ended)
+    _index(cluster, stored.tasks)
+    return cluster
+
+
+def _index(cluster: Cluster, tasks: list[Task]) -> None:
+    cluster.tasks = {task.id: task for task in tasks}
+    for task in tasks:
+        cluster.by_phase.setdefault(task.phase, {})[task.id] = None
+        if task.phase not in FINAL or task.depends_on:
+            cluster.link(task)
+        if task.phase == "ready":
+            cluster.ready.add(task)
+        elif task.phase == "backoff":
+            heapq.heappush(cluster.backoffs, (task.not_before_ms, task.id))
+        elif task.phase == "running" and task.timeout_sec and not task.children:
+            heapq.heappush(cluster.deadlines, (deadline(task), task.id, task.current))
+        if task.retry_by:
+            cluster.retries[task.id] = None
+
+
+def deadline(task: Task) -> int:
+    """When the running attempt times out, ms."""
+    return task.started_ms + int(task.timeout_sec * 1000)
+
+
+def _until(heap: list[Ordered], now_ms: int) -> Iterator[Ordered]:
+    for item in ascending(heap):
+        if item[0] > now_ms:
+            return
+        yield item
+
+

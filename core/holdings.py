@@ -1,0 +1,94 @@
+"""What each worker holds: attempts, the devices and slots that they take, and which of them are not needed any more.
+
+An index beside the workers; the attempts in it are frozen, and only the fold changes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec.structs import replace
+
+from mloc.core.events import Device, Need
+from mloc.core.worker import Attempt, AttemptKey
+
+
+class Holdings:
+    """Attempts by worker. `unneeded` are those that should be recalled or stopped."""
+
+    def __init__(self) -> None:
+        self.by_worker: dict[str, dict[AttemptKey, Attempt]] = {}
+        self.unneeded: dict[AttemptKey, str] = {}  # → worker
+        self._light: dict[str, int] = {}
+        self._slots: dict[str, int] = {}
+        self._devices: dict[str, dict[int, list[AttemptKey]]] = {}
+
+    def find(self, worker: str, key: AttemptKey) -> Attempt | None:
+        held = self.by_worker.get(worker)
+        return held.get(key) if held is not None else None
+
+    def of(self, worker: str) -> dict[AttemptKey, Attempt]:
+        return self.by_worker.get(worker, {})
+
+    def all(self) -> Iterator[Attempt]:
+        for held in self.by_worker.values():
+            yield from held.values()
+
+    def light(self, worker: str) -> int:
+        """Light attempts that the worker holds."""
+        return self._light.get(worker, 0)
+
+    def slots(self, worker: str) -> int:
+        """Attempts without a device, not light, that the worker holds."""
+        return self._slots.get(worker, 0)
+
+    def on_device(self, worker: str, device: int) -> list[AttemptKey]:
+        return self._devices.get(worker, {}).get(device, [])
+
+    def device_room(self, worker: str, device: Device, need: Need) -> bool:
+        """Whether the device is free for this need: empty, or shared by stated memory that fits beside the others'."""
+        holders = self.on_device(worker, device.index)
+        if not holders:
+            return True
+        if not need.gpu_memory:
+            return False
+        memories = [self.by_worker[worker][key].device_memory for key in holders]
+        return all(memories) and sum(memories) + need.gpu_memory <= device.memory
+
+    def add(self, attempt: Attempt) -> None:
+        key = (attempt.task, attempt.number)
+        self.by_worker.setdefault(attempt.worker, {})[key] = attempt
+        self._count(attempt, 1)
+        for device in attempt.devices:
+            self._devices.setdefault(attempt.worker, {}).setdefault(device, []).append(key)
+
+    def remove(self, worker: str, key: AttemptKey) -> Attempt | None:
+        attempt = self.by_worker.get(worker, {}).pop(key, None)
+        if attempt is None:
+            return None
+        if self.unneeded.get(key) == worker:
+            del self.unneeded[key]
+        self._count(attempt, -1)
+        for device in attempt.devices:
+            self._devices[worker][device].remove(key)
+        return attempt
+
+    def clear(self, worker: str) -> list[Attempt]:
+        """Take away all that a worker holds."""
+        held = list(self.by_worker.get(worker, {}).items())
+        return [attempt for key, attempt in held if self.remove(worker, key) is not None]
+
+    def mark_started(self, attempt: Attempt) -> None:
+        self.by_worker[attempt.worker][attempt.task, attempt.number] = replace(attempt, started=True)
+
+    def mark_stop_asked(self, attempt: Attempt) -> None:
+        self.by_worker[attempt.worker][attempt.task, attempt.number] = replace(attempt, stop_asked=True)
+
+    def mark_unneeded(self, attempt: Attempt) -> None:
+        self.unneeded[attempt.task, attempt.number] = attempt.worker
+
+    def _count(self, attempt: Attempt, by: int) -> None:
+        if attempt.light:
+            self._light[attempt.worker] = self._light.get(attempt.worker, 0) + by
+        elif not attempt.devices:
+            self._slots[attempt.worker] = self._slots.get(attempt.worker, 0) + by

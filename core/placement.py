@@ -1,0 +1,130 @@
+"""Which worker takes a task: what it must have (`misfit`), whether it has room now (`room`), and which of several is best (`choose`).
+
+The same predicates place a task and explain why it waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mloc.core.cluster import Cluster
+from mloc.core.events import Need
+from mloc.core.task import Task
+from mloc.core.worker import Worker
+
+AHEAD_MS = 100.0  # work that needs no device may be sent this much ahead of need
+LIGHT_FIRST = 64  # light attempts in flight while their duration is not known yet
+LIGHT_MOST = 1024
+
+
+class Room:
+    """A worker's free capacity within one round of decisions; taking from it does not change the cluster."""
+
+    def __init__(self, cluster: Cluster, worker: Worker) -> None:
+        self.worker = worker
+        self._cluster = cluster
+        self._light = cluster.holdings.light(worker.id)
+        self._slots = cluster.holdings.slots(worker.id)
+        self._devices: set[int] = set()  # taken in this round
+
+    def place(self, need: Need) -> tuple[int, ...] | None:
+        """Device indexes for the need (empty where it needs none); None where there is no room now."""
+        if need.light:
+            return () if self._light < _light_window(self._cluster, need) else None
+        if not need.gpus:
+            return () if self._slots < self.worker.slots + _slots_ahead(self._cluster, need, self.worker.slots) else None
+        free = [
+            device.index
+            for device in self.worker.hardware.devices
+            if device.index not in self._devices and self._cluster.holdings.device_room(self.worker.id, device, need)
+            and device.memory >= need.gpu_memory and need.gpu_type.lower() in ("any", "", *_names(device.name))
+        ]  # fmt: skip
+        return tuple(free[: need.gpus]) if len(free) >= need.gpus else None
+
+    def take(self, need: Need, devices: tuple[int, ...]) -> None:
+        if need.light:
+            self._light += 1
+        elif devices:
+            self._devices.update(devices)
+        else:
+            self._slots += 1
+
+    def load(self, need: Need) -> int:
+        """How busy the worker is with work of the need's sort; the least loaded gets the next one."""
+        if need.light:
+            return self._light
+        return self._slots if not need.gpus else len(self._devices) + sum(
+            bool(self._cluster.holdings.on_device(self.worker.id, d.index)) for d in self.worker.hardware.devices
+        )
+
+
+def misfit(cluster: Cluster, worker: Worker, need: Need) -> str:
+    """The first thing that keeps the worker from ever taking the need as the worker is now; "" where nothing does."""
+    hardware = worker.hardware
+    if worker.phase != "alive":
+        return f"the worker is {worker.phase}"
+    if worker.run_id != cluster.run_id:
+        return "the worker has not registered since the server restarted"
+    if worker.draining:
+        return "the worker is draining"
+    if need.task_type not in worker.task_types:
+        return f"it does not offer task type {need.task_type}"
+    if missing := sorted(set(need.tags) - worker.tags):
+        return f"it lacks the tag {missing[0]}"
+    if need.cpu > hardware.cpus:
+        return f"it has {hardware.cpus:g} CPUs, {need.cpu:g} are needed"
+    if need.memory > hardware.memory > 0:
+        return f"it has {hardware.memory / 2**30:.1f} GiB of memory, {need.memory / 2**30:.1f} are needed"
+    return _device_misfit(worker, need)
+
+
+def _device_misfit(worker: Worker, need: Need) -> str:
+    if not need.gpus:
+        return ""
+    typed = [d for d in worker.hardware.devices if need.gpu_type.lower() in ("any", "", *_names(d.name))]
+    if len(typed) < need.gpus:
+        kind = "" if need.gpu_type == "any" else f" of type {need.gpu_type}"
+        return f"it has {len(typed)} GPUs{kind}, {need.gpus} are needed"
+    large = [d for d in typed if d.memory >= need.gpu_memory]
+    if len(large) < need.gpus:
+        return f"{len(large)} of its GPUs have {need.gpu_memory / 2**30:.1f} GiB, {need.gpus} are needed"
+    return ""
+
+
+def choose(rooms: Mapping[str, Room], fitting: list[str], task: Task) -> tuple[str, tuple[int, ...]] | None:
+    """The best worker with room now, and the devices there; None where all that fit are busy.
+
+    Warm engine first, then not the worker of the last failure while another one has room, then the least loaded, then the cheapest.
+    """
+    need = task.need
+    assert need is not None
+    best: tuple[tuple[bool, bool, bool, int, float, str], tuple[int, ...]] | None = None
+    for id in fitting:
+        room = rooms[id]
+        devices = room.place(need)
+        if devices is None:
+            continue
+        load = room.load(need)
+        behind = not need.light and not need.gpus and load >= room.worker.slots
+        cold = bool(need.engine) and need.engine not in room.worker.engines
+        score = (id == task.failed_on, behind, cold, load, room.worker.cost_per_hour, id)
+        if best is None or score < best[0]:
+            best = score, devices
+    return (best[0][-1], best[1]) if best else None
+
+
+def _light_window(cluster: Cluster, need: Need) -> int:
+    mean = cluster.mean_ms.get(need.task_type)
+    return LIGHT_FIRST if mean is None else max(LIGHT_FIRST, min(LIGHT_MOST, int(AHEAD_MS / max(mean, 0.01))))
+
+
+def _slots_ahead(cluster: Cluster, need: Need, slots: int) -> int:
+    """Tasks of known short duration may wait behind the slots; long ones are better placed when a slot is free."""
+    mean = cluster.mean_ms.get(need.task_type)
+    return 0 if mean is None or mean > AHEAD_MS else min(slots * int(AHEAD_MS / max(mean, 1.0)), 256)
+
+
+def _names(device: str) -> tuple[str, ...]:
+    """A device's name and its parts, lower case: `NVIDIA H200` answers to `nvidia h200`, `nvidia`, `h200`."""
+    lower = device.lower()
+    return (lower, *lower.replace("-", " ").split())

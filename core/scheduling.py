@@ -1,0 +1,132 @@
+"""The scheduler's `decide`: compares the state with what should be and gives the events that are missing. Pure and level-triggered.
+
+After a crash at any point, folding to the tail and deciding again is right. Folding an answer removes what triggered it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
+
+from msgspec import Struct
+
+from mloc.core import placement, retry
+from mloc.core import task as tasks
+from mloc.core.cluster import Cluster
+from mloc.core.events import (
+    AttemptLost,
+    AttemptRecalled,
+    AttemptStopRequested,
+    Event,
+    Need,
+    TaskCancelled,
+    TaskDispatched,
+    TaskRequeued,
+    TaskSharded,
+    TaskTimedOut,
+    WorkerLost,
+)  # fmt: skip
+from mloc.core.placement import Room
+from mloc.core.sharding import shard_count
+
+
+class Limits(Struct, frozen=True, gc=False):
+    """What bounds a round of decisions."""
+
+    heartbeat_ttl_ms: int = 120_000
+    grace_sec: float = 10.0  # from the request to stop to the kill
+    max_answers: int = 256
+
+
+def decide(cluster: Cluster, now_ms: int, seen_ms: Mapping[str, int], limits: Limits) -> list[Event]:
+    """At most `limits.max_answers` events for the state as it is. `seen_ms` has each worker's last sign of life, by the server's clock."""
+    lost = {
+        worker.id: now_ms - seen_ms[worker.id]
+        for worker in cluster.workers.values()
+        if worker.phase == "alive" and worker.id in seen_ms and now_ms - seen_ms[worker.id] > limits.heartbeat_ttl_ms
+    }
+    answers = chain(
+        (WorkerLost(worker=id, incarnation=cluster.workers[id].incarnation, silent_ms=silent) for id, silent in lost.items()),
+        _cancellations(cluster),
+        _time_outs(cluster, now_ms),
+        _requeues(cluster),
+        _recalls_and_stops(cluster, lost, limits),
+        _dispatches(cluster, now_ms, lost),
+    )
+    return list(islice(answers, limits.max_answers))
+
+
+def _cancellations(cluster: Cluster) -> Iterator[Event]:
+    for id, reason in cluster.doomed.items():
+        task = cluster.tasks.get(id)
+        if task is not None and tasks.is_open(task):
+            yield TaskCancelled(task=id, reason=reason)
+
+
+def _time_outs(cluster: Cluster, now_ms: int) -> Iterator[Event]:
+    for task in cluster.due_deadlines(now_ms):
+        if task.id not in cluster.doomed:
+            yield TaskTimedOut(task=task.id, attempt=task.current, timeout_sec=task.timeout_sec)
+
+
+def _requeues(cluster: Cluster) -> Iterator[Event]:
+    for id in cluster.phase("orphaned"):
+        task = cluster.tasks[id]
+        if id not in cluster.doomed:
+            yield AttemptLost(task=id, attempt=task.current, worker=task.worker, incarnation=task.incarnation, reason=task.reason)
+    for id in cluster.phase("lost"):
+        task = cluster.tasks[id]
+        if id not in cluster.doomed:
+            yield TaskRequeued(task=id, attempt=task.last, reason=task.reason)
+    for id in cluster.phase("failed"):
+        if id not in cluster.doomed:
+            yield retry.after_failure(cluster.tasks[id])
+    for id in cluster.retries:
+        task = cluster.tasks[id]
+        if task.phase == "dead_lettered" and id not in cluster.doomed:
+            yield TaskRequeued(task=id, attempt=task.last, reason=f"retry asked for by {task.retry_by}")
+
+
+def _recalls_and_stops(cluster: Cluster, lost: Mapping[str, int], limits: Limits) -> Iterator[Event]:
+    for (task, number), worker in cluster.holdings.unneeded.items():
+        attempt = cluster.holdings.find(worker, (task, number))
+        if attempt is None or worker in lost or attempt.stop_asked:
+            continue
+        if attempt.started:
+            yield AttemptStopRequested(
+                task=task, attempt=number, worker=worker, incarnation=attempt.incarnation, reason=_why_stop(cluster, task), grace_sec=limits.grace_sec
+            )
+        else:
+            yield AttemptRecalled(task=task, attempt=number, worker=worker, incarnation=attempt.incarnation, cause=attempt.entry_id)
+
+
+def _why_stop(cluster: Cluster, id: str) -> str:
+    task = cluster.tasks.get(id)
+    if task is None:
+        return "the task is not known any more"
+    return task.reason or f"the task is {task.phase} without this attempt"
+
+
+def _dispatches(cluster: Cluster, now_ms: int, lost: Mapping[str, int]) -> Iterator[Event]:
+    rooms = {w.id: Room(cluster, w) for w in cluster.workers.values() if w.phase == "alive" and w.id not in lost}
+    fitting: dict[Need, list[str]] = {}
+    closed: set[Need] = set()
+    for task in chain(list(cluster.due_backoffs(now_ms)), cluster.ready.in_order(cluster.tasks, closed)):
+        need = task.need
+        if need is None or task.id in cluster.doomed or need in closed:
+            continue
+        if need not in fitting:
+            fitting[need] = [id for id, room in rooms.items() if not placement.misfit(cluster, room.worker, need)]
+        place = placement.choose(rooms, fitting[need], task)
+        if place is None:
+            closed.add(need)
+        elif task.parallel is not None and task.phase == "ready":
+            free = sum(rooms[id].place(need) is not None for id in fitting[need])
+            yield TaskSharded(task=task.id, count=shard_count(task.parallel, task.items, free), items=task.items)
+        else:
+            worker, devices = place
+            rooms[worker].take(need, devices)
+            attempt = max(task.last, cluster.attempt_base) + 1
+            yield TaskDispatched(
+                task=task.id, attempt=attempt, worker=worker, incarnation=rooms[worker].worker.incarnation, devices=devices
+            )

@@ -1,0 +1,76 @@
+"""One worker's state machine, and the attempts that it holds.
+
+    WorkerRegistered ─▶ alive ─▶ lost (no sign of life) | retired (in good order);   a newer registration leads back to alive
+
+What a worker holds is kept by (task, attempt), from the dispatch, void or not, to the attempt's own last event or to a registration that
+does not list it: only then its devices are free.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from mloc.core.events import Hardware, WorkerRegistered
+
+AttemptKey = tuple[str, int]  # (task id, attempt number)
+
+
+class Worker(Struct, frozen=True, array_like=True, gc=False):
+    """What the log says of one worker; liveness is not here, because folding never looks at a clock."""
+
+    id: str
+    incarnation: int
+    phase: Literal["alive", "lost", "retired"] = "alive"
+    run_id: str = ""
+    draining: bool = False
+    hardware: Hardware = Hardware()
+    task_types: frozenset[str] = frozenset()
+    tags: frozenset[str] = frozenset()
+    slots: int = 1
+    cost_per_hour: float = 0.0
+    engines: tuple[str, ...] = ()  # warm ones, the latest last
+    registered_ms: int = 0
+    since_ms: int = 0
+    version: str = ""
+
+
+class Attempt(Struct, frozen=True, array_like=True, gc=False):
+    """An attempt that a worker holds. `entry_id` is its dispatch's id in the log and in the inbox, empty where it was listed."""
+
+    task: str
+    number: int
+    worker: str
+    incarnation: int
+    entry_id: str = ""
+    devices: tuple[int, ...] = ()
+    device_memory: int = 0  # bytes of each device; 0: all of it
+    light: bool = False
+    started: bool = False
+    stop_asked: bool = False
+
+
+def registered(before: Worker | None, event: WorkerRegistered, now_ms: int) -> Worker:
+    return Worker(
+        id=event.worker, incarnation=event.incarnation, run_id=event.run_id, draining=before.draining if before else False,
+        hardware=event.hardware, task_types=frozenset(event.task_types), tags=frozenset(event.tags), slots=event.slots,
+        cost_per_hour=event.cost_per_hour, registered_ms=now_ms, since_ms=now_ms, version=event.version,
+    )  # fmt: skip
+
+
+def gone(worker: Worker, phase: Literal["lost", "retired"], now_ms: int) -> Worker:
+    return replace(worker, phase=phase, since_ms=now_ms, engines=())
+
+
+def draining(worker: Worker, on: bool, now_ms: int) -> Worker:
+    return replace(worker, draining=on, since_ms=now_ms)
+
+
+def warmed(worker: Worker, engine: str) -> Worker:
+    return replace(worker, engines=(*(e for e in worker.engines if e != engine), engine))
+
+
+def cooled(worker: Worker, engine: str) -> Worker:
+    return replace(worker, engines=tuple(e for e in worker.engines if e != engine))
