@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from mloc.core.language.data_spec import Data, Postprocess
+from mloc.core.language.echo_spec import Echo
 from mloc.core.language.inference_spec import Inference, Parallel, Retrieval
 from mloc.core.language.model_spec import Model
 from mloc.core.language.section import (
@@ -135,6 +136,7 @@ class TaskSpec(Section, frozen=True):
     checkpoint: Checkpoint = Checkpoint()
     postprocess: Postprocess = Postprocess()
     retrieval: Retrieval | None = None
+    echo: Echo = Echo()
     agent: Annotated[Settings, settings_of("agent")] = {}
     output: Output = Output()
     slo: Annotated[Slo, AT_INTAKE] = Slo()

@@ -1,0 +1,48 @@
+"""The key of the engine that a task would find warm: the same text for every task that the same loaded model can serve.
+
+Pure, so that placement (which worker has it warm?) and the host (do I have it?) agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+TRAINING_LIBRARIES = "training-libraries"  # training keeps no weights warm, but seconds of imports
+_TRAINING = frozenset({"sft", "lora_sft", "qlora", "dpo", "kto", "ppo", "grpo", "rloo", "reward"})
+_GENERATING = frozenset({"inference"})
+
+
+class _Wanted(Struct):
+    model: dict[str, Any] = {}
+    enforce_cpu: bool = False
+
+
+_decode = msgspec.json.Decoder(_Wanted).decode
+
+
+def engine_key(task_type: str, spec: bytes, tasks_of_stages: Mapping[str, str]) -> str:
+    """The key for a task's JSON spec, with stages named by the tasks that they are; empty where nothing can stay warm."""
+    if task_type in _TRAINING:
+        return TRAINING_LIBRARIES
+    if task_type not in _GENERATING:
+        return ""
+    wanted = _decode(spec)
+    source = dict(wanted.model.get("source") or {})
+    adapters = [_settled(adapter, tasks_of_stages) for adapter in wanted.model.get("adapters", ())]
+    facts = {**wanted.model, "source": _settled(source, tasks_of_stages), "adapters": adapters, "enforce_cpu": wanted.enforce_cpu}
+    digest = hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
+    return f"{source.get('identifier') or source.get('type') or 'model'}@{digest[:12]}"
+
+
+def _settled(source: dict[str, Any], tasks_of_stages: Mapping[str, str]) -> dict[str, Any]:
+    """A source without what is a reference before its stage has run and a path afterwards: the stage's task says the same."""
+    task = source.get("taskId") or tasks_of_stages.get(source.get("identifier", ""))
+    if task is None:
+        return source
+    kept = {name: value for name, value in source.items() if name not in ("identifier", "path", "url", "headers")}
+    return {**kept, "taskId": task}

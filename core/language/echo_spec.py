@@ -1,0 +1,33 @@
+"""`spec.echo`: how an echo task misbehaves on purpose, so that retries, time-outs, cancels and crashes can be tried for real."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mloc.core.language.data_spec import GraphTemplateData, ListData, MessagesData, PreferencesData
+from mloc.core.language.section import NonNegativeInt, Seconds, Section
+
+if TYPE_CHECKING:
+    from mloc.core.language.spec import TaskSpec
+
+
+class Echo(Section, frozen=True):
+    """What an echo task does before it echoes.
+
+    `sleep_sec` works for so long, in steps, and a stop ends it at the next step unless `ignore_stop`. `fail` fails with that message, `crash`
+    takes the host process down as a bug in a native library would. Both happen in the first `fail_times` attempts; 0: in all of them.
+    """
+
+    sleep_sec: Seconds = 0.0
+    ignore_stop: bool = False
+    fail: str = ""
+    fail_times: NonNegativeInt = 0
+    retryable: bool = True
+    crash: bool = False
+
+
+def is_light(spec: TaskSpec) -> bool:
+    """Whether the task takes milliseconds and needs no host of its own: an echo that neither sleeps nor crashes nor reads a file."""
+    if spec.task_type != "echo" or spec.echo.sleep_sec or spec.echo.crash:
+        return False
+    return spec.data is None or isinstance(spec.data, ListData | MessagesData | PreferencesData | GraphTemplateData)

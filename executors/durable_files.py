@@ -1,0 +1,53 @@
+"""Files that survive a power cut before anybody is told of them: written, synced, renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def write_durably(path: Path, chunks: Iterable[bytes]) -> tuple[str, int]:
+    """Write the chunks as one file that appears whole or not at all. Returns (sha256 in hex, size in bytes)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest, size = hashlib.sha256(), 0
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+            digest.update(chunk)
+            size += len(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync_folder(path.parent)
+    return digest.hexdigest(), size
+
+
+def sync_tree(root: Path) -> str:
+    """Make every file below `root` durable, and the names that lead to it. Returns a digest of names and contents (sha256 in hex)."""
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            digest.update(f"{path.relative_to(root)}\0{_sync_file(path)}\n".encode())
+    sync_folder(root)
+    sync_folder(root.parent)
+    return digest.hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_file(path: Path) -> str:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()

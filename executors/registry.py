@@ -1,0 +1,125 @@
+"""Which executor runs which task type, and what this machine lacks for it. Imports none of them: a worker asks before it starts a host.
+
+Plug-ins name themselves in the entry-point group `mloc.executors`: `my_type = "my_package.my_executor:run"`; a function `load` beside
+`run` keeps an engine warm.
+`python -m mloc.executors.registry --json` prints what this machine offers, for programs that must not import this room.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from functools import cache
+
+import msgspec
+from msgspec import Struct
+
+from mloc.executors.contract import ExecutorError, LightFunction, LoadFunction, RunFunction
+
+PLUGIN_GROUP = "mloc.executors"
+_TRAINING = ("torch", "transformers", "trl", "peft", "datasets")
+
+
+class Executor(Struct, frozen=True):
+    """How a task type is run."""
+
+    module: str
+    function: str = "run"
+    extra: str = ""  # what to install: pip install "mloc[extra]"
+    requires: tuple[str, ...] = ()  # importable modules that it cannot do without
+    light: bool = False  # its module also has `run_light`, for tasks of milliseconds
+
+    def missing(self) -> list[str]:
+        """The modules that this machine lacks for it."""
+        return [name for name in (self.module.partition(".")[0], *self.requires) if not _is_installed(name)]
+
+
+class Offer(Struct, frozen=True):
+    """Whether this machine runs a task type, and if not, what would help."""
+
+    task_type: str
+    runs: bool
+    missing: list[str] = []
+    extra: str = ""
+    light: bool = False
+
+    @property
+    def remedy(self) -> str:
+        """What to do where it does not run."""
+        lacks = f"{self.task_type} needs {', '.join(self.missing)}"
+        return f'{lacks}: pip install "mloc[{self.extra}]"' if self.extra else lacks
+
+
+_SFT = Executor("mloc.executors.sft_executor", extra="training", requires=_TRAINING)
+
+BUILT_IN: dict[str, Executor] = {
+    "echo": Executor("mloc.executors.echo_executor", light=True),
+    "inference": Executor("mloc.executors.inference_executor", extra="inference", requires=("torch", "transformers")),
+    "sft": _SFT,
+    "lora_sft": _SFT,
+}
+
+
+def executors() -> dict[str, Executor]:
+    """Task type → executor, built-in ones first: a plug-in cannot take a built-in name."""
+    return {**_plugins(), **BUILT_IN}
+
+
+def executor_of(task_type: str) -> Executor:
+    """The executor of a task type. Raises ExecutorError for one that is unknown or cannot run here."""
+    executor = BUILT_IN.get(task_type) or _plugins().get(task_type)
+    if executor is None:
+        raise ExecutorError("UnknownTaskType", f"no executor is registered for the task type {task_type!r}; there are: {', '.join(executors())}")
+    if lacking := executor.missing():
+        raise ExecutorError("MissingDependency", Offer(task_type, False, lacking, executor.extra).remedy + " (on the worker)")
+    return executor
+
+
+def available() -> list[Offer]:
+    """Every task type and whether this machine can run it."""
+    return [
+        Offer(task_type, runs=not (missing := executor.missing()), missing=missing, extra=executor.extra, light=executor.light)
+        for task_type, executor in executors().items()
+    ]
+
+
+def run_function(executor: Executor) -> RunFunction:
+    """Import the executor and give its `run`."""
+    return getattr(importlib.import_module(executor.module), executor.function)  # type: ignore[no-any-return]
+
+
+def load_function(executor: Executor) -> LoadFunction | None:
+    """Import the executor and give its `load`; None where it keeps nothing warm."""
+    return getattr(importlib.import_module(executor.module), "load", None)
+
+
+def light_function(executor: Executor) -> LightFunction:
+    """Import a light executor and give its `run_light`."""
+    return importlib.import_module(executor.module).run_light  # type: ignore[no-any-return]
+
+
+@cache
+def _plugins() -> dict[str, Executor]:
+    points = importlib.metadata.entry_points(group=PLUGIN_GROUP)
+    return {point.name: Executor(point.module, point.attr or "run") for point in points}
+
+
+@cache
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def main(arguments: list[str]) -> int:
+    """Print what this machine offers: a line each, or one JSON list."""
+    if arguments == ["--json"]:
+        print(msgspec.json.encode(available()).decode())
+        return 0
+    for offer in available():
+        print(f"{offer.task_type:12} {'runs here' if offer.runs else offer.remedy}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

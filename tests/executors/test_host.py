@@ -1,0 +1,198 @@
+"""The host as its worker sees it: frames in, frames out, and how it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from driven_host import DrivenHost, is_gone, task, wait_until
+
+from mloc.core.host_frames import Failed, Go, HostReady, Quit, Stopped, Succeeded, Telemetry
+
+StartHost = Callable[..., DrivenHost]
+ECHO = {"data": {"type": "list", "items": ["one", {"prompt": "two"}, [{"role": "user", "content": "three"}]]}}
+
+
+@pytest.mark.parametrize("light", [True, False])
+def test_an_echo_comes_back_with_its_items_in_order(host: StartHost, light: bool, tmp_path: Path) -> None:
+    driven = host(light=light)
+    driven.send(task("a", folder=tmp_path, **ECHO))
+    result = json.loads(driven.wait_of(Succeeded, "a").result)
+    assert [item["output"] for item in result["items"]] == ["one", "two", "three"]
+    assert result["ok"]
+    assert result["usage"]["num_requests"] == 3
+    assert list(tmp_path.iterdir()) == []  # nothing was written
+
+
+def test_a_batch_of_light_tasks_is_answered_in_order_also_where_some_fail(host: StartHost) -> None:
+    driven = host(light=True)
+    names = [f"t{i}" for i in range(500)]
+    driven.send(*(task(name, **ECHO, **({"echo": {"fail": "no luck"}} if name == "t7" else {})) for name in names))
+    driven.wait_of(Succeeded, "t499")
+    answers = driven.frames[1:]
+    assert [frame.task for frame in answers] == names
+    assert [frame.task for frame in answers if isinstance(frame, Failed)] == ["t7"]
+    assert driven.wait_of(Failed).error.message == "no luck"
+
+
+def test_more_than_the_pipes_hold_goes_through_while_nobody_reads(host: StartHost) -> None:
+    driven = host(light=True)
+    text = "x" * 20_000
+    for i in range(100):  # 2 MB in before the first byte of an answer is read
+        driven.send(task(f"t{i}", data={"type": "list", "items": [text]}))
+    assert json.loads(driven.wait_of(Succeeded, "t99").result)["items"][0]["output"] == text
+
+
+@pytest.mark.parametrize("light", [True, False])
+def test_nothing_runs_before_go(host: StartHost, light: bool) -> None:
+    driven = host(light=light, go=False)
+    assert driven.ready().pid == driven.child.pid
+    driven.send(task("a", **ECHO))
+    driven.send(Go())
+    driven.wait_of(Succeeded, "a")
+    assert [type(frame) for frame in driven.frames] == [HostReady, Succeeded]
+
+
+def test_a_shard_does_its_contiguous_range_and_keeps_the_global_index(host: StartHost) -> None:
+    driven = host(light=True)
+    items = {"data": {"type": "list", "items": list("abcdefg")}}
+    driven.send(*(task(f"t.s{i}", run_shard=(i, 3), **items) for i in range(3)))
+    parts = [json.loads(driven.wait_of(Succeeded, f"t.s{i}").result)["items"] for i in range(3)]
+    assert [(item["index"], item["output"]) for part in parts for item in part] == list(enumerate("abcdefg"))
+
+
+def test_a_failure_says_type_message_and_whether_a_retry_can_help_and_the_host_goes_on(host: StartHost) -> None:
+    driven = host()
+    driven.send(
+        task("failing", echo={"fail": "no luck", "fail_times": 2, "retryable": False}),
+        task("luckier", attempt=3, echo={"fail": "no luck", "fail_times": 2}),
+        task("unknown", task_type="no_such_type"),
+        task("broken", data={"type": 7}),
+    )
+    assert driven.wait_of(Failed, "failing").error.retryable is False
+    driven.wait_of(Succeeded, "luckier")
+    assert "echo" in driven.wait_of(Failed, "unknown").error.message
+    assert driven.wait_of(Failed, "broken").error.type == "BadSpec"
+
+
+def test_a_stop_ends_a_running_task_at_its_next_step_and_a_waiting_one_before_it_begins(host: StartHost) -> None:
+    driven = host()
+    driven.send(task("long", echo={"sleep_sec": 60}), task("waiting", echo={"sleep_sec": 60}))
+    driven.wait_of(Telemetry, "long")
+    driven.stop("waiting")
+    driven.stop("long")
+    driven.wait_of(Stopped, "waiting")
+    assert [frame.task for frame in driven.frames if isinstance(frame, Stopped)] == ["long", "waiting"]
+    driven.send(task("next", **ECHO))
+    driven.wait_of(Succeeded, "next")
+
+
+def test_sigterm_does_not_end_a_host_that_works(host: StartHost) -> None:
+    driven = host()
+    driven.ready()
+    driven.send(task("a", echo={"sleep_sec": 0.3}))
+    os.kill(driven.child.pid, signal.SIGTERM)
+    driven.wait_of(Succeeded, "a")
+
+
+def test_a_crash_ends_the_host_and_its_pipe(host: StartHost) -> None:
+    driven = host()
+    driven.send(task("a", echo={"crash": True}))
+    with pytest.raises(EOFError):
+        driven.wait_of(Succeeded, "a")
+    assert driven.child.wait(10) == -signal.SIGABRT
+
+
+@pytest.mark.parametrize("light", [True, False])
+def test_quit_lets_the_host_finish_what_it_has(host: StartHost, light: bool) -> None:
+    driven = host(light=light)
+    driven.send(task("a", **ECHO), Quit())
+    driven.wait_of(Succeeded, "a")
+    assert driven.child.wait(10) == 0
+
+
+@pytest.mark.parametrize("light", [True, False])
+def test_the_end_of_the_pipe_kills_the_host_at_once(host: StartHost, light: bool) -> None:
+    driven = host(light=light)
+    driven.ready()
+    driven.send(task("a", echo={"sleep_sec": 60, "ignore_stop": True}))
+    driven.close_pipe()
+    assert driven.child.wait(10) == -signal.SIGKILL
+
+
+PLUGIN = '''
+import subprocess, sys, time
+from mloc.executors.contract import Progress, Result
+
+def run(task, engine, context):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    yield Progress(lines=(str(child.pid),))
+    mode = task.spec.decode()
+    if "hold the lock" in mode:  # a call into C that keeps the interpreter's lock
+        import ctypes
+        time.sleep(0.5)  # lets the report above out
+        ctypes.PyDLL(None).sleep(600)
+    time.sleep(600)
+'''
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plug-in as an installed distribution would bring it: a module and its entry point, on the path."""
+    (tmp_path / "a_plugin.py").write_text(PLUGIN)
+    metadata = tmp_path / "a_plugin-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: a-plugin\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[mloc.executors]\nspawning = a_plugin:run\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.mark.usefixtures("plugin")
+@pytest.mark.parametrize("mode", ["release the lock", "hold the lock"])
+def test_what_an_executor_started_dies_with_the_pipe_even_while_a_library_holds_the_interpreter(host: StartHost, mode: str) -> None:
+    driven = host()
+    driven.send(task("a", task_type="spawning", mode=mode))
+    grandchild = int(driven.wait_of(Telemetry, "a").lines[0])
+    driven.close_pipe()
+    driven.child.wait(10)
+    wait_until(lambda: is_gone(grandchild))
+
+
+@pytest.mark.usefixtures("plugin")
+def test_what_an_executor_started_dies_with_a_host_that_is_killed(host: StartHost) -> None:
+    driven = host()
+    driven.send(task("a", task_type="spawning"))
+    grandchild = int(driven.wait_of(Telemetry, "a").lines[0])
+    os.kill(driven.child.pid, signal.SIGKILL)
+    driven.child.wait(10)
+    wait_until(lambda: is_gone(grandchild))
+
+
+PARENT = """
+import sys, time
+sys.path[:0] = {path!r}
+from driven_host import DrivenHost, task
+hosts = [DrivenHost(), DrivenHost(light=True)]
+for one in hosts:
+    one.ready()
+hosts[0].send(task("a", echo={{"sleep_sec": 600, "ignore_stop": True}}))
+print(*(one.child.pid for one in hosts), flush=True)
+time.sleep(600)
+"""
+
+
+def test_no_host_outlives_a_worker_that_is_killed() -> None:
+    path = [str(Path(__file__).parent), *sys.path]
+    parent = subprocess.Popen([sys.executable, "-c", PARENT.format(path=path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert parent.stdout is not None
+        pids = [int(word) for word in parent.stdout.readline().split()]
+        assert len(pids) == 2
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_until(lambda: all(map(is_gone, pids)))
