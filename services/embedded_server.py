@@ -96,9 +96,8 @@ class EmbeddedServer:
 
     async def stop(self, patience_sec: float = 10.0) -> None:
         """End the server cleanly (it writes what it has), the record and the lock."""
-        self._stopping.set()
+        self.terminate()
         if self._child is not None and self._child.returncode is None:
-            self._child.terminate()
             try:
                 await asyncio.wait_for(self._child.wait(), patience_sec)
             except TimeoutError:
@@ -107,6 +106,12 @@ class EmbeddedServer:
         if self._lock is not None:
             server_record.forget_record(self._state_dir)
         self._unlock()
+
+    def terminate(self) -> None:
+        """Ask the server to end, without waiting for it."""
+        self._stopping.set()
+        if self._child is not None and self._child.returncode is None:
+            self._child.terminate()
 
     async def _launch(self) -> None:
         """One start: enough disk, a free socket, the configuration, the process, its first PONG, the record."""

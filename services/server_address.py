@@ -40,7 +40,7 @@ async def check_reachable(url: str, patience_sec: float = 5.0) -> None:
     except AuthenticationError as error:
         raise NoServerError(f"the server at {shown_url(url)} refuses the password: correct REDIS_URL ({error})") from error
     except (OSError, TimeoutError, RedisError) as error:
-        reason = str(error) or "no answer"
+        reason = str(error).partition(". ")[0] or "no answer"
         raise NoServerError(
             f"nothing answers at REDIS_URL={shown_url(url)} ({reason}): start that server, correct REDIS_URL, "
             "or unset it to let `mloc up` start one"

@@ -1,0 +1,174 @@
+"""The command `mloc`: starts services, checks the machine, runs the demo. What each command needs is imported only when it is asked for."""
+
+import argparse
+import errno
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import cast
+
+from mloc.services.exit_codes import FAILED, MISCONFIGURED, UNAVAILABLE, USAGE
+from mloc.services.settings import Settings, SettingsError, load_settings, read_environment
+
+# command → module with run(settings) -> exit code, and what the command does
+SERVICES = {
+    "worker": ("mloc.services.worker.agent", "run tasks on this machine; registers with the event log and reports to it"),
+    "scheduler": ("mloc.services.scheduler", "decide which worker does what: dispatch, retry, time-outs, lost workers"),
+    "aggregator": ("mloc.services.aggregator", "publish results, merge shards; the only writer of the result tree"),
+    "metrics": ("mloc.services.metrics.projector", "count what happens: Prometheus text, metrics.json, events.log"),
+    "intake-api": ("mloc.services.intake.http_api", "accept tasks over HTTP and tell what became of them"),
+}
+EXAMPLES = """examples:
+  mloc up                          everything on this machine: event log, services, one worker
+  mloc up --workers 2 --fast       two workers; the event log is synced once a second
+  REDIS_URL=redis://host mloc worker   one more worker for an event log elsewhere
+  mloc start --node-type orchestrator  API, scheduler, aggregator, metrics, without a worker
+  mloc doctor                      what this machine can run and what it lacks
+  mloc demo                        the whole way once, on tiny models
+
+settings come from the environment and .env; docs/settings.md lists them
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; gives the exit code (see `exit_codes`)."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        return cast(Callable[[argparse.Namespace], int], parsed.go)(parsed)
+    except SettingsError as error:
+        return _failed(parsed, error, MISCONFIGURED)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if (code := _clear_failure(error)) is None:
+            raise
+        return _failed(parsed, error, code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mloc", description="Run LLM work, written in YAML, on a fleet of workers.", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"mloc {_version()}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
+
+    about = "Start the event log (unless REDIS_URL is set), all services, workers."
+    up = commands.add_parser("up", help="everything on this machine", description=about)
+    up.add_argument("--workers", type=_count, default=1, metavar="N", help="worker processes (default 1)")
+    up.add_argument("--fast", action="store_true", help="sync the embedded event log once a second, not at each write (MLOC_DURABILITY=fast)")
+    up.set_defaults(go=_up)
+
+    for name, (_, about) in SERVICES.items():
+        commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.").set_defaults(go=_service)
+
+    start = commands.add_parser("start", help="the services of one node of a cluster", description="Start what a node of this type runs.")
+    start.add_argument("--node-type", choices=("orchestrator", "worker"), help="default: MLOC_NODE_TYPE")
+    start.set_defaults(go=_start)
+
+    doctor = commands.add_parser("doctor", help="what this machine can run, and what it lacks", description="Check this machine and its event log.")
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor.set_defaults(go=_doctor)
+
+    about = "Train, tune, infer on two workers, survive kills, verify."
+    demo = commands.add_parser("demo", help="the main job once, on tiny models", description=about)
+    demo.set_defaults(go=_demo)
+    return parser
+
+
+def _up(parsed: argparse.Namespace) -> int:
+    return _run_up(parsed.workers, parsed.fast)
+
+
+def _service(parsed: argparse.Namespace) -> int:
+    return _run_service(parsed.command)
+
+
+def _start(parsed: argparse.Namespace) -> int:
+    node_type = parsed.node_type or load_settings().mloc_node_type
+    if node_type is None:
+        print("mloc start: say --node-type orchestrator or --node-type worker, or set MLOC_NODE_TYPE", file=sys.stderr)
+        return USAGE
+    return _run_service("worker") if node_type == "worker" else _run_up(workers=0, fast=False)
+
+
+def _doctor(parsed: argparse.Namespace) -> int:
+    from mloc.services import doctor
+
+    return doctor.run(load_settings(), as_json=parsed.json)
+
+
+def _demo(_parsed: argparse.Namespace) -> int:
+    settings = load_settings()
+    _logs(settings, "demo", to_file=False)
+    return _module_run("mloc.services.demo")(settings)
+
+
+def _run_up(workers: int, fast: bool) -> int:
+    from mloc.services import up
+
+    environ = read_environment()
+    settings = load_settings({**up.ONE_MACHINE_DEFAULTS, **environ})
+    if fast:
+        settings = up.with_fast_durability(settings)
+    _logs(settings, "up")
+    return up.run(settings, environ, workers)
+
+
+def _run_service(name: str) -> int:
+    settings = load_settings()
+    _logs(settings, name)
+    return _module_run(SERVICES[name][0])(settings)
+
+
+def _module_run(module: str) -> Callable[[Settings], int]:
+    return cast(Callable[[Settings], int], importlib.import_module(module).run)
+
+
+def _logs(settings: Settings, service: str, to_file: bool = True) -> None:
+    from mloc.services.service_logs import configure_logs
+
+    configure_logs(settings, service, to_file)
+
+
+def _clear_failure(error: Exception) -> int | None:
+    """The exit code for what a person can cause and mend; None for a mistake of ours, which deserves its traceback."""
+    from mloc.services.server_address import NoServerError
+    from mloc.services.server_failures import EmbeddedServerError
+
+    match error:
+        case NoServerError():
+            return UNAVAILABLE
+        case EmbeddedServerError():
+            return MISCONFIGURED
+        case OSError(errno=errno.EADDRINUSE):
+            return MISCONFIGURED
+        case OSError(errno=errno.ENOSPC | errno.EACCES | errno.EROFS | errno.EPERM):
+            return FAILED
+        case _:
+            return None
+
+
+def _failed(parsed: argparse.Namespace, error: Exception, code: int) -> int:
+    for line in str(error).splitlines():
+        print(f"mloc {parsed.command}: {line}", file=sys.stderr)
+    return code
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 256:
+        raise argparse.ArgumentTypeError("a number from 0 to 256")
+    return number
+
+
+def _version() -> str:
+    try:
+        return version("mloc")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
