@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from mloc.core.cluster import Cluster
-from mloc.core.events import Event, ResultPublished
+from mloc.core.events import Event, ResultPublished, raw
 from mloc.core.task import Task
 
 
@@ -48,7 +48,7 @@ def decide(cluster: Cluster, done: Mapping[Effect, Done], max_answers: int = 256
         elif (end := done.get(effect)) is not None:
             events.append(
                 ResultPublished(
-                    task=id, attempt=task.result_attempt, result=Raw(end.result), sha256=end.sha256, size_bytes=end.size_bytes, files=end.files
+                    task=id, attempt=task.result_attempt, result=raw(end.result), sha256=end.sha256, size_bytes=end.size_bytes, files=end.files
                 )
             )
         else:
@@ -75,4 +75,4 @@ def _publication(cluster: Cluster, task: Task) -> ResultPublished:
     for id in task.children:
         child = cluster.tasks.get(id)
         stages[child.stage if child and child.stage else id] = {"task_id": id, "ok": True}
-    return ResultPublished(task=task.id, result=Raw(msgspec.json.encode({"ok": True, "task_id": task.id, "stages": stages})))
+    return ResultPublished(task=task.id, result=raw(msgspec.json.encode({"ok": True, "task_id": task.id, "stages": stages})))

@@ -11,6 +11,13 @@ from typing import Any
 
 from msgspec import Raw, Struct
 
+ABSENT = Raw(b"")  # no JSON: left out of the entry, because it is the fields' very default
+
+
+def raw(data: bytes) -> Raw:
+    """JSON bytes as a field of an event; empty bytes become `ABSENT`, any other empty Raw would make a malformed entry."""
+    return Raw(data) if data else ABSENT
+
 
 class Event(Struct, frozen=True, tag=True, tag_field="type", omit_defaults=True, kw_only=True, gc=False):
     """What all events share."""
@@ -123,7 +130,7 @@ class TaskSubmitted(Event, frozen=True):
     name: str = ""
     kind: str = ""
     task_type: str = ""  # empty for a pipeline
-    spec: Raw = Raw(b"")  # JSON of the task's spec; empty for a pipeline
+    spec: Raw = ABSENT  # JSON of the task's spec; empty for a pipeline
     spec_digest: str = ""  # sha256, hex, of the spec
     need: Need | None = None  # None for a pipeline
     owner: str = ""
@@ -345,7 +352,7 @@ class AttemptSucceeded(AttemptReport, frozen=True):
     `files` says that the attempt's folder holds files that belong to the result (artifacts, large results).
     """
 
-    result: Raw = Raw(b"")  # JSON; empty when it is in the folder
+    result: Raw = ABSENT  # JSON; empty when it is in the folder
     sha256: str = ""  # of responses.json where it is in the folder
     size_bytes: int = 0
     files: bool = False
@@ -372,7 +379,7 @@ class ResultPublished(Event, frozen=True):
 
     task: str
     attempt: int = 0
-    result: Raw = Raw(b"")
+    result: Raw = ABSENT
     sha256: str = ""
     size_bytes: int = 0
     files: bool = False
