@@ -11,10 +11,12 @@ from typing import IO
 import structlog
 from msgspec import Struct
 
-from mloc.services.exit_codes import MISCONFIGURED
+from mloc.services.exit_codes import FAILED, MISCONFIGURED
 from mloc.services.parent_death import die_with_parent
 
 FIRST_DELAY_SEC, LONGEST_DELAY_SEC, STABLE_AFTER_SEC = 0.1, 5.0, 10.0
+SETTLED_AFTER_SEC = 1.0  # what cannot run at all has ended by then
+MOST_CRASHES = 5  # in a row, before everything was ready once
 COLORS = (36, 33, 35, 32, 34, 96, 93, 95, 92, 94)
 _log = structlog.get_logger("up")
 
@@ -44,21 +46,27 @@ class ChildService:
         self._output = output
         self._started = started
         self._child: asyncio.subprocess.Process | None = None
+        self.gives_up = True
+        """Whether a service that only crashes ends `mloc up`; no longer so once everything was ready."""
         self._stopping = False
         self._wake = asyncio.Event()
+        self._began = 0.0
 
     async def run(self) -> None:
-        """Until stop(). Raises ServiceFailedError where the child says that a restart cannot help."""
-        delay = FIRST_DELAY_SEC
+        """Until stop(). Raises ServiceFailedError where the child says that a restart cannot help, or it only crashes."""
+        delay, crashes = FIRST_DELAY_SEC, 0
         while not self._stopping:
-            began = time.monotonic()
+            self._began = time.monotonic()
             ended = await self._run_once()
             if self._stopping:
                 return
             if ended == MISCONFIGURED:
                 raise ServiceFailedError(f"{self.name} cannot run; what it says above tells what to change")
-            if time.monotonic() - began > STABLE_AFTER_SEC:
-                delay = FIRST_DELAY_SEC
+            if time.monotonic() - self._began > STABLE_AFTER_SEC:
+                delay, crashes = FIRST_DELAY_SEC, 0
+            crashes += ended == FAILED
+            if self.gives_up and crashes >= MOST_CRASHES:
+                raise ServiceFailedError(f"{self.name} crashed {crashes} times before everything was ready; what it says above tells why")
             _log.warning(f"{self.name} ended and is started again", exit=_exit_shown(ended), delay_sec=delay)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), delay)
@@ -79,6 +87,10 @@ class ChildService:
     @property
     def runs(self) -> bool:
         return self._child is not None and self._child.returncode is None
+
+    @property
+    def settled(self) -> bool:
+        return self.runs and time.monotonic() - self._began >= SETTLED_AFTER_SEC
 
     async def _run_once(self) -> int:
         self._child = child = await asyncio.create_subprocess_exec(

@@ -139,17 +139,23 @@ class Up:
         return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
 
     async def _greet_when_ready(self, position: str) -> None:
-        """One line when the API answers and as many workers registered as were started; before that, now and then what is missing."""
-        waiting = asyncio.get_running_loop().time() + REMIND_SEC
-        workers_ready = asyncio.create_task(until_registered(self._url, self._settings.mloc_namespace, position, self._workers))
-        while not (workers_ready.done() and await answers_health(self._host, self._port)):
-            if asyncio.get_running_loop().time() > waiting:
-                missing = [] if workers_ready.done() else ["workers to register"]
-                missing += [] if await answers_health(self._host, self._port) else ["the API to answer"]
+        """One line when the API answers, every worker registered and nothing keeps ending; before that, now and then what is missing."""
+        clock = asyncio.get_running_loop().time
+        remind = clock() + REMIND_SEC
+        registered = asyncio.create_task(until_registered(self._url, self._settings.mloc_namespace, position, self._workers))
+        while missing := await self._missing(registered.done()):
+            if clock() > remind:
                 _log.info(f"still waiting for {' and '.join(missing)}")
-                waiting += REMIND_SEC
+                remind += REMIND_SEC
             await asyncio.sleep(0.05)
+        for child in self._children:
+            child.gives_up = False
         print(f"MLOC is up: API {self._api_url()}, console: mloc-console, stop: ctrl-C", flush=True)
+
+    async def _missing(self, registered: bool) -> list[str]:
+        missing = [f"{child.name} to run" for child in self._children if not child.settled]
+        missing += [] if registered else ["the workers to register"]
+        return missing if missing or await answers_health(self._host, self._port) else ["the API to answer"]
 
     async def _stop_all(self) -> None:
         first = [child for child in self._children if child.name.startswith(STOPPED_FIRST)]

@@ -1,4 +1,4 @@
-"""Stands in for MLOC's services under `mloc up`: `stub_services.py NAME`. BROKEN, STUCK name a service that refuses, or ignores SIGTERM."""
+"""Stands in for MLOC's services under `mloc up`: `stub_services.py NAME`. BROKEN, CRASHING, STUCK name one that misbehaves."""
 
 import json
 import os
@@ -14,6 +14,8 @@ print(f"{name} starts", flush=True)
 if os.environ.get("BROKEN") == name:
     print("LIMIT=x cannot be used", flush=True)
     sys.exit(78)
+if os.environ.get("CRASHING") == name:
+    sys.exit(1)
 stopped = threading.Event()
 signal.signal(signal.SIGTERM, signal.SIG_IGN if os.environ.get("STUCK") == name else lambda *_: stopped.set())
 

@@ -23,7 +23,8 @@ STUB = Path(__file__).with_name("stub_services.py")
 DEADLINE_SEC = 30
 PROGRAM = """
 import sys
-from mloc.services import command_line, up
+from mloc.services import child_services, command_line, up
+child_services.SETTLED_AFTER_SEC = {settled_sec}
 up.MLOC = (sys.executable, {stub!r})
 sys.exit(command_line.main({arguments!r}))
 """
@@ -41,8 +42,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(folder: Path, *arguments: str, **environ: str) -> subprocess.Popen[str]:
-    program = PROGRAM.format(stub=str(STUB), arguments=["up", *arguments])
+def start(folder: Path, *arguments: str, settled_sec: float = 0.05, **environ: str) -> subprocess.Popen[str]:
+    program = PROGRAM.format(stub=str(STUB), arguments=["up", *arguments], settled_sec=settled_sec)
     settings = {"PORT": str(free_port()), "MIN_FREE_DISK": "0", **environ}
     inherited = {name: text for name, text in os.environ.items() if name in ("PATH", "PYTHONPATH", "HOME")}
     with (folder / "errors").open("w") as errors:
@@ -65,6 +66,14 @@ def up(folder: Path, *arguments: str, **environ: str) -> Iterator[subprocess.Pop
         assert child.stdout is not None
         child.stdout.close()
         child.wait(DEADLINE_SEC)
+
+
+def wait(child: subprocess.Popen[str]) -> None:
+    """For its end by itself."""
+    try:
+        child.communicate(timeout=DEADLINE_SEC)
+    finally:
+        child.kill()
 
 
 def record(folder: Path) -> UpRecord:
@@ -123,12 +132,19 @@ def test_a_killed_service_is_back_at_once(folder: Path) -> None:
 
 def test_a_service_that_a_person_must_mend_ends_everything_with_its_words(folder: Path) -> None:
     ended = start(folder, BROKEN="scheduler")
-    ended.communicate(timeout=DEADLINE_SEC)
+    wait(ended)
     said = (folder / "errors").read_text()
     assert ended.returncode == 78
     assert "scheduler  | LIMIT=x cannot be used" in said
     assert said.splitlines()[-1] == "mloc up: scheduler cannot run; what it says above tells what to change"
     assert find_server(folder / "state") is None
+
+
+def test_a_service_that_only_crashes_is_not_started_for_ever(folder: Path) -> None:
+    ended = start(folder, settled_sec=60, CRASHING="metrics")
+    wait(ended)
+    assert ended.returncode == 78
+    assert (folder / "errors").read_text().splitlines()[-1].startswith("mloc up: metrics crashed 5 times before everything was ready")
 
 
 def test_the_second_signal_ends_a_service_that_does_not_stop(folder: Path) -> None:
@@ -160,14 +176,14 @@ def test_a_port_in_use_is_named_with_the_setting_to_change(folder: Path) -> None
         taken.listen()
         port = str(taken.getsockname()[1])
         ended = start(folder, PORT=port)
-        ended.communicate(timeout=DEADLINE_SEC)
+        wait(ended)
     assert ended.returncode == 78
     assert f"port {port} (Address already in use): set PORT to another one" in (folder / "errors").read_text()
 
 
 def test_an_unreachable_redis_url_is_one_line(folder: Path) -> None:
     ended = start(folder, REDIS_URL="redis://127.0.0.1:1")
-    ended.communicate(timeout=DEADLINE_SEC)
+    wait(ended)
     assert ended.returncode == 69
     assert (folder / "errors").read_text().startswith("mloc up: nothing answers at REDIS_URL=redis://127.0.0.1:1 (")
     assert (folder / "errors").read_text().count("\n") == 1
