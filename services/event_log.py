@@ -26,7 +26,11 @@ class LogUnavailable(LogError):
 
 
 class ServerChanged(LogError):
-    """The connection was made anew, to a server run or a log that is not the one before: compare, lease and register again."""
+    """The connection was made anew, to another server run: compare the last folded entry, lease and register again.
+
+    Calls that go on from before (read from a position, renew, commit, start, report, heartbeat, read_inbox) raise it until the caller looks at
+    the new run with `entry`, `run_id`, `lease` or `register`. So one log object belongs to one service, observer or worker.
+    """
 
 
 class KeyConflict(LogError):
@@ -150,8 +154,9 @@ class EventLog(Protocol):
     ) -> Submitted:
         """Append requests or one file's submissions whole or not at all. Raises KeyConflict, BacklogFull."""
 
-    async def submit_each(self, submissions: Sequence[Sequence[Event]]) -> list[Submitted]:
-        """Many independent submissions in one round trip; each is whole or not at all."""
+    async def submit_each(self, submissions: Sequence[Sequence[Event]], *, backlog_limit: int = 0) -> list[Submitted]:
+        """Many independent submissions in one round trip, each whole or not at all, under the idempotency keys in their own events. All are
+        tried; then the first error is raised."""
 
     # --- a service ---
     async def lease(self, service: str, holder: str) -> Lease:
@@ -163,9 +168,12 @@ class EventLog(Protocol):
     async def release(self, service: str, epoch: int) -> None:
         """Give the lease back, so that a successor need not wait for it to expire."""
 
-    async def commit(self, service: str, epoch: int, commit_no: int, position: str, answers: Sequence[Answer]) -> str:
+    async def commit(
+        self, service: str, epoch: int, commit_no: int, position: str, answers: Sequence[Answer], *, open_tasks: int | None = None
+    ) -> str:
         """Append answers, deliver dispatches and stops, move the cursor to `position`; gives the log's last id if it wrote or skipped
-        anything, else "". Raises Fenced, AlreadyCommitted."""
+        anything, else "". The next commit has number `commit_no` + 1, also after one without answers. `open_tasks`, the scheduler's count of
+        tasks that have not ended, is what `submit` compares its limit with. Raises Fenced, AlreadyCommitted."""
 
     # --- a worker ---
     async def register(self, event: WorkerRegistered, nonce: str, alive_for_ms: int) -> str:

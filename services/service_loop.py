@@ -170,7 +170,9 @@ class ServiceLoop:
     async def _commit(self, epoch: int, events: list[Event]) -> None:
         answers = [delivery.answer(self.cluster, event) for event in events]
         try:
-            last = await self._log.commit(self._decider.name, epoch, self._commit_no, self.cluster.position, answers)
+            last = await self._log.commit(
+                self._decider.name, epoch, self._commit_no, self.cluster.position, answers, open_tasks=self.cluster.open_count()
+            )
             self._commit_no += 1
             self._barrier = last or self._barrier
         except AlreadyCommitted as error:  # the reply of an earlier try was lost
