@@ -7,8 +7,6 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-import redis
-
 name = sys.argv[1]
 print(f"{name} starts", flush=True)
 if os.environ.get("BROKEN") == name:
@@ -30,6 +28,8 @@ class Healthy(BaseHTTPRequestHandler):
 
 
 if name == "worker":
+    import redis
+
     event = {"worker": "w", "results": os.environ["RESULTS_DIR"], "heartbeat": os.environ["HEARTBEAT_INTERVAL_SEC"], "pid": os.getpid()}
     redis.Redis.from_url(os.environ["REDIS_URL"]).xadd("{mloc}:events", {"type": "WorkerRegistered", "data": json.dumps(event)})
 if name == "intake-api":

@@ -85,3 +85,16 @@ def test_what_is_not_installed_is_shown_with_the_command_that_gets_it() -> None:
     text = shown([lacking])
     assert "– sft            needs trl, peft" in text
     assert 'pip install "mloc[training]"' in text
+
+
+def test_gpus_are_listed_with_their_memory_and_a_failing_driver_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho '0, NVIDIA H200, 143771 MiB, 4 MiB'\necho '1, NVIDIA H200, 143771 MiB, 9 MiB'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert [(gpu.name, gpu.detail) for gpu in doctor._gpus()] == [
+        ("gpu 0", "NVIDIA H200, 143771 MiB, 4 MiB"),
+        ("gpu 1", "NVIDIA H200, 143771 MiB, 9 MiB"),
+    ]
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    assert [gpu.status for gpu in doctor._gpus()] == ["warning"]
