@@ -27,9 +27,7 @@ from mloc.core.language.section import (
 )
 from mloc.core.language.training_spec import Checkpoint, Eval, Reward, RewardModel
 
-API_VERSION = "mloc/v1"
-PIPELINE = "pipeline"
-"""The task type of a pipeline's parent; no worker runs it and no file may write it."""
+API_VERSION: Literal["mloc/v1"] = "mloc/v1"
 
 
 class Metadata(Section, frozen=True):

@@ -1,0 +1,300 @@
+"""Checks a plain value against the Structs and finds everything that is wrong with it, not only the first thing.
+
+msgspec's own conversion decides whether a value is right; this walk is made when it says no, to say why at every place, and to write
+what people may write in more than one way (older names, quantities, `yes`, a single text for a list) in the one way of the Structs.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import inspect
+
+from mloc.core.language.accepted import accepted, names_elsewhere
+from mloc.core.language.errors import Path, did_you_mean, dotted, shown
+from mloc.core.language.findings import Findings
+from mloc.core.language.passthrough import check_settings
+from mloc.core.language.quantities import QuantityError, cores, size_bytes
+from mloc.core.language.references import is_reference
+from mloc.core.language.yaml_scalars import number, switch
+
+ABSENT: Any = object()
+"""Stands for a value that is left out: null where there is a default, deferred, or wrong."""
+
+
+_MANY_NAMES = 16
+
+
+class FieldRules(NamedTuple):
+    """How one field of a Struct is written and checked."""
+
+    name: str
+    type: inspect.Type
+    required: bool
+    at_intake: bool
+    quantity: str
+    settings: str
+
+
+class StructRules(NamedTuple):
+    """The fields of a Struct by every name that a file may use, and by their own."""
+
+    by_name: dict[str, FieldRules]
+    own_names: tuple[str, ...]
+
+
+class Conformance:
+    """One walk over one spec. `partial`: a part that will be merged, so nothing is missing yet and null stays.
+
+    References in places that take no text are put into `deferred` (path in the Structs' names, reference)."""
+
+    def __init__(self, findings: Findings, partial: bool = False) -> None:
+        self.findings = findings
+        self.partial = partial
+        self.deferred: list[tuple[Path, str]] = []
+        self.renamed: list[tuple[Path, Path]] = []
+        """The path of a field in the Structs' names, and as the file writes it, where they differ."""
+
+    def check(self, value: Any, struct: type[msgspec.Struct], path: Path = ()) -> Any:
+        """The value as msgspec converts it to the Struct, or ABSENT. Raises TooMany."""
+        return self._value(value, _type_of(struct), path, path, False)
+
+    def _value(self, value: Any, kind: inspect.Type, path: Path, own: Path, at_intake: bool) -> Any:
+        """`path` is as the file writes it, `own` as the Structs name it."""
+        match kind:
+            case inspect.Metadata():
+                return self._value(value, kind.type, path, own, at_intake)
+            case inspect.AnyType():
+                return value
+            case inspect.UnionType():
+                return self._union(value, kind, path, own, at_intake)
+            case inspect.NoneType() if value is None:
+                return value
+            case inspect.StructType() if isinstance(value, dict):
+                return self._struct(value, kind, path, own, at_intake)
+            case inspect.DictType() if isinstance(value, dict):
+                return self._mapping(value, kind, path, own, at_intake)
+            case inspect.VarTupleType() | inspect.ListType() if isinstance(value, list | tuple):
+                items = [self._value(item, kind.item_type, (*path, at), (*own, at), at_intake) for at, item in enumerate(value)]
+                return [item for item in items if item is not ABSENT]
+            case _:
+                return self._scalar(value, kind, path, own, at_intake)
+
+    def _scalar(self, value: Any, kind: inspect.Type, path: Path, own: Path, at_intake: bool) -> Any:
+        if is_reference(value) and not isinstance(kind, inspect.StrType):
+            return self._defer(value, path, own, at_intake)
+        match kind:
+            case inspect.StrType() if isinstance(value, str):
+                return self._text(value, kind, path)
+            case inspect.LiteralType() if value in kind.values and not isinstance(value, bool):
+                return value
+            case inspect.IntType() | inspect.FloatType():
+                taken = _number(value, isinstance(kind, inspect.IntType))
+                return self._bounded(taken, value, kind, path) if taken is not None else self._wrong(value, kind, path)
+            case inspect.BoolType():
+                taken = value if isinstance(value, bool) else switch(value) if isinstance(value, str) else None
+                return taken if taken is not None else self._wrong(value, kind, path)
+            case inspect.VarTupleType() if isinstance(value, str):
+                taken = self._value(value, kind.item_type, path, (*own, 0), at_intake)
+                return ABSENT if taken is ABSENT else [taken]
+            case _:
+                return self._wrong(value, kind, path)
+
+    def _wrong(self, value: Any, kind: inspect.Type, path: Path) -> Any:
+        takes = accepted(kind)
+        hint = ""
+        if isinstance(kind, inspect.StrType) and isinstance(value, int | float):
+            hint = f'put quotes around it: "{shown(value)}"'
+        elif isinstance(kind, inspect.LiteralType) and isinstance(value, str):
+            hint = did_you_mean(value, [str(one) for one in kind.values])
+        self.findings.wrong(path, "is missing a value" if value is None else "has the wrong value", found=shown(value), accepted=takes, hint=hint)
+        return ABSENT
+
+    def _text(self, value: str, kind: inspect.StrType, path: Path) -> Any:
+        if kind.max_length is not None and len(value) > kind.max_length:
+            self.findings.wrong(path, "is too long", found=f"{len(value)} characters", accepted=f"at most {kind.max_length}")
+        return value
+
+    def _bounded(self, taken: Any, value: Any, kind: inspect.IntType | inspect.FloatType, path: Path) -> Any:
+        low = (kind.ge is not None and taken < kind.ge) or (kind.gt is not None and taken <= kind.gt)
+        high = (kind.le is not None and taken > kind.le) or (kind.lt is not None and taken >= kind.lt)
+        if low or high:
+            self.findings.wrong(path, f"is too {'small' if low else 'large'}", found=shown(value), accepted=accepted(kind))
+            return ABSENT
+        return taken
+
+    def _defer(self, value: str, path: Path, own: Path, at_intake: bool) -> Any:
+        if at_intake:
+            self.findings.wrong(path, "may not be a reference", found=shown(value), hint="it is needed before any stage has run")
+        elif own and isinstance(own[-1], int):
+            self.findings.wrong(path, "a reference cannot be one item here", found=shown(value), hint="refer to the whole list")
+        elif self.partial:
+            return value
+        else:
+            self.deferred.append((own, value))
+        return ABSENT
+
+    def _union(self, value: Any, union: inspect.UnionType, path: Path, own: Path, at_intake: bool) -> Any:
+        kinds = [one.type if isinstance(one, inspect.Metadata) else one for one in union.types]
+        if value is None and any(isinstance(kind, inspect.NoneType) for kind in kinds):
+            return None
+        structs = [kind for kind in kinds if isinstance(kind, inspect.StructType)]
+        others = [kind for kind in kinds if not isinstance(kind, inspect.StructType | inspect.NoneType)]
+        if isinstance(value, dict) and structs:
+            return self._value(value, self._variant(value, structs, path), path, own, at_intake)
+        for kind in others:
+            if _fits(value, kind):
+                return self._value(value, kind, path, own, at_intake)
+        if is_reference(value):
+            return self._defer(value, path, own, at_intake)
+        if len(others) == 1 and not structs:
+            return self._value(value, others[0], path, own, at_intake)
+        for kind in others:
+            if isinstance(value, str) and isinstance(kind, inspect.IntType | inspect.FloatType) and number(value) is not None:
+                return self._value(value, kind, path, own, at_intake)
+        return self._wrong(value, union, path)
+
+    def _variant(self, value: dict[str, Any], structs: list[inspect.StructType], path: Path) -> inspect.Type:
+        """The Struct that the tag names. Without a tag the first, or in a part the one that knows the most keys."""
+        if len(structs) == 1:
+            return structs[0]
+        tag_field = str(structs[0].tag_field)
+        tag = value.get(tag_field)
+        tags = [str(one.tag) for one in structs]
+        if tag is None:
+            likely = max(structs, key=lambda one: len(rules_of(one.cls).by_name.keys() & value.keys()))
+            if rules_of(likely.cls).by_name.keys() & value.keys() or not value:
+                return likely
+            self.findings.wrong(path, "does not say what it is", found=shown(value), accepted=f"{tag_field}: {', '.join(tags)}")
+            return inspect.AnyType()
+        for struct in structs:
+            if struct.tag == tag:
+                return struct
+        hint = "it may not be a reference" if is_reference(tag) else did_you_mean(tag, tags) if isinstance(tag, str) else ""
+        self.findings.wrong((*path, tag_field), "is not known", found=shown(tag), accepted=", ".join(tags), hint=hint)
+        return inspect.AnyType()
+
+    def _mapping(self, value: dict[str, Any], kind: inspect.DictType, path: Path, own: Path, at_intake: bool) -> Any:
+        checked = {name: self._value(item, kind.value_type, (*path, name), (*own, name), at_intake) for name, item in value.items()}
+        return {name: item for name, item in checked.items() if item is not ABSENT}
+
+    def _struct(self, value: dict[str, Any], kind: inspect.StructType, path: Path, own: Path, at_intake: bool) -> Any:
+        rules = rules_of(kind.cls)
+        checked: dict[str, Any] = {}
+        if kind.tag_field is not None and not (self.partial and value.get(kind.tag_field) is None):
+            checked[kind.tag_field] = kind.tag
+        for written, item in value.items():
+            field = rules.by_name.get(written)
+            place = (*path, written)
+            if field is None:
+                if written != kind.tag_field:
+                    self._unknown_key(written, rules, kind, place)
+            elif field.name != written and value.get(field.name) is not None:
+                self.findings.warn(place, f"{shown(written)} is ignored, because {shown(field.name)}, its present name, is there too")
+            elif (taken := self._field(item, field, place, (*own, field.name), at_intake)) is not ABSENT:
+                checked[field.name] = taken
+                if field.name != written:
+                    self.renamed.append(((*own, field.name), place))
+        if not self.partial:
+            for name in rules.own_names:
+                field = rules.by_name[name]
+                if field.required and name not in checked and not any(value.get(one) is not None for one in _names_of(rules, field)):
+                    self.findings.wrong(path, f"{shown(name)} is missing", accepted=accepted(field.type))
+        return checked
+
+    def _field(self, item: Any, field: FieldRules, path: Path, own: Path, at_intake: bool) -> Any:
+        at_intake = at_intake or field.at_intake
+        if item is None:
+            return None if self.partial else ABSENT
+        if field.quantity and not is_reference(item):
+            try:
+                item = cores(item) if field.quantity == "cores" else size_bytes(item)
+            except (QuantityError, TypeError) as error:
+                takes = str(error) if isinstance(error, QuantityError) else accepted(field.type)
+                self.findings.wrong(path, "is no quantity", found=shown(item), accepted=takes)
+                return ABSENT
+        if field.settings and isinstance(item, dict):
+            return check_settings(field.settings, item, path, self.findings)
+        if field.required and not isinstance(field.type, inspect.StrType) and is_reference(item):
+            self.findings.wrong(path, "may not be a reference", found=shown(item), accepted=accepted(field.type))
+            return ABSENT
+        return self._value(item, field.type, path, own, at_intake)
+
+    def _unknown_key(self, written: str, rules: StructRules, kind: inspect.StructType, place: Path) -> None:
+        known = [*([kind.tag_field] if kind.tag_field else []), *rules.own_names]
+        known = known if len(known) <= _MANY_NAMES else [*known[:_MANY_NAMES], f"… ({len(known)} in all)"]
+        elsewhere = names_elsewhere().get(written, [])
+        hint = did_you_mean(written, rules.by_name) or (f"it belongs to {' or '.join(elsewhere)}" if 0 < len(elsewhere) <= 3 else "")
+        where = f" in {dotted(place[:-1])}" if len(place) > 1 else ""
+        self.findings.wrong(place, f"the key {shown(written)} is not known{where}", accepted=", ".join(known), hint=hint, at_key=True)
+
+
+@cache
+def rules_of(struct: type) -> StructRules:
+    """How the fields of a Struct are written."""
+    kind = _type_of(struct)
+    assert isinstance(kind, inspect.StructType)
+    by_name: dict[str, FieldRules] = {}
+    own_names: list[str] = []
+    for field in kind.fields:
+        if field.name == "deferred":  # the reader's own, no key of the language
+            continue
+        inner, extra = field.type, dict[str, Any]()
+        while isinstance(inner, inspect.Metadata):
+            extra |= inner.extra or {}
+            inner = inner.type
+        if isinstance(inner, inspect.UnionType):  # an optional quantity: the mark is on the member
+            for one in inner.types:
+                extra |= (one.extra or {}) if isinstance(one, inspect.Metadata) else {}
+        rules = FieldRules(
+            field.encode_name, inner, field.required, bool(extra.get("at_intake")), extra.get("quantity", ""), extra.get("settings", "")
+        )
+        own_names.append(field.encode_name)
+        for name in (field.encode_name, *extra.get("also", ())):
+            by_name.setdefault(name, rules)
+    return StructRules(by_name, tuple(own_names))
+
+
+@cache
+def _type_of(struct: type) -> inspect.Type:
+    return inspect.type_info(struct)
+
+
+def _names_of(rules: StructRules, field: FieldRules) -> list[str]:
+    return [name for name, one in rules.by_name.items() if one is field]
+
+
+def _number(value: Any, whole: bool) -> int | float | None:
+    """A number where one is expected: also a text that is one, and a whole float for a whole number."""
+    if isinstance(value, str):
+        value = number(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    if not whole:
+        return value
+    return int(value) if float(value).is_integer() else None
+
+
+def _fits(value: Any, kind: inspect.Type) -> bool:
+    """Whether a value is of a kind without being rewritten."""
+    match kind:
+        case inspect.StrType():
+            return isinstance(value, str)
+        case inspect.LiteralType():
+            return isinstance(value, str | int) and value in kind.values
+        case inspect.BoolType():
+            return isinstance(value, bool)
+        case inspect.IntType():
+            return isinstance(value, int) and not isinstance(value, bool)
+        case inspect.FloatType():
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case inspect.VarTupleType() | inspect.ListType():
+            return isinstance(value, list | tuple)
+        case inspect.DictType():
+            return isinstance(value, dict)
+        case inspect.AnyType():
+            return True
+        case _:
+            return False

@@ -1,0 +1,326 @@
+"""A document into its tasks: a pipeline's stages merged over what they share, put into an order in which they can run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from mloc.core.language.conformance import Conformance
+from mloc.core.language.data_spec import GraphTemplateData
+from mloc.core.language.errors import Path, did_you_mean, shown
+from mloc.core.language.expressions import stage_named
+from mloc.core.language.findings import Findings
+from mloc.core.language.graph_template import nodes_of
+from mloc.core.language.model_spec import StageSource
+from mloc.core.language.plan import MAX_TASKS, PlannedTask
+from mloc.core.language.references import RESERVED_NAMES, find_references
+from mloc.core.language.shorthands import Rewritten, rewrite
+from mloc.core.language.spec import Stage, TaskSpec
+from mloc.core.language.task_reading import partial_spec, task_spec
+
+MAX_MERGED_BYTES = 16 << 20
+"""Of all stages of a file together, what they share written out for each."""
+
+_STAGE_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
+_NOT_INHERITED = frozenset(("dependsOn", "notify"))
+_OF_THE_PARENT = frozenset(("slo", "output", "ttl_sec", "notify"))
+
+Report = Callable[[Findings, Callable[[Path], Path]], None]
+"""Takes findings and how their paths are written in the document."""
+
+
+class Part(NamedTuple):
+    """One stage as the file states it."""
+
+    name: str
+    place: Path
+    depends_on: tuple[str, ...] | None
+    rewritten: Rewritten
+    own: dict[str, Any]
+
+
+class Settled(NamedTuple):
+    """A stage merged and read, with the siblings it waits for."""
+
+    part: Part
+    spec: TaskSpec
+    siblings: tuple[str, ...]
+
+
+class Surroundings(NamedTuple):
+    """What reading a document needs to know: its kind and name, plug-in types, whether a path is in the text, where findings go."""
+
+    kind: str
+    name: str
+    plugin_types: frozenset[str]
+    has_references: bool
+    writes: Callable[[Path], bool]
+    report: Report
+
+
+def expand(spec: dict[str, Any], around: Surroundings) -> tuple[PlannedTask, ...]:
+    """The tasks of a document, parents first. Empty when findings were reported that leave nothing to plan. Raises TooMany."""
+    if "stages" in spec or "graph" in spec:
+        return _pipeline(spec, around)
+    findings = Findings()
+    rewritten = rewrite(spec, findings)
+    try:
+        read = task_spec(rewritten, findings, around.plugin_types, around.has_references)
+        external = read.depends_on if read is not None else ()
+        if read is not None and around.has_references:
+            _needs(read, external, findings)
+    finally:
+        around.report(findings, lambda path: ("spec", *rewritten.written(path)))
+    if read is None:
+        return ()
+    return (PlannedTask("", around.name, "task", around.kind, read.task_type, read, external=external),)
+
+
+def merge(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """A stage's own spec over the shared one: mappings are merged, the stage's values win, lists are replaced, null takes away.
+
+    A section that the stage gives another `type` is the stage's alone."""
+    merged = dict(shared)
+    for name, value in own.items():
+        inherited = merged.get(name)
+        if isinstance(value, dict) and isinstance(inherited, dict) and not _another_type(value, inherited):
+            merged[name] = merge(inherited, value)
+        else:
+            merged[name] = value
+    return merged
+
+
+def _another_type(own: dict[str, Any], inherited: dict[str, Any]) -> bool:
+    return "type" in own and "type" in inherited and own["type"] != inherited["type"]
+
+
+def _pipeline(spec: dict[str, Any], around: Surroundings) -> tuple[PlannedTask, ...]:
+    shared = {name: value for name, value in spec.items() if name not in ("stages", "graph")}
+    findings = Findings()
+    rewritten = rewrite(shared, findings)
+    try:
+        base = partial_spec(rewritten, findings)
+    finally:
+        around.report(findings, lambda path: ("spec", *rewritten.written(path)))
+    parts = _parts(spec, around)
+    if not parts:
+        return ()
+    names = tuple(part.name for part in parts)
+    settled: list[Settled] = []
+    budget = MAX_MERGED_BYTES
+    for at, part in enumerate(parts):
+        one, size = _settle(base, rewritten, part, names[at - 1 : at] if "stages" in spec and at else (), names, around)
+        budget -= size
+        if budget < 0:
+            _say(around, part.place, "the stages are too large together", accepted=f"at most {MAX_MERGED_BYTES:,} bytes",
+                 hint="put the data into a jsonl file and name it under data.jsonl")  # fmt: skip
+            return ()
+        if one is not None:
+            settled.append(one)
+    if len(settled) < len(parts):
+        return ()
+    order = _in_order(settled, around)
+    return (_parent(base, order, around), *_planned(base, order, around)) if order else ()
+
+
+def _parts(spec: dict[str, Any], around: Surroundings) -> list[Part]:
+    """The stages as the file states them; empty when they cannot be told."""
+    if "stages" in spec and "graph" in spec:
+        _say(around, ("spec", "graph"), "stages and graph cannot be used together", hint="keep one of them", at_key=True)
+        return []
+    place: Path = ("spec", "stages")
+    stages = spec.get("stages")
+    if "graph" in spec:
+        place, graph = ("spec", "graph", "nodes"), spec["graph"]
+        for name in graph if isinstance(graph, dict) else ():
+            if name != "nodes":
+                _say(around, ("spec", "graph", name), f"the key {shown(name)} is not known", accepted="nodes", at_key=True)
+        stages = graph.get("nodes") if isinstance(graph, dict) else graph
+    if not isinstance(stages, list) or not stages:
+        _say(around, place, "holds no stages", found=shown(stages), accepted="a list of {name, dependsOn, spec}")
+        return []
+    if len(stages) >= MAX_TASKS:
+        _say(around, place, "holds too many stages", found=str(len(stages)), accepted=f"at most {MAX_TASKS - 1}")
+        return []
+    parts = [_part(stage, (*place, at), around) for at, stage in enumerate(stages)]
+    first: dict[str, int] = {}
+    for at, part in enumerate(parts):
+        if part is not None and first.setdefault(part.name, at) != at:
+            _say(around, (*part.place, "name"), f"the name {shown(part.name)} is used by two stages", hint="give each stage a name of its own")
+            return []
+    return [part for part in parts if part is not None] if None not in parts else []
+
+
+def _part(stage: Any, place: Path, around: Surroundings) -> Part | None:
+    findings = Findings()
+    rewritten = Rewritten({})
+    try:
+        checked = Conformance(findings).check(stage, Stage)
+        if isinstance(checked, dict) and "name" in checked:
+            _check_name(checked["name"], findings)
+    finally:
+        around.report(findings, lambda path: (*place, *path))
+    if findings.problems:
+        return None
+    inner = Findings()
+    try:
+        own = checked.get("spec", {})
+        for name in ("stages", "graph"):
+            if name in own:
+                inner.wrong((name,), "stages cannot hold stages", hint="list all stages at one level, with dependsOn", at_key=True)
+                own = {key: value for key, value in own.items() if key != name}
+        rewritten = rewrite(own, inner)
+        own = partial_spec(rewritten, inner)
+    finally:
+        around.report(inner, lambda path: (*place, "spec", *rewritten.written(path)))
+    depends_on = checked.get("dependsOn")
+    return Part(checked["name"], place, None if depends_on is None else tuple(depends_on), rewritten, own)
+
+
+def _check_name(name: str, findings: Findings) -> None:
+    if not _STAGE_NAME.fullmatch(name):
+        findings.wrong(("name",), "is no stage name", found=shown(name), accepted="letters, digits, - and _, at most 63")
+    elif name in RESERVED_NAMES:
+        findings.wrong(("name",), "cannot be used as a stage's name", found=shown(name), hint="references to other things start with it")
+
+
+def _settle(
+    base: dict[str, Any], base_rewritten: Rewritten, part: Part, before: tuple[str, ...], names: tuple[str, ...], around: Surroundings
+) -> tuple[Settled | None, int]:
+    """A stage merged over what all share, and its size in bytes."""
+    inherited = {name: value for name, value in base.items() if name not in _NOT_INHERITED}
+    merged = merge(_apart(inherited, part), part.own)
+
+    def written(path: Path) -> Path:
+        own = (*part.place, "spec", *part.rewritten.written(path))
+        if not path:
+            return part.place
+        shared = ("spec", *base_rewritten.written(path))
+        return own if around.writes(own) or not around.writes(shared) else shared
+
+    findings = Findings()
+    try:
+        read = task_spec(Rewritten(merged), findings, around.plugin_types)
+        if read is None:
+            return None, 0
+        read = _with_stage_source(read, names)
+        siblings = _siblings(part, before, names, around)
+        siblings += tuple(name for name in _needs(read, names, findings, part.name) if name not in siblings)
+    finally:
+        around.report(findings, written)
+    return Settled(part, read, tuple(name for name in siblings if name in names)), len(msgspec.json.encode(read))
+
+
+def _apart(inherited: dict[str, Any], part: Part) -> dict[str, Any]:
+    """What a stage inherits, with a folder of its own below the destination that all share."""
+    output = inherited.get("output")
+    destination = output.get("destination") if isinstance(output, dict) else None
+    if not isinstance(output, dict) or not isinstance(destination, dict) or not isinstance(destination.get("path"), str):
+        return inherited
+    return {**inherited, "output": {**output, "destination": {**destination, "path": f"{destination['path'].rstrip('/')}/{part.name}"}}}
+
+
+def _with_stage_source(spec: TaskSpec, names: Sequence[str]) -> TaskSpec:
+    """A model source that names a stage, with references to where that stage puts its weights."""
+    source = spec.model.source
+    if not isinstance(source, StageSource) or source.identifier not in names or source.path or source.url or source.task_id:
+        return spec
+    stage = source.identifier
+    filled = msgspec.structs.replace(
+        source, path=f"${{{stage}.result.final_model_path}}", url=f"${{{stage}.result.final_model_archive_url}}"
+    )
+    return msgspec.structs.replace(spec, model=msgspec.structs.replace(spec.model, source=filled))
+
+
+def _siblings(part: Part, before: tuple[str, ...], names: tuple[str, ...], around: Surroundings) -> tuple[str, ...]:
+    if part.depends_on is None:
+        return before
+    for at, name in enumerate(part.depends_on):
+        if name not in names:
+            hint = did_you_mean(name, names) or "a task submitted before belongs to the stage's spec.dependsOn"
+            _say(around, (*part.place, "dependsOn", at), f"names no stage of this file: {shown(name)}", accepted=", ".join(names), hint=hint)
+    return tuple(dict.fromkeys(part.depends_on))
+
+
+def _needs(spec: TaskSpec, names: Sequence[str], findings: Findings, own_name: str = "") -> tuple[str, ...]:
+    """The stages that a spec's references and template name; those that are none of `names` are noted."""
+    malformed: list[tuple[Path, str]] = []
+    plain = msgspec.to_builtins(spec)
+    plain.pop("deferred", None)
+    places: list[tuple[Path, str]] = []
+    for found in find_references(plain, malformed):
+        if found.reference.kind == "secret":
+            findings.wrong(found.path, "secret.… is what literal secrets become; it cannot be written", hint="write ${env.NAME}")
+        elif found.reference.kind == "stage":
+            places.append((found.path, found.reference.name))
+    for deferred in spec.deferred:
+        places += [(deferred.path, one.reference.name) for one in find_references(deferred.reference, malformed) if one.reference.kind == "stage"]
+    if isinstance(spec.data, GraphTemplateData):
+        nodes = nodes_of(spec.data.template)
+        places += [(("data", "template", "columns", at), stage_named(name, names) or name) for at, name in nodes]
+    for path, message in malformed:
+        findings.wrong(path, message)
+    for path, name in places:
+        if name == own_name:
+            findings.wrong(path, f"the stage {shown(name)} refers to its own result")
+        elif name not in names:
+            hint = did_you_mean(name, names) or ("the stages are " + ", ".join(names) if names else "this task has no earlier stages")
+            findings.wrong(path, f"refers to an unknown stage {shown(name)}", hint=hint)
+    return tuple(dict.fromkeys(name for _, name in places))
+
+
+def _in_order(settled: list[Settled], around: Surroundings) -> list[Settled]:
+    """Stages so that each comes after those it waits for, else in the order of the file; empty when they wait for each other."""
+    waiting = {one.part.name: one for one in settled}
+    order: list[Settled] = []
+    done: set[str] = set()
+    while waiting:
+        ready = [one for one in waiting.values() if done.issuperset(one.siblings)]
+        if not ready:
+            circle = _circle(waiting)
+            _say(around, waiting[circle[0]].part.place, "the stages wait for each other: " + " → ".join(circle), hint="an arrow means: waits for")
+            return []
+        for one in ready:
+            order.append(one)
+            done.add(one.part.name)
+            del waiting[one.part.name]
+    return order
+
+
+def _circle(waiting: dict[str, Settled]) -> list[str]:
+    name = next(iter(waiting))
+    walked: list[str] = []
+    while name not in walked:
+        walked.append(name)
+        name = next(sibling for sibling in waiting[name].siblings if sibling in waiting)
+    return [*walked[walked.index(name) :], name]
+
+
+def _planned(base: dict[str, Any], order: list[Settled], around: Surroundings) -> list[PlannedTask]:
+    outside = tuple(base.get("dependsOn") or ())
+    return [
+        PlannedTask(
+            one.part.name, one.part.name, "stage", around.kind, one.spec.task_type, one.spec, depends_on=one.siblings,
+            external=tuple(dict.fromkeys((*one.spec.depends_on, *(() if one.siblings else outside)))),
+        )
+        for one in order
+    ]  # fmt: skip
+
+
+def _parent(base: dict[str, Any], order: list[Settled], around: Surroundings) -> PlannedTask:
+    kept = {name: value for name, value in base.items() if name in _OF_THE_PARENT and value is not None}
+    findings = Findings()
+    spec = msgspec.convert({**Conformance(findings).check({**kept, "taskType": ""}, TaskSpec)}, TaskSpec)
+    children = tuple(one.part.name for one in order)
+    return PlannedTask("", around.name, "pipeline", around.kind, "", spec, external=tuple(base.get("dependsOn") or ()), children=children)
+
+
+def _say(
+    around: Surroundings, path: Path, message: str, *, found: str = "", accepted: str = "", hint: str = "", at_key: bool = False
+) -> None:
+    findings = Findings()
+    findings.wrong(path, message, found=found, accepted=accepted, hint=hint, at_key=at_key)
+    around.report(findings, lambda path: path)

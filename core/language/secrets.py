@@ -1,0 +1,71 @@
+"""Literal secrets: taken out of a spec before it is logged, and hidden where a spec is shown."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from mloc.core.language.errors import Path, dotted
+from mloc.core.language.references import is_content, is_reference
+from mloc.core.language.spec import TaskSpec
+
+MASK = "***"
+
+_SECRET_KEY = re.compile(
+    r"(?i)(?:^|[_.-])(?:authorization|(?:access|api|auth|hf|hub|bearer|session|refresh|use_auth)?[_-]?token|(?:api|access|private|secret|auth)[_-]?key"
+    r"|apikey|secret|client[_-]?secret|password|passwd|pwd|credentials?|cookie|x-auth)$"
+)
+_NO_SECRET_KEY = re.compile(r"(?i)^(?:pad|eos|bos|unk|sep|cls|mask|image|video|audio|stop|start|end|prefix|suffix|decoder_start)_token$")
+_SECRET_VALUE = re.compile(r"(?:Bearer|Basic|Token) +(?!\$\{)\S{4,}|(?:hf|sk|ghp|github_pat|glpat|xox[abp]|AKIA)[_-]?[A-Za-z0-9_-]{16,}")
+_URL_PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://[^/@\s:]*:(?!\$\{)[^/@\s]+@\S+", re.IGNORECASE)
+
+
+def move_secrets(spec: TaskSpec) -> tuple[TaskSpec, dict[str, str]]:
+    """The spec with `${secret.<name>}` in the place of each literal secret, and the literals by name. Prompts and rows are left alone."""
+    found: dict[str, str] = {}
+    plain = _moved(msgspec.to_builtins(spec), (), found)
+    return (msgspec.convert(plain, TaskSpec), found) if found else (spec, {})
+
+
+def masked(value: Any) -> Any:
+    """A plain value (or a Struct) for showing: every secret and every reference to one as `***`."""
+    return _masked(msgspec.to_builtins(value), ())
+
+
+def _moved(value: Any, path: Path, found: dict[str, str]) -> Any:
+    match value:
+        case dict():
+            return {name: _moved(item, (*path, name), found) for name, item in value.items()}
+        case list() | tuple():
+            return [_moved(item, (*path, at), found) for at, item in enumerate(value)]
+        case str() if _is_secret(value, path):
+            name = re.sub(r"[^A-Za-z0-9_.-]", ".", dotted(path))
+            found[name] = value
+            return f"${{secret.{name}}}"
+        case _:
+            return value
+
+
+def _masked(value: Any, path: Path) -> Any:
+    match value:
+        case dict():
+            return {name: _masked(item, (*path, name)) for name, item in value.items()}
+        case list() | tuple():
+            return [_masked(item, (*path, at)) for at, item in enumerate(value)]
+        case str() if _is_secret(value, path) or "${secret." in value:
+            return MASK
+        case _:
+            return value
+
+
+def _is_secret(value: str, path: Path) -> bool:
+    """A literal under a key that names a secret, a value that looks like one, or a URL with a password."""
+    start = path[1:] if path[:1] == ("spec",) else path
+    if not value or is_content(start) or is_reference(value) or "${env." in value or "${secret." in value:
+        return False
+    key = next((step for step in reversed(path) if isinstance(step, str)), "")
+    if _SECRET_KEY.search(key) and not _NO_SECRET_KEY.search(key):
+        return True
+    return _SECRET_VALUE.fullmatch(value) is not None or _URL_PASSWORD.fullmatch(value) is not None

@@ -1,0 +1,180 @@
+"""Older and shorter forms of a spec, rewritten to the present one before it is checked, keeping where each part came from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mloc.core.language.errors import Path, shown
+from mloc.core.language.findings import Findings
+
+_TRIGGERS = frozenset(
+    ("hyperparameters", "lora", "configName", "config_name", "task", "sloSeconds", "qdrant", "embedding", "search", "jsonl_path", "prompts")
+)
+_TASK_TYPES = {"rag_inference": "rag", "agent_inference": "agent"}
+_MOVED_HYPERPARAMETERS: dict[str, Path] = {
+    "reward_model": ("reward_model",),
+    "agent_type": ("agent", "type"),
+    "tools": ("agent", "tools"),
+    "embedding_model": ("retrieval", "embedding", "model"),
+    "vector_db": ("retrieval", "store"),
+    "retrieval_k": ("retrieval", "search", "top_k"),
+}
+_MOVED: dict[str, Path] = {
+    "lora": ("model", "adapter"),
+    "configName": ("agent", "config_name"),
+    "config_name": ("agent", "config_name"),
+    "task": ("agent", "task"),
+    "sloSeconds": ("slo", "latency_sec"),
+    "qdrant": ("retrieval", "qdrant"),
+    "embedding": ("retrieval", "embedding"),
+    "search": ("retrieval", "search"),
+    "prompts": ("data", "prompts"),
+    "jsonl_path": ("data", "jsonl_path"),
+}
+_RETRIEVAL: dict[str, Path] = {
+    "k": ("search", "top_k"),
+    "top_k": ("search", "top_k"),
+    "retrieval_k": ("search", "top_k"),
+    "embedding_model": ("embedding", "model"),
+}
+_DATA_MARKS = (
+    ("jsonl", "jsonl"), ("jsonl_path", "jsonl"), ("preferences", "preferences"), ("messages", "messages"),
+    ("template", "graph_template"), ("prompts", "list"), ("items", "list"), ("url", "dataset"), ("path", "dataset"),
+    ("identifier", "dataset"), ("dataset_name", "dataset"), ("dataset", "dataset"),
+)  # fmt: skip
+
+
+class Rewritten:
+    """A spec in its present form. `written(path)` gives the path that the file uses for a present one."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.spec = spec
+        self._moved: list[tuple[Path, Path]] = []
+
+    def moved(self, present: Path, written: Path) -> None:
+        """Note that what is now at `present` was written at `written`."""
+        self._moved.append((present, written))
+
+    def written(self, path: Path) -> Path:
+        """Where the file writes what is now at `path`."""
+        nearest = max((move for move in self._moved if path[: len(move[0])] == move[0]), key=lambda move: len(move[0]), default=None)
+        return path if nearest is None else (*nearest[1], *path[len(nearest[0]) :])
+
+    def rename(self, renamed: list[tuple[Path, Path]]) -> None:
+        """Note names that a check rewrote: (present path, path as it was checked)."""
+        self._moved += [(present, self.written(checked)) for present, checked in renamed]
+
+    def put(self, path: Path, value: Any, written: Path, findings: Findings) -> None:
+        """Set the value at a present path, copying the mappings on the way; what is there already wins."""
+        mapping = self.spec
+        for step in path[:-1]:
+            inner = mapping.get(str(step))
+            if inner is not None and not isinstance(inner, dict):
+                return
+            copied = dict(inner or {})
+            mapping[str(step)] = copied
+            mapping = copied
+        name = str(path[-1])
+        if isinstance(value, dict) and isinstance(mapping.get(name), dict):
+            mapping[name] = {**value, **mapping[name]}
+            for inner_name in value:
+                self.moved((*path, inner_name), (*written, inner_name))
+        elif mapping.get(name) is not None:
+            findings.warn(written, f"ignored, because {shown('.'.join(map(str, path)))}, its present place, is there too")
+        else:
+            mapping[name] = value
+            self.moved(path, written)
+
+
+def rewrite(spec: dict[str, Any], findings: Findings) -> Rewritten:
+    """The spec in its present form. The given mapping is not changed; parts without older forms are shared."""
+    rewritten = Rewritten(spec)
+    if not _TRIGGERS.isdisjoint(spec):
+        rewritten.spec = {name: value for name, value in spec.items() if name not in _MOVED and name != "hyperparameters"}
+        for name, path in _MOVED.items():
+            if spec.get(name) is not None:
+                rewritten.put(path, spec[name], (name,), findings)
+        _move_hyperparameters(spec, rewritten, findings)
+    _rewrite_retrieval(rewritten, findings)
+    _rewrite_data(rewritten, findings)
+    _rewrite_scalars(rewritten)
+    return rewritten
+
+
+def _own(rewritten: Rewritten) -> dict[str, Any]:
+    """The spec as a mapping that may be changed."""
+    rewritten.spec = dict(rewritten.spec)
+    return rewritten.spec
+
+
+def _move_hyperparameters(spec: dict[str, Any], rewritten: Rewritten, findings: Findings) -> None:
+    hyperparameters = spec.get("hyperparameters")
+    if hyperparameters is None:
+        return
+    if not isinstance(hyperparameters, dict):
+        rewritten.put(("training",), hyperparameters, ("hyperparameters",), findings)
+        return
+    for name, value in hyperparameters.items():
+        if value is not None:
+            rewritten.put(_MOVED_HYPERPARAMETERS.get(name, ("training", name)), value, ("hyperparameters", name), findings)
+
+
+def _rewrite_retrieval(rewritten: Rewritten, findings: Findings) -> None:
+    retrieval = rewritten.spec.get("retrieval")
+    if not isinstance(retrieval, dict):
+        return
+    if isinstance(retrieval.get("embedding"), str):
+        retrieval = _own(rewritten)["retrieval"] = {**retrieval, "embedding": {"model": retrieval["embedding"]}}
+    if not _RETRIEVAL.keys().isdisjoint(retrieval):
+        _own(rewritten)["retrieval"] = {name: value for name, value in retrieval.items() if name not in _RETRIEVAL}
+        for name, path in _RETRIEVAL.items():
+            if retrieval.get(name) is not None:
+                rewritten.put(("retrieval", *path), retrieval[name], ("retrieval", name), findings)
+
+
+def _rewrite_data(rewritten: Rewritten, findings: Findings) -> None:
+    """Give `data` its `type`, and move the prompts of `inference` there."""
+    inference = rewritten.spec.get("inference")
+    if isinstance(inference, dict) and "prompts" in inference:
+        spec = _own(rewritten)
+        spec["inference"] = {name: value for name, value in inference.items() if name != "prompts"}
+        if spec.get("data") is not None:
+            findings.warn(("inference", "prompts"), "ignored, because data is there too")
+        elif inference["prompts"] is not None:
+            spec["data"] = {"type": "list", "items": inference["prompts"]}
+            rewritten.moved(("data", "items"), ("inference", "prompts"))
+    data = rewritten.spec.get("data")
+    if isinstance(data, list):
+        _own(rewritten)["data"] = {"type": "list", "items": data}
+        rewritten.moved(("data", "items"), ("data",))
+    elif isinstance(data, dict) and (data.get("type") is None or "jsonl" in data or "jsonl_path" in data):
+        _own(rewritten)["data"] = _typed_data(data, rewritten)
+
+
+def _typed_data(data: dict[str, Any], rewritten: Rewritten) -> dict[str, Any]:
+    mark, kind = next(((mark, kind) for mark, kind in _DATA_MARKS if data.get(mark) is not None), ("", ""))
+    if not kind:
+        return data
+    typed = {"type": kind, **{name: value for name, value in data.items() if name != "type"}}
+    if mark == "jsonl" and isinstance(data["jsonl"], dict):
+        del typed["jsonl"]
+        typed |= data["jsonl"]
+        for name in data["jsonl"]:
+            rewritten.moved(("data", name), ("data", "jsonl", name))
+    elif mark in ("jsonl", "jsonl_path"):
+        typed["path"] = typed.pop(mark)
+        rewritten.moved(("data", "path"), ("data", mark))
+    return typed
+
+
+def _rewrite_scalars(rewritten: Rewritten) -> None:
+    """Texts that stand for a mapping, and older task types."""
+    spec = rewritten.spec
+    if isinstance(spec.get("taskType"), str) and spec["taskType"] in _TASK_TYPES:
+        spec = _own(rewritten)
+        spec["taskType"] = _TASK_TYPES[spec["taskType"]]
+    for name, key in (("reward_model", "identifier"), ("notify", "url")):
+        if isinstance(spec.get(name), str):
+            spec = _own(rewritten)
+            spec[name] = {key: spec[name]}
+            rewritten.moved((name, key), (name,))
