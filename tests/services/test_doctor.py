@@ -14,6 +14,7 @@ import redis
 from mloc.services import doctor
 from mloc.services.doctor import Finding, shown
 from mloc.services.server_binary import server_binary
+from mloc.services.server_record import answers
 from mloc.services.settings import Settings
 
 
@@ -24,7 +25,7 @@ def foreign_server() -> Iterator[str]:
         command = [server_binary(), "--port", "0", "--unixsocket", f"{folder}/s", "--dir", folder, "--save", ""]
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         url, deadline = f"unix://{folder}/s", time.monotonic() + 20
-        while not Path(f"{folder}/s").exists():
+        while not answers(Path(f"{folder}/s")):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         yield url
