@@ -1,0 +1,37 @@
+"""One attempt on its way through the worker: from the inbox entry to its last report."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from mloc.core.answers import Dispatch
+from mloc.core.events import HeldAttempt
+
+AttemptKey = tuple[str, int]  # (task id, attempt number)
+
+
+class Attempt(Struct):
+    """Mutable, owned by whoever has it in its table: the inbox while it waits or starts, the runs after that.
+
+    `stop_reason` is set once it was asked to stop, in any stage. `secrets` are values that no report may show.
+    """
+
+    key: AttemptKey
+    entry_id: str
+    incarnation: int  # of the inbox that the entry lies in
+    dispatch: Dispatch
+    devices: tuple[int, ...]
+    stage: Literal["waiting", "starting", "preparing", "running", "ended"] = "waiting"
+    stop_reason: str | None = None
+    secrets: tuple[str, ...] = ()
+    started_at: float = 0.0  # monotonic seconds
+
+    @property
+    def light(self) -> bool:
+        return self.dispatch.light
+
+    def held(self) -> HeldAttempt:
+        """How a registration lists it while it runs."""
+        return HeldAttempt(self.key[0], self.key[1], self.devices, self.dispatch.light)

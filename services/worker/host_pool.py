@@ -1,0 +1,277 @@
+"""The worker's host processes: the light host, which is always there, and the others, which stay warm for the next task of their kind.
+
+A host that is not light has one task at a time and one family of task types; it keeps its devices for life. Room for another is made by
+the idle host that was used least recently.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol
+
+import structlog
+from msgspec import Struct
+
+from mloc.core.host_frames import EngineLoaded, Go, HostReady, Quit, WorkerFrame
+from mloc.services.clock import Clock, wait_at_most
+from mloc.services.worker.attempt import Attempt, AttemptKey
+from mloc.services.worker.host_link import HostExit, HostLauncher, HostLink, HostPlan
+from mloc.services.worker.ledger import Ledger
+
+TAIL_LINES = 20  # of a host's output, kept to explain its death
+QUIT_GRACE_SEC = 3.0
+FIRST_PAUSE_SEC, LONGEST_PAUSE_SEC = 0.1, 5.0
+
+_log = structlog.get_logger("worker")
+
+
+class HostNeed(Struct, frozen=True):
+    """What a task that is not light needs of a host. Hosts of one `family` have the same libraries loaded; `engine` is preferred."""
+
+    family: str
+    engine: str = ""
+    devices: tuple[int, ...] = ()
+
+
+class HostFailed(Exception):
+    """A host could not be started; the message says why."""
+
+
+class PoolWatch(Protocol):
+    """Who uses the hosts. All calls are synchronous."""
+
+    def frames(self, host: Host, frames: list[Any]) -> None: ...
+    def line(self, host: Host, text: str) -> None: ...
+    def engine(self, host: Host, engine: str, seconds: float, *, loaded: bool) -> None: ...
+    def host_ended(self, host: Host, exit: HostExit) -> None: ...
+
+
+class Host:
+    """One host process from before its start to its end. `attempts` are those that it was given, in the order in which it runs them."""
+
+    def __init__(self, plan: HostPlan, family: str, pool: HostPool) -> None:
+        self.plan = plan
+        self.family = family
+        self.attempts: dict[AttemptKey, Attempt] = {}
+        self.engines: dict[str, float] = {}  # → seconds that loading took
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.reserved = False
+        self.ready = False
+        self.killed = False
+        self.last_used = 0.0
+        self.gone = asyncio.Event()
+        self._pool = pool
+        self._link: HostLink | None = None
+        self._before_go: list[WorkerFrame] = []
+
+    @property
+    def idle(self) -> bool:
+        return not self.reserved and not self.attempts and not self.killed
+
+    @property
+    def pid(self) -> int:
+        return self._link.record.pid if self._link else 0
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self._link.unsent_bytes if self._link else 0
+
+    def send(self, frames: Sequence[WorkerFrame]) -> None:
+        """Before the host was told to go, frames wait here."""
+        if self._link is None:
+            self._before_go += frames
+        else:
+            self._link.send(frames)
+
+    def go(self, link: HostLink) -> None:
+        """Its line is in the ledger."""
+        self._link = link
+        link.send([Go(), *self._before_go])
+        self._before_go.clear()
+
+    def kill(self) -> None:
+        self.killed = True
+        if self._link is not None:
+            self._link.kill()
+
+    # --- what its link tells ---
+
+    def frames(self, frames: list[Any]) -> None:
+        self._pool.frames_of(self, frames)
+
+    def line(self, text: str) -> None:
+        self.tail.append(text)
+        self._pool.watch.line(self, text)
+
+    def ended(self, exit: HostExit) -> None:
+        self._pool.ended(self, exit)
+
+
+class HostPool:
+    def __init__(self, launcher: HostLauncher, ledger: Ledger, clock: Clock, watch: PoolWatch, *, slots: int, threads: int) -> None:
+        """`slots` bounds the hosts without a device, `threads` is what each of them may use."""
+        self.watch = watch
+        self._launcher = launcher
+        self._ledger = ledger
+        self._clock = clock
+        self._slots = slots
+        self._threads = threads
+        self._hosts: list[Host] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pause = FIRST_PAUSE_SEC
+        self._closing = False
+        self.light = self._new_host(HostPlan(light=True), "light")
+
+    @property
+    def all(self) -> list[Host]:
+        return [*self._hosts, self.light]
+
+    def start_light(self) -> None:
+        """Start the light host now, so that the first light task need not wait for it."""
+        self._spawn(self._launch_light(self.light, 0.0))
+
+    async def reserve(self, need: HostNeed) -> Host:
+        """A host for one task: a warm one, else a new one, for which idle ones make room. Raises HostFailed."""
+        while True:
+            if (warm := self._warm(need)) is not None:
+                warm.reserved = True
+                return warm
+            in_the_way = self._in_the_way(need)
+            if not in_the_way:
+                break
+            for host in in_the_way:
+                if not host.killed:
+                    host.kill()
+            await asyncio.wait([asyncio.ensure_future(host.gone.wait()) for host in in_the_way])
+        host = self._new_host(HostPlan(light=False, devices=need.devices, threads=self._threads), need.family)
+        host.reserved = True
+        self._hosts.append(host)
+        await self._launch(host)
+        return host
+
+    def give_back(self, host: Host) -> None:
+        """The host's task is over; it stays warm."""
+        host.reserved = False
+        host.last_used = self._clock.monotonic()
+
+    async def close(self, grace_sec: float = QUIT_GRACE_SEC) -> None:
+        """End all hosts: those that do not leave within the grace are killed."""
+        self._closing = True
+        hosts = self.all
+        for host in hosts:
+            host.send([Quit()])
+        for host in hosts:
+            if host.pid and not await wait_at_most(self._clock, host.gone, grace_sec):
+                host.kill()
+                await wait_at_most(self._clock, host.gone, grace_sec)
+        for task in self._tasks:
+            task.cancel()
+
+    # --- what the hosts tell ---
+
+    def frames_of(self, host: Host, frames: list[Any]) -> None:
+        rest = frames
+        if any(type(frame) in (HostReady, EngineLoaded) for frame in frames):
+            rest = [frame for frame in frames if not self._note(host, frame)]
+        if rest:
+            self.watch.frames(host, rest)
+
+    def ended(self, host: Host, exit: HostExit) -> None:
+        self._spawn(self._ledger_gone(host.pid))
+        host.gone.set()
+        for engine in list(host.engines):
+            self.watch.engine(host, engine, 0.0, loaded=False)
+        host.engines.clear()
+        if host in self._hosts:
+            self._hosts.remove(host)
+        if host is self.light and not self._closing:
+            self.light = self._new_host(HostPlan(light=True), "light")
+            self._pause = FIRST_PAUSE_SEC if host.ready else min(self._pause * 2, LONGEST_PAUSE_SEC)
+            self._spawn(self._launch_light(self.light, 0.0 if host.ready else self._pause))
+        self.watch.host_ended(host, exit)
+
+    def _note(self, host: Host, frame: Any) -> bool:
+        match frame:
+            case HostReady():
+                host.ready = True
+            case EngineLoaded(engine=engine, seconds=seconds, loaded=True):
+                host.engines[engine] = seconds
+                self.watch.engine(host, engine, seconds, loaded=True)
+            case EngineLoaded(engine=engine, seconds=seconds):
+                host.engines.pop(engine, None)
+                self.watch.engine(host, engine, seconds, loaded=False)
+            case _:
+                return False
+        return True
+
+    # --- choosing and starting ---
+
+    def _warm(self, need: HostNeed) -> Host | None:
+        idle = [host for host in self._hosts if host.idle and host.family == need.family and host.plan.devices == need.devices]
+        return max(idle, key=lambda host: (need.engine in host.engines, host.last_used), default=None)
+
+    def _in_the_way(self, need: HostNeed) -> list[Host]:
+        """Hosts to wait for: idle ones that leave for this task, and killed ones that are not gone yet."""
+        if need.devices:
+            on_them = [host for host in self._hosts if not set(need.devices).isdisjoint(host.plan.devices)]
+            return [host for host in on_them if host.idle or host.killed]
+        without = [host for host in self._hosts if not host.plan.devices]
+        if len(without) < self._slots:
+            return []
+        if leaving := [host for host in without if host.killed]:
+            return leaving
+        idle = [host for host in without if host.idle]
+        return [min(idle, key=lambda host: host.last_used)] if idle else []
+
+    def _new_host(self, plan: HostPlan, family: str) -> Host:
+        host = Host(plan, family, self)
+        host.last_used = self._clock.monotonic()
+        return host
+
+    async def _launch(self, host: Host) -> None:
+        try:
+            link = await self._launcher.launch(host.plan, host)
+        except OSError as error:
+            self._drop(host)
+            raise HostFailed(f"a host process cannot be started: {error}") from error
+        try:
+            await self._ledger.host_started(link.record)
+        except OSError as error:
+            link.kill()
+            self._drop(host)
+            raise HostFailed(f"the worker's ledger cannot be written, so no host may start: {error}") from error
+        if host.gone.is_set():
+            await self._ledger_gone(link.record.pid)
+            raise HostFailed("a host process ended as soon as it was started; its last lines: " + " | ".join(host.tail))
+        host.go(link)
+        if host.killed:
+            link.kill()
+
+    def _drop(self, host: Host) -> None:
+        host.gone.set()
+        if host in self._hosts:
+            self._hosts.remove(host)
+
+    async def _launch_light(self, host: Host, pause: float) -> None:
+        while host is self.light and not self._closing:
+            if pause:
+                await self._clock.sleep(pause)
+            try:
+                return await self._launch(host)
+            except HostFailed as error:
+                host.gone.clear()
+                pause = self._pause = min(self._pause * 2, LONGEST_PAUSE_SEC)
+                _log.error("the host for light tasks does not start; trying again", error=str(error), pause_sec=pause)
+
+    async def _ledger_gone(self, pid: int) -> None:
+        try:
+            await self._ledger.host_gone(pid)
+        except OSError as error:
+            _log.error("the ledger cannot be written", error=str(error))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,231 @@
+"""Real host processes: a child in a session and process group of its own, with a pipe each way and its output read line by line.
+
+Nothing here blocks: both pipes are non-blocking, what does not fit waits in memory and counts as unsent. The child is started from the
+main thread, because the kernel kills it when the thread that started it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+
+from mloc.core.host_frames import FrameError, FrameReader, WorkerFrame, encode_frames
+from mloc.services.clock import Clock
+from mloc.services.worker.host_link import HostExit, HostPlan, HostWatch
+from mloc.services.worker.ledger import HostStarted
+from mloc.services.worker.process_groups import MARK, kill_group, living_members, start_of
+
+READ_BYTES = 1024 * 1024
+PIPE_BYTES = 1024 * 1024
+LINE_BYTES = 16 * 1024  # longer lines are cut
+F_SETPIPE_SZ = 1031  # Linux; fcntl has the name only from 3.10 on and only there
+
+_log = structlog.get_logger("worker")
+
+
+class ProcessLauncher:
+    """Starts `python -m mloc.executors.host`. `mark` goes into the hosts' environment and tells our processes from others."""
+
+    def __init__(self, environ: Mapping[str, str], mark: str, clock: Clock) -> None:
+        self._environ = environ
+        self._mark = mark
+        self._clock = clock
+
+    async def launch(self, plan: HostPlan, watch: HostWatch) -> ProcessLink:
+        host_reads, worker_writes = os.pipe()
+        worker_reads, host_writes = os.pipe()
+        command = [sys.executable, "-m", "mloc.executors.host", "--read-fd", str(host_reads), "--write-fd", str(host_writes)]
+        try:
+            process = subprocess.Popen(
+                command + ["--light"] * plan.light,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+                pass_fds=(host_reads, host_writes), env=self._environment(plan),
+            )  # fmt: skip
+        except OSError:
+            for end in (worker_writes, worker_reads):
+                os.close(end)
+            raise
+        finally:
+            os.close(host_reads)
+            os.close(host_writes)
+        return ProcessLink(process, worker_reads, worker_writes, watch)
+
+    async def kill_orphans(self, hosts: Sequence[HostStarted]) -> None:
+        """Waits for as long as it takes: a process group that lives may hold a device."""
+        waited = 0.0
+        while living := [host for host in hosts if living_members(host, self._mark)]:
+            for host in living:
+                kill_group(host.pid)
+            await self._clock.sleep(0.02)
+            waited += 0.02
+            if waited > 10:
+                _log.warning("processes of this worker's earlier life do not end", groups=[host.pid for host in living])
+                waited = 0.0
+
+    def _environment(self, plan: HostPlan) -> dict[str, str]:
+        threads = str(plan.threads)
+        return {
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            **self._environ,
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            "CUDA_VISIBLE_DEVICES": ",".join(map(str, plan.devices)),
+            "PYTHONUNBUFFERED": "1",
+            MARK: self._mark,
+        }
+
+
+class ProcessLink:
+    """One host process, on the running loop."""
+
+    def __init__(self, process: subprocess.Popen[bytes], reads: int, writes: int, watch: HostWatch) -> None:
+        assert process.stdout is not None
+        self.record = HostStarted(process.pid, start_of(process.pid))
+        self._process = process
+        self._watch = watch
+        self._loop = asyncio.get_running_loop()
+        self._reads, self._writes, self._prints = reads, writes, process.stdout.fileno()
+        self._frames = FrameReader(from_host=True)
+        self._lines = LineCutter(watch.line)
+        self._unsent: deque[memoryview] = deque()
+        self.unsent_bytes = 0
+        self._over = False
+        for descriptor in (reads, writes, self._prints):
+            os.set_blocking(descriptor, False)
+        _widen(reads, writes)
+        self._loop.add_reader(reads, self._read_frames)
+        self._loop.add_reader(self._prints, self._read_lines)
+        threading.Thread(target=self._await_end, name=f"host-{process.pid}", daemon=True).start()
+
+    def send(self, frames: Sequence[WorkerFrame]) -> None:
+        if self._over or not frames:
+            return
+        block = encode_frames(list(frames))
+        self._unsent.append(memoryview(block))
+        self.unsent_bytes += len(block)
+        if len(self._unsent) == 1:
+            self._write()
+
+    def kill(self) -> None:
+        if not self._over:
+            kill_group(self.record.pid)
+
+    def _write(self) -> None:
+        try:
+            while self._unsent:
+                written = os.write(self._writes, self._unsent[0])
+                self.unsent_bytes -= written
+                if written < len(self._unsent[0]):
+                    self._unsent[0] = self._unsent[0][written:]
+                else:
+                    self._unsent.popleft()
+        except BlockingIOError:
+            self._loop.add_writer(self._writes, self._write)
+            return
+        except OSError:  # the host has ended; its end is noticed by the thread that waits for it
+            self._unsent.clear()
+            self.unsent_bytes = 0
+        self._loop.remove_writer(self._writes)
+
+    def _read_frames(self) -> bool:
+        """Whether there may be more."""
+        try:
+            chunk = os.read(self._reads, READ_BYTES)
+        except BlockingIOError:
+            return False
+        if not chunk:
+            self._loop.remove_reader(self._reads)
+            return False
+        try:
+            frames = self._frames.feed(chunk)
+        except FrameError as error:
+            _log.error("a host says what cannot be understood; it is killed", pid=self.record.pid, error=str(error))
+            self._loop.remove_reader(self._reads)
+            self.kill()
+            return False
+        if frames:
+            self._watch.frames(frames)
+        return True
+
+    def _read_lines(self) -> bool:
+        try:
+            chunk = os.read(self._prints, READ_BYTES)
+        except BlockingIOError:
+            return False
+        if not chunk:
+            self._loop.remove_reader(self._prints)
+            return False
+        self._lines.feed(chunk)
+        return True
+
+    def _await_end(self) -> None:
+        if hasattr(os, "waitid"):  # while the dead leader is not reaped, its pid is nobody else's
+            os.waitid(os.P_PID, self.record.pid, os.WEXITED | os.WNOWAIT)
+            kill_group(self.record.pid)
+        self._process.wait()
+        try:
+            self._loop.call_soon_threadsafe(self._ended)
+        except RuntimeError:  # the loop is closed: nobody wants to know any more
+            return
+
+    def _ended(self) -> None:
+        """What it said before it ended comes first."""
+        self._over = True
+        while self._read_frames():
+            pass
+        while self._read_lines():
+            pass
+        self._lines.end()
+        for descriptor in (self._reads, self._prints):
+            self._loop.remove_reader(descriptor)
+        self._loop.remove_writer(self._writes)
+        os.close(self._reads)
+        os.close(self._writes)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        code = self._process.returncode
+        self._watch.ended(HostExit(signal=-code) if code < 0 else HostExit(code=code))
+
+
+class LineCutter:
+    """Cuts what a process prints into lines; of a progress bar that rewrites its line, only what it ends as."""
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self._on_line = on_line
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> None:
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            self._tell(line)
+        if len(self._rest) > LINE_BYTES:
+            self._tell(self._rest)
+            self._rest = b""
+
+    def end(self) -> None:
+        self._tell(self._rest)
+        self._rest = b""
+
+    def _tell(self, line: bytes) -> None:
+        text = line.rstrip(b"\r").rpartition(b"\r")[2][:LINE_BYTES].decode(errors="replace").rstrip()
+        if text:
+            self._on_line(text)
+
+
+def _widen(*pipes: int) -> None:
+    """Larger pipes need fewer turns; without the right to it the usual size serves."""
+    if sys.platform == "linux":
+        import fcntl
+
+        for pipe in pipes:
+            try:
+                fcntl.fcntl(pipe, F_SETPIPE_SZ, PIPE_BYTES)
+            except OSError:
+                return

@@ -1,0 +1,279 @@
+"""The attempts that run: they go to a host, and what the host says of them goes into the outbox.
+
+An attempt leaves with its last report. It survives its incarnation: after a new registration its reports carry the new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import structlog
+from msgspec import Raw
+
+from mloc.core.events import (
+    AttemptFailed, AttemptStopped, AttemptSucceeded, CheckpointSaved, EngineReady, EngineSlept, Error, HeldAttempt, RowsCompleted,
+)  # fmt: skip
+from mloc.core.host_frames import CheckpointDone, Failed, RowsDone, RunTask, Stopped, StopTask, Succeeded, Telemetry
+from mloc.services.clock import Clock
+from mloc.services.worker.attempt import Attempt, AttemptKey
+from mloc.services.worker.device_table import DeviceTable
+from mloc.services.worker.exit_reasons import explain_exit
+from mloc.services.worker.host_link import HostExit
+from mloc.services.worker.host_pool import Host, HostFailed, HostNeed, HostPool
+from mloc.services.worker.input_resolution import InputResolver, ResolutionError
+from mloc.services.worker.outbox import Outbox
+from mloc.services.worker.scrubbing import scrub_bytes, scrub_text
+from mloc.services.worker.telemetry import TelemetryBuffer
+
+LIGHT_IN_FLIGHT = 1024  # light attempts in the light host at a time
+LIGHT_BYTES_IN_FLIGHT = 8 * 1024 * 1024  # on their way to it
+RUN_BLOCK_BYTES = 1024 * 1024  # of specs in one block of frames
+
+_log = structlog.get_logger("worker")
+
+
+class Runs:
+    """`pool` is set by the agent, which makes the two for each other; `on_room` is called when something may start that could not before."""
+
+    pool: HostPool
+
+    def __init__(
+        self, outbox: Outbox, table: DeviceTable, resolver: InputResolver, telemetry: TelemetryBuffer, clock: Clock, family_of: Callable[[str], str]
+    ) -> None:
+        self._outbox = outbox
+        self._table = table
+        self._resolver = resolver
+        self._telemetry = telemetry
+        self._clock = clock
+        self._family_of = family_of
+        self._running: dict[AttemptKey, Attempt] = {}
+        self._host_of: dict[AttemptKey, Host] = {}  # of those that are not light
+        self._light_running = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.on_room: Callable[[], None] = lambda: None
+        self.none_left = asyncio.Event()
+        self.none_left.set()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __contains__(self, key: AttemptKey) -> bool:
+        return key in self._running
+
+    def held(self) -> list[HeldAttempt]:
+        return [attempt.held() for attempt in self._running.values()]
+
+    def light_room(self) -> int:
+        """How many more light attempts may be started."""
+        return LIGHT_IN_FLIGHT - self._light_running if self.pool.light.unsent_bytes < LIGHT_BYTES_IN_FLIGHT else 0
+
+    def begin(self, attempts: Sequence[Attempt]) -> None:
+        """Run attempts whose start is in the log."""
+        plain: list[Attempt] = []
+        now = self._clock.monotonic()
+        for attempt in attempts:
+            attempt.started_at = now
+            self._running[attempt.key] = attempt
+            if attempt.dispatch.light:
+                self._light_running += 1
+                if self._resolver.is_plain(attempt.dispatch):
+                    plain.append(attempt)
+                    continue
+            attempt.stage = "preparing"
+            self._spawn(self._prepare(attempt))
+        if self._running:
+            self.none_left.clear()
+        if plain:
+            self._run_light([(attempt, self._resolver.plain(attempt)) for attempt in plain])
+
+    def stop(self, key: AttemptKey, reason: str, grace_sec: float) -> None:
+        """Ask a running attempt to stop cleanly; its host is killed after the grace. Its last report answers the stop."""
+        attempt = self._running.get(key)
+        if attempt is None or attempt.stop_reason is not None:
+            return
+        attempt.stop_reason = reason or "stopped"
+        if attempt.stage == "running":
+            self._ask_to_stop(attempt, grace_sec)
+
+    def stop_all(self, reason: str, grace_sec: float) -> None:
+        for key in list(self._running):
+            self.stop(key, reason, grace_sec)
+
+    def announce_engines(self) -> None:
+        """After a new registration: the hosts and their warm engines are still there."""
+        for host in self.pool.all:
+            for engine, seconds in host.engines.items():
+                self.engine(host, engine, seconds, loaded=True)
+
+    def cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    # --- what the hosts tell ---
+
+    def frames(self, host: Host, frames: list[Any]) -> None:
+        for frame in frames:
+            if type(frame) is Telemetry:
+                self._telemetry_of(host, frame)
+                continue
+            attempt = host.attempts.get((frame.task, frame.attempt))
+            if attempt is None:
+                continue  # it was given up, or the host speaks of what it was never given
+            match frame:
+                case Succeeded():
+                    self._succeeded(host, attempt, frame)
+                case Failed(error=error, duration_ms=duration_ms):
+                    self._failed(host, attempt, error, duration_ms)
+                case Stopped(reason=reason):
+                    self._stopped(host, attempt, attempt.stop_reason or reason)
+                case RowsDone(part=part, rows=rows, sha256=sha256):
+                    self._outbox.put(RowsCompleted(**self._names(attempt), part=part, rows=rows, sha256=sha256), precious=True)
+                case CheckpointDone(step=step, path=path, sha256=sha256):
+                    self._outbox.put(CheckpointSaved(**self._names(attempt), step=step, path=path, sha256=sha256), precious=True)
+        self.on_room()
+
+    def line(self, host: Host, text: str) -> None:
+        attempt = next(iter(host.attempts.values()), None)
+        if attempt is None or attempt.dispatch.light:
+            _log.debug("a host says", pid=host.pid, line=text)
+        else:
+            self._telemetry.line(attempt.key, scrub_text(text, attempt.secrets))
+
+    def engine(self, host: Host, engine: str, seconds: float, *, loaded: bool) -> None:
+        worker, incarnation = self._outbox.worker, self._outbox.incarnation
+        if loaded:
+            self._outbox.put(EngineReady(worker=worker, incarnation=incarnation, engine=engine, seconds=seconds, devices=host.plan.devices))
+        else:
+            self._outbox.put(EngineSlept(worker=worker, incarnation=incarnation, engine=engine, seconds=seconds))
+
+    def host_ended(self, host: Host, exit: HostExit) -> None:
+        """Its attempts fail, and can be tried again. A light host takes only the one that it was at with it."""
+        left = list(host.attempts.values())
+        if left and not host.killed:
+            _log.warning("a host ended", pid=host.pid, exit_code=exit.code, signal=exit.signal, attempts=len(left))
+        rerun: list[Attempt] = []
+        for position, attempt in enumerate(left):
+            if attempt.stop_reason is not None:
+                self._stopped(host, attempt, attempt.stop_reason)
+            elif attempt.dispatch.light and (host.killed or (position > 0 and host.ready)):
+                rerun.append(attempt)
+            else:
+                message = explain_exit(exit, scrub_text("\n".join(host.tail), attempt.secrets))
+                self._failed(host, attempt, Error("HostDied", message), 0.0)
+        host.attempts.clear()
+        for attempt in rerun:
+            self._spawn(self._prepare(attempt))
+        self.on_room()
+
+    # --- into a host ---
+
+    async def _prepare(self, attempt: Attempt) -> None:
+        """Resolve references and inputs, find a host, run. Ends in a running attempt or its last report."""
+        try:
+            frame = await self._resolver.resolve(attempt)
+            if attempt.dispatch.light:
+                if attempt.stop_reason is None:
+                    return self._run_light([(attempt, frame)])
+                return self._stopped(None, attempt, attempt.stop_reason)
+            if attempt.stop_reason is None:
+                need = HostNeed(self._family_of(attempt.dispatch.task_type), attempt.dispatch.engine, attempt.devices)
+                host = await self.pool.reserve(need)
+                if attempt.stop_reason is None:
+                    return self._run(host, attempt, frame)
+                self.pool.give_back(host)
+            self._stopped(None, attempt, attempt.stop_reason)
+        except ResolutionError as error:
+            self._failed(None, attempt, Error("InputError", scrub_text(str(error), attempt.secrets), error.retryable), 0.0)
+        except HostFailed as error:
+            self._failed(None, attempt, Error("HostFailed", str(error)), 0.0)
+
+    def _run(self, host: Host, attempt: Attempt, frame: RunTask) -> None:
+        attempt.stage = "running"
+        host.attempts[attempt.key] = attempt
+        self._host_of[attempt.key] = host
+        host.send([frame])
+
+    def _run_light(self, runs: list[tuple[Attempt, RunTask]]) -> None:
+        host = self.pool.light
+        block: list[RunTask] = []
+        size = 0
+        for attempt, frame in runs:
+            attempt.stage = "running"
+            host.attempts[attempt.key] = attempt
+            block.append(frame)
+            size += len(frame.spec)
+            if size > RUN_BLOCK_BYTES:
+                host.send(block)
+                block, size = [], 0
+        if block:
+            host.send(block)
+
+    def _ask_to_stop(self, attempt: Attempt, grace_sec: float) -> None:
+        host = self.pool.light if attempt.dispatch.light else self._host_of[attempt.key]
+        host.send([StopTask(*attempt.key, attempt.stop_reason or "", grace_sec)])
+        self._spawn(self._kill_after(host, attempt, grace_sec))
+
+    async def _kill_after(self, host: Host, attempt: Attempt, grace_sec: float) -> None:
+        await self._clock.sleep(grace_sec)
+        if attempt.stage == "running" and attempt.key in host.attempts:
+            _log.warning("an attempt did not stop within its grace; its host is killed", task=attempt.key[0], attempt=attempt.key[1])
+            host.kill()
+
+    # --- last reports ---
+
+    def _succeeded(self, host: Host, attempt: Attempt, frame: Succeeded) -> None:
+        result = frame.result if not attempt.secrets else scrub_bytes(frame.result, attempt.secrets)
+        event = AttemptSucceeded(
+            task=frame.task, attempt=frame.attempt, worker=self._outbox.worker, incarnation=self._outbox.incarnation, seq=self._outbox.next_seq,
+            result=Raw(result), sha256=frame.sha256, size_bytes=frame.size_bytes, files=frame.files, duration_ms=frame.duration_ms,
+            usage=frame.usage,
+        )  # fmt: skip
+        self._end(host, attempt, event)
+
+    def _failed(self, host: Host | None, attempt: Attempt, error: Error, duration_ms: float) -> None:
+        if attempt.stop_reason is not None:  # what it says after it was asked to stop is how it stopped
+            return self._stopped(host, attempt, attempt.stop_reason)
+        if attempt.secrets:
+            error = Error(error.type, scrub_text(error.message, attempt.secrets), error.retryable)
+        duration_ms = duration_ms or (self._clock.monotonic() - attempt.started_at) * 1000
+        self._end(host, attempt, AttemptFailed(**self._names(attempt), error=error, duration_ms=duration_ms))
+
+    def _stopped(self, host: Host | None, attempt: Attempt, reason: str | None) -> None:
+        self._end(host, attempt, AttemptStopped(**self._names(attempt), reason=reason or ""))
+
+    def _end(self, host: Host | None, attempt: Attempt, event: AttemptSucceeded | AttemptFailed | AttemptStopped) -> None:
+        light = attempt.dispatch.light
+        attempt.stage = "ended"
+        entry_id = attempt.entry_id if attempt.incarnation == self._outbox.incarnation else ""
+        self._outbox.put(event, entry_id, held=attempt.held(), precious=not light)
+        del self._running[attempt.key]
+        if host is not None:
+            host.attempts.pop(attempt.key, None)
+        if light:
+            self._light_running -= 1
+        else:
+            self._host_of.pop(attempt.key, None)
+            self._table.release(attempt)
+            if host is not None:
+                self.pool.give_back(host)
+        if not self._running:
+            self.none_left.set()
+        if host is None:
+            self.on_room()
+
+    def _names(self, attempt: Attempt) -> dict[str, Any]:
+        task, number = attempt.key
+        outbox = self._outbox
+        return {"task": task, "attempt": number, "worker": outbox.worker, "incarnation": outbox.incarnation, "seq": outbox.next_seq}
+
+    def _telemetry_of(self, host: Host, frame: Telemetry) -> None:
+        attempt = host.attempts.get((frame.task, frame.attempt))
+        if attempt is not None:
+            self._telemetry.points(frame, attempt.secrets)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
