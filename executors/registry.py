@@ -44,6 +44,7 @@ class Offer(Struct, frozen=True):
     missing: list[str] = []
     extra: str = ""
     light: bool = False
+    family: str = ""  # task types of one family share their libraries, and so a warm host
 
     @property
     def remedy(self) -> str:
@@ -80,7 +81,7 @@ def executor_of(task_type: str) -> Executor:
 def available() -> list[Offer]:
     """Every task type and whether this machine can run it."""
     return [
-        Offer(task_type, runs=not (missing := executor.missing()), missing=missing, extra=executor.extra, light=executor.light)
+        Offer(task_type, not (missing := executor.missing()), missing, executor.extra, executor.light, executor.module)
         for task_type, executor in executors().items()
     ]
 

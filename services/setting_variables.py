@@ -99,6 +99,7 @@ GROUPS: dict[str, dict[str, Variable]] = {
             default_text="120; mloc up 5",
         ),
         "stop_grace_sec": Variable(kind.seconds(0), "Time that a task has to stop cleanly before it is killed."),
+        "worker_drain_sec": Variable(kind.seconds(0), "Time that running tasks have to end when the worker is asked to leave."),
         "vllm_model": Variable(kind.TEXT, "Model of inference tasks that name none."),
         "ppo_model": Variable(kind.TEXT, "Model of training tasks that name none."),
     },

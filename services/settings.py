@@ -57,6 +57,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     heartbeat_interval_sec: float = 30.0
     heartbeat_ttl_sec: float = 120.0
     stop_grace_sec: float = 10.0
+    worker_drain_sec: float = 30.0
     vllm_model: str | None = None
     ppo_model: str | None = None
 

@@ -15,10 +15,11 @@ import structlog
 from msgspec import Struct
 
 from mloc.core.host_frames import EngineLoaded, Go, HostReady, Quit, WorkerFrame
-from mloc.services.clock import Clock, wait_at_most
+from mloc.services.clock import Clock
 from mloc.services.worker.attempt import Attempt, AttemptKey
 from mloc.services.worker.host_link import HostExit, HostLauncher, HostLink, HostPlan
 from mloc.services.worker.ledger import Ledger
+from mloc.services.worker.waiting import wait_at_most
 
 TAIL_LINES = 20  # of a host's output, kept to explain its death
 QUIT_GRACE_SEC = 3.0

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+from mloc.core import codec
 from mloc.core.answers import Dispatch, InputRef
 from mloc.core.events import AttemptSucceeded, ResultPublished
 from mloc.core.host_frames import RunTask
+from mloc.core.language import references
+from mloc.core.language.errors import LanguageError
 from mloc.services.clock import Clock
 from mloc.services.event_log import EventLog, LogUnavailable, ServerChanged
 from mloc.services.worker.attempt import Attempt
+from mloc.services.worker.scrubbing import secrets_worth_hiding
 
 ATTEMPTS_FOLDER = ".attempts"
 RESULT_FILE = "responses.json"
 PAUSE_SEC = 0.5
+
+Answer = TypeVar("Answer")
 
 _decode_json = msgspec.json.Decoder().decode
 
@@ -42,18 +48,27 @@ class InputResolver:
 
     @staticmethod
     def is_plain(dispatch: Dispatch) -> bool:
-        """Whether the spec can go to the host as it is."""
-        return not dispatch.inputs and not dispatch.secrets_task and b"${" not in memoryview(dispatch.spec).tobytes()
+        """Whether the spec can go to the host as it is, its bytes untouched."""
+        return not dispatch.inputs and b"${" not in bytes(dispatch.spec)
 
     def plain(self, attempt: Attempt) -> RunTask:
         return self._frame(attempt, bytes(attempt.dispatch.spec), {})
 
     async def resolve(self, attempt: Attempt) -> RunTask:
-        """Raises ResolutionError. Sets the attempt's secrets before anything else can fail."""
+        """What the host gets. Raises ResolutionError; sets the attempt's secrets before that, so that no message shows one."""
         dispatch = attempt.dispatch
-        if self.is_plain(dispatch):
-            return self.plain(attempt)
-        return self._frame(attempt, bytes(dispatch.spec), {})
+        inputs = {name: await self._input(name, reference) for name, reference in dispatch.inputs.items()}
+        spec = bytes(dispatch.spec)
+        if b"${" in spec:
+            secrets = await self._secrets(dispatch.secrets_task) if b"${secret." in spec else {}
+            used = _Used(self._variables)
+            try:
+                spec = msgspec.json.encode(references.resolve(_decode_json(spec), inputs, used, secrets))
+            except LanguageError as error:
+                raise ResolutionError(str(error)) from error
+            finally:
+                attempt.secrets = secrets_worth_hiding([*secrets.values(), *used.seen.values()])
+        return self._frame(attempt, spec, inputs)
 
     def _frame(self, attempt: Attempt, spec: bytes, inputs: dict[str, Any]) -> RunTask:
         dispatch = attempt.dispatch
@@ -63,3 +78,52 @@ class InputResolver:
             task, number, dispatch.task_type, spec, f"{folders}{number}", f"{self._root}/{task}", f"{folders}rows",
             dispatch.shard, inputs, attempt.devices, dispatch.checkpoint,
         )  # fmt: skip
+
+    async def _input(self, name: str, reference: InputRef) -> dict[str, Any]:
+        """One dependency as references see it: its task, the folder of its published result, the result itself."""
+        result = await self._logged_result(reference) if reference.inline and reference.result_id else b""
+        if not result:
+            result = self._published_result(name, reference)
+        try:
+            return {"task_id": reference.task, "folder": f"{self._root}/{reference.task}", "result": _decode_json(result)}
+        except msgspec.DecodeError as error:
+            raise ResolutionError(f"the result of {name} (task {reference.task}) is no JSON: {error}") from error
+
+    async def _logged_result(self, reference: InputRef) -> bytes:
+        """The result inside its log entry; empty where the entry was trimmed or holds none."""
+        entry = await self._patiently(lambda: self._log.entry(reference.result_id))
+        event = codec.decode(entry.type, entry.payload) if entry is not None else None
+        return bytes(event.result) if isinstance(event, AttemptSucceeded | ResultPublished) else b""
+
+    def _published_result(self, name: str, reference: InputRef) -> bytes:
+        path = self._results_dir / reference.task / RESULT_FILE
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise ResolutionError(
+                f"the result of {name} (task {reference.task}) cannot be read at {path} ({error.strerror}): "
+                "do this worker and the aggregator share RESULTS_DIR?", retryable=True,
+            ) from error  # fmt: skip
+
+    async def _secrets(self, task: str) -> dict[str, str]:
+        return await self._patiently(lambda: self._log.secrets(task)) if task else {}
+
+    async def _patiently(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """The attempt has started: it waits for a log that cannot be reached."""
+        while True:
+            try:
+                return await ask()
+            except (LogUnavailable, ServerChanged):
+                await self._clock.sleep(PAUSE_SEC)
+
+
+class _Used(dict[str, str]):
+    """Variables, of which it remembers those that were read: what a task never saw need not be hidden in its reports."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        super().__init__(variables)
+        self.seen: dict[str, str] = {}
+
+    def __getitem__(self, name: str) -> str:
+        self.seen[name] = value = super().__getitem__(name)
+        return value

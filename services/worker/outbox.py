@@ -39,7 +39,7 @@ class Outgoing(NamedTuple):
 class Outbox:
     def __init__(self, worker: str, ledger: Ledger, on_acknowledged: Callable[[list[str]], None]) -> None:
         """`on_acknowledged` is told the inbox entries that the log has removed."""
-        self._worker = worker
+        self.worker = worker
         self._ledger = ledger
         self._on_acknowledged = on_acknowledged
         self._queue: deque[Outgoing] = deque()
@@ -99,7 +99,7 @@ class Outbox:
         pause = FIRST_PAUSE_SEC
         while True:
             try:
-                await log.report(self._worker, batch[0].incarnation, batch[0].seq, [out.report for out in batch])
+                await log.report(self.worker, batch[0].incarnation, batch[0].seq, [out.report for out in batch])
                 return
             except LogUnavailable:
                 await clock.sleep(pause)

@@ -13,7 +13,15 @@ import structlog
 from msgspec import Raw
 
 from mloc.core.events import (
-    AttemptFailed, AttemptStopped, AttemptSucceeded, CheckpointSaved, EngineReady, EngineSlept, Error, HeldAttempt, RowsCompleted,
+    AttemptFailed,
+    AttemptStopped,
+    AttemptSucceeded,
+    CheckpointSaved,
+    EngineReady,
+    EngineSlept,
+    Error,
+    HeldAttempt,
+    RowsCompleted,
 )  # fmt: skip
 from mloc.core.host_frames import CheckpointDone, Failed, RowsDone, RunTask, Stopped, StopTask, Succeeded, Telemetry
 from mloc.services.clock import Clock

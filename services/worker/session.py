@@ -49,12 +49,16 @@ class Session:
         self._over = False
         self._draining = False
         self._read_pending = False
+        self._left = asyncio.Event()
+        self.none_starting = asyncio.Event()
+        self.none_starting.set()
 
-    async def run(self) -> IncarnationLost | ServerChanged:
+    async def run(self) -> str:
         """Until the incarnation is over; gives the reason. Starts in flight are then answered or given up."""
         self._runs.on_room = self._wake.set
         starter = asyncio.ensure_future(self._start_forever())
-        others = [asyncio.ensure_future(self._read_forever()), asyncio.ensure_future(self._beat_forever())]
+        left = asyncio.ensure_future(self._left.wait())
+        others = [left, asyncio.ensure_future(self._read_forever()), asyncio.ensure_future(self._beat_forever())]
         others.append(asyncio.ensure_future(self._outbox.send_forever(self._log, self._clock)))
         try:
             ended, _ = await asyncio.wait([starter, *others], return_when=asyncio.FIRST_COMPLETED)
@@ -64,15 +68,20 @@ class Session:
             for task in others:
                 task.cancel()
         await asyncio.wait([starter, *others])
-        reason = ended.pop().exception()
-        if isinstance(reason, IncarnationLost | ServerChanged):
-            return reason
-        raise reason if reason is not None else RuntimeError("a loop of the worker ended by itself")
+        for task in ended - {left}:
+            if not isinstance(reason := task.exception(), IncarnationLost | ServerChanged):
+                raise reason if reason is not None else RuntimeError("a loop of the worker ended by itself")
+            return str(reason)
+        return "the worker offers nothing any more"
 
     def drain(self) -> None:
         """Start nothing more: what waits, and what still comes, is given back."""
         self._draining = True
         self._give_back_waiting()
+
+    def leave(self) -> None:
+        """End this incarnation, so that the worker registers anew."""
+        self._left.set()
 
     def forget(self, entry_ids: list[str]) -> None:
         """The log has removed these inbox entries."""
@@ -155,14 +164,12 @@ class Session:
             self._wake.clear()
             while not self._over and not self._draining and (batch := self._inbox.pick(self._runs.light_room())):
                 self._room.set()
-                for attempt in batch:
-                    self._starting[attempt.key] = attempt
-                try:
-                    answers = await self._ask_to_start(batch)
-                finally:
-                    for attempt in batch:
-                        del self._starting[attempt.key]
+                self._starting = {attempt.key: attempt for attempt in batch}
+                self.none_starting.clear()
+                answers = await self._ask_to_start(batch)
+                self._starting = {}
                 self._run_those_that_may(batch, answers)
+                self.none_starting.set()
 
     async def _ask_to_start(self, batch: list[Attempt]) -> list[bool]:
         """Repeated until answered; no for all where the session ends before that. Raises IncarnationLost, ServerChanged."""
@@ -197,6 +204,8 @@ class Session:
     def _run_those_that_may(self, batch: list[Attempt], answers: list[bool]) -> None:
         may_run: list[Attempt] = []
         for attempt, may in zip(batch, answers, strict=True):
+            if self._draining and may and attempt.stop_reason is None:
+                attempt.stop_reason = "drain"
             if attempt.stop_reason is not None:
                 self._table.release(attempt)
                 self._inbox.refuse(attempt.key)
