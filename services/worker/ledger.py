@@ -19,7 +19,7 @@ class LedgerError(Exception):
     """The ledger cannot be used; the message says what to do."""
 
 
-class Line(Struct, frozen=True, tag=True, omit_defaults=True):
+class Line(Struct, frozen=True, tag=True, tag_field="line", omit_defaults=True):
     """One line of the ledger."""
 
 

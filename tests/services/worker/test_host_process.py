@@ -1,0 +1,113 @@
+"""Real host processes on real pipes."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from mloc.core.host_frames import Go, HostReady, Quit, RunTask, Succeeded
+from mloc.services.clock import SystemClock
+from mloc.services.worker.host_link import HostExit, HostPlan
+from mloc.services.worker.host_process import LineCutter, ProcessLauncher, ProcessLink
+from mloc.services.worker.process_groups import living_members
+
+
+class Witness:
+    """Notes what a link tells."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+        self.lines: list[str] = []
+        self.exit: HostExit | None = None
+        self._changed = asyncio.Event()
+
+    def frames(self, frames: list[Any]) -> None:
+        assert self.exit is None
+        self.heard += frames
+        self._changed.set()
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+        self._changed.set()
+
+    def ended(self, exit: HostExit) -> None:
+        self.exit = exit
+        self._changed.set()
+
+    async def until(self, seen: Any, seconds: float = 20) -> None:
+        async with asyncio.timeout(seconds):
+            while not seen(self):
+                self._changed.clear()
+                await self._changed.wait()
+
+
+@pytest.fixture
+async def launcher() -> AsyncIterator[ProcessLauncher]:
+    yield ProcessLauncher(os.environ, "test-worker", SystemClock())
+
+
+def echo(task: str, text: str = "hello", **echo: Any) -> RunTask:
+    return RunTask(task, 1, "echo", json.dumps({"taskType": "echo", "data": {"type": "list", "items": [text]}, "echo": echo}).encode())
+
+
+async def _light(launcher: ProcessLauncher, witness: Witness) -> ProcessLink:
+    link = await launcher.launch(HostPlan(light=True), witness)
+    link.send([Go()])
+    return link
+
+
+async def test_a_light_host_answers_a_batch_and_leaves_when_told(launcher: ProcessLauncher) -> None:
+    witness = Witness()
+    link = await _light(launcher, witness)
+    link.send([echo(f"t{number}") for number in range(100)])
+    await witness.until(lambda seen: sum(isinstance(frame, Succeeded) for frame in seen.heard) == 100)
+    assert isinstance(witness.heard[0], HostReady)
+    link.send([Quit()])
+    await witness.until(lambda seen: seen.exit is not None)
+    assert witness.exit == HostExit(code=0)
+    assert living_members(link.record, "test-worker") == []
+
+
+async def test_megabytes_both_ways_at_once_stand_still_nowhere(launcher: ProcessLauncher) -> None:
+    witness = Witness()
+    link = await _light(launcher, witness)
+    link.send([echo(f"t{number}", "x" * 30_000) for number in range(400)])
+    link.send([echo(f"u{number}", "x" * 30_000) for number in range(400)])
+    await witness.until(lambda seen: sum(isinstance(frame, Succeeded) for frame in seen.heard) == 800)
+    assert link.unsent_bytes == 0
+    link.kill()
+    await witness.until(lambda seen: seen.exit is not None)
+
+
+async def test_a_killed_host_is_noticed_at_once_with_its_signal(launcher: ProcessLauncher) -> None:
+    witness = Witness()
+    link = await _light(launcher, witness)
+    await witness.until(lambda seen: seen.heard)
+    os.kill(link.record.pid, signal.SIGKILL)
+    await witness.until(lambda seen: seen.exit is not None, seconds=2)
+    assert witness.exit == HostExit(signal=9)
+
+
+async def test_orphans_are_killed_and_gone_but_not_a_later_process_with_the_same_pid(launcher: ProcessLauncher) -> None:
+    witness, other = Witness(), Witness()
+    orphan = await _light(launcher, witness)
+    bystander = await ProcessLauncher(os.environ, "another-worker", SystemClock()).launch(HostPlan(light=True), other)
+    await launcher.kill_orphans([orphan.record, type(bystander.record)(bystander.record.pid, "1")])
+    assert living_members(orphan.record, "test-worker") == []
+    assert living_members(bystander.record, "another-worker") != []
+    await witness.until(lambda seen: seen.exit is not None)
+    bystander.kill()
+    await other.until(lambda seen: seen.exit is not None)
+
+
+def test_lines_are_cut_whole_and_a_progress_bar_is_its_last_state() -> None:
+    lines: list[str] = []
+    cutter = LineCutter(lines.append)
+    for chunk in (b"one\ntw", b"o\n\n10%\r50%\r100%\n", b"r\xc3\xa9st"):
+        cutter.feed(chunk)
+    cutter.end()
+    assert lines == ["one", "two", "100%", "rést"]
