@@ -153,6 +153,8 @@ class Agent:
             attempts=(*self.runs.held(), *self.outbox.unacknowledged()), version=plan.version,
         )  # fmt: skip
         await self._log.register(event, self._ledger.nonce, int(plan.heartbeat_ttl_sec * 1000))
+        if (now_served_by := await self._log.run_id()) != run_id:
+            raise ServerChanged(f"the server was started again ({now_served_by}) while this worker registered")
         _log.info("registered", worker=self.worker, incarnation=incarnation, task_types=list(plan.task_types), held=len(event.attempts))
         return incarnation
 

@@ -37,7 +37,10 @@ class ResolutionError(Exception):
 
 
 class InputResolver:
-    """`results_dir` is the folder of published results; `variables` are the values that `${NAME}` may take on this worker."""
+    """`results_dir` is the folder of published results; `variables` are the values that `${NAME}` may take on this worker.
+
+    `log` is a client of its own: looking at entries through the worker's would hide from it that the server is another one.
+    """
 
     def __init__(self, log: EventLog, clock: Clock, results_dir: Path, variables: Mapping[str, str]) -> None:
         self._log = log

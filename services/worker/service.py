@@ -61,16 +61,18 @@ async def _run(settings: Settings) -> None:
     ledger, ledger_file = await open_ledger(settings.worker_folder, settings.worker_id)
     results_dir = _results_folder(settings)
     plan = _plan(settings, environ)
-    log = RedisLog(event_log_url(settings), settings.mloc_namespace)
+    url = event_log_url(settings)
+    log, reader = RedisLog(url, settings.mloc_namespace), RedisLog(url, settings.mloc_namespace)
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)  # thousands of short-lived attempts a second are no reason to look at everything
     try:
         await Agent(
             plan, log, clock, ledger, ProcessLauncher(environ, ledger.worker, clock),
-            InputResolver(log, clock, results_dir, allowed_variables(settings, environ)), UsageSampler(plan.hardware.devices).sample, stop,
+            InputResolver(reader, clock, results_dir, allowed_variables(settings, environ)), UsageSampler(plan.hardware.devices).sample, stop,
         ).run()  # fmt: skip
     finally:
         await log.close()
+        await reader.close()
         ledger_file.close()
 
 
