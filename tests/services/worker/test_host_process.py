@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -46,8 +45,8 @@ class Witness:
 
 
 @pytest.fixture
-async def launcher() -> AsyncIterator[ProcessLauncher]:
-    yield ProcessLauncher(os.environ, "test-worker", SystemClock())
+def launcher() -> ProcessLauncher:
+    return ProcessLauncher(os.environ, "test-worker", SystemClock())
 
 
 def echo(task: str, text: str = "hello", **echo: Any) -> RunTask:

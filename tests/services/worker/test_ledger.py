@@ -77,7 +77,7 @@ async def test_tidying_keeps_what_matters() -> None:
 
 
 def test_a_ledger_with_a_foreign_line_is_refused_with_advice() -> None:
-    with pytest.raises(LedgerError, match="line 1 .* move its folder away"):
+    with pytest.raises(LedgerError, match=r"line 1 .* move its folder away"):
         Ledger(MemoryStore(b"not json\n"))
 
 

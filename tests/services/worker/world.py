@@ -12,8 +12,8 @@ from msgspec import Raw
 
 from mloc.core import codec
 from mloc.core.answers import Answer, Dispatch
-from mloc.core.events import AttemptStopRequested, Event, Hardware, TaskDispatched
-from mloc.core.host_frames import Go, RunTask, StopTask, Succeeded
+from mloc.core.events import AttemptStopRequested, Event, Hardware, TaskDispatched, WorkerRegistered
+from mloc.core.host_frames import Quit, RunTask, StopTask, Succeeded
 from mloc.services.clock import SystemClock
 from mloc.services.event_log import EventLog, Lease, LogUnavailable
 from mloc.services.worker.agent import Agent, WorkerPlan
@@ -62,6 +62,8 @@ class FakeHost:
 
     def send(self, frames: Sequence[Any]) -> None:
         self.frames += frames
+        if any(isinstance(frame, Quit) for frame in frames):
+            self.die()
         if self.obedient:
             answers = [succeeded(frame) for frame in frames if isinstance(frame, RunTask)]
             if answers:
@@ -126,9 +128,12 @@ class FaultyLog:
         self.faults: dict[str, list[tuple[str, Exception]]] = {}
         self.held: dict[str, asyncio.Event] = {}
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.dead = False  # its process was killed
 
     def __getattr__(self, name: str) -> Any:
         async def call(*arguments: Any, **options: Any) -> Any:
+            if self.dead:
+                raise asyncio.CancelledError
             self.calls.append((name, arguments))
             if (held := self.held.get(name)) is not None:
                 await held.wait()
@@ -136,6 +141,8 @@ class FaultyLog:
             if when == "before":
                 raise error
             answer = await getattr(self.log, name)(*arguments, **options)
+            if self.dead:
+                raise asyncio.CancelledError
             if when == "after":
                 raise error
             return answer
@@ -157,6 +164,7 @@ class World:
 
     def __init__(self, connect: Callable[[], EventLog], folder: Path, *, obedient: bool = True, **plan: Any) -> None:
         """`connect` gives a new client of the same log."""
+        self.connect = connect
         self.truth = connect()
         self.folder = folder
         self.log, self.reader = FaultyLog(connect()), FaultyLog(connect())
@@ -181,29 +189,36 @@ class World:
         self.stop = asyncio.Event()
         self.agent = Agent(self.plan, self.log, clock, ledger, self.launcher, resolver, Usage, self.stop)
         self.agents.append(asyncio.ensure_future(self.agent.run()))
-        registered = len(await self.events("WorkerRegistered"))
-        await self.until(lambda events: len([event for event in events if codec.type_of(event) == "WorkerRegistered"]) > registered - 1)
+        await asyncio.sleep(0)
         return self.agent
+
+    async def registered(self, incarnation: int = 1) -> WorkerRegistered:
+        """Wait until the worker is registered under this incarnation; gives the registration."""
+        found: list[WorkerRegistered] = []
+        await self.until(lambda events: found.extend(e for e in events if isinstance(e, WorkerRegistered) and e.incarnation == incarnation) or found)
+        return found[0]
 
     @property
     def life(self) -> asyncio.Task[None]:
         return self.agents[-1]
 
     async def crash(self) -> None:
-        """As kill -9 would: nothing more is written or sent, the hosts die, the ledger stays."""
-        store, self.store = self.store, MemoryStore(self.store.content)
-        store.content = b""
+        """As kill -9 would: nothing more is written or sent, the hosts die unheard, the ledger stays as it is."""
+        self.store = MemoryStore(self.store.content)
         for host in self.launcher.hosts:
             host.alive = False
+        self.agent.pool.close = _nothing  # type: ignore[method-assign]
+        self.log.dead = self.reader.dead = True
         self.life.cancel()
         self.agent.runs.cancel()
-        await asyncio.wait([self.life], timeout=5)
+        await asyncio.wait([self.life])
+        self.log, self.reader = FaultyLog(self.connect()), FaultyLog(self.connect())
 
     async def close(self) -> None:
-        for life in self.agents:
-            life.cancel()
-        if self.agents:
-            await asyncio.wait(self.agents, timeout=5)
+        if self.agents and not self.life.done():
+            self.agent.pool.close = _nothing  # type: ignore[method-assign]
+            self.life.cancel()
+            await asyncio.wait([self.life])
 
     # --- what the scheduler does ---
 
@@ -228,6 +243,7 @@ class World:
     async def all_events(self) -> list[Event]:
         events: list[Event] = []
         after = "0-0"
+        await self.truth.run_id()  # so that a restart of the server is no news to it
         while entries := await self.truth.read(after):
             after = entries[-1].id
             events += [event for entry in entries if isinstance(event := codec.decode(entry.type, entry.payload), Event)]
@@ -258,6 +274,10 @@ class World:
         async with asyncio.timeout(seconds):
             while not condition():
                 await asyncio.sleep(0.002)
+
+
+async def _nothing() -> None:
+    return
 
 
 def dispatch(
