@@ -1,0 +1,104 @@
+"""Why a task waits: the same predicates that place it, asked of every worker. The reasons have one order; the first that holds is the answer.
+
+    no worker offers this type > fits no worker > held (dependency, back-off, drain) > all that fit are busy > next in line
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from mloc.core import placement
+from mloc.core.cluster import Cluster
+from mloc.core.events import Need
+from mloc.core.placement import Room
+from mloc.core.task import FINAL, Task
+
+Reason = Literal["no_worker", "never_fits", "held", "busy", "next", "sent", "ended", "dead_lettered", "children"]
+
+
+class WorkerVerdict(Struct, frozen=True, gc=False):
+    """What one worker says to the task: `fits` for its kind, `has_room` now, and `why` not, in words."""
+
+    worker: str
+    fits: bool
+    has_room: bool
+    why: str
+
+
+class Explanation(Struct, frozen=True, gc=False):
+    """The first reason that holds, in words, and each worker's verdict."""
+
+    reason: Reason
+    summary: str
+    workers: tuple[WorkerVerdict, ...] = ()
+
+
+def explain(cluster: Cluster, task: Task) -> Explanation:
+    """Why the task is where it is."""
+    if task.phase in FINAL or task.phase == "succeeded":
+        return Explanation("ended", f"the task is {_words(task.phase)}" + (f": {task.reason}" if task.reason else ""))
+    if task.phase == "dead_lettered":
+        return Explanation("dead_lettered", f"the task failed and waits for a person ({task.reason}); `mloc-intake retry {task.id}` runs it again")
+    if task.phase in ("dispatched", "running") and not task.children:
+        return Explanation("sent", f"attempt {task.current} {'runs on' if task.phase == 'running' else 'was sent to'} worker {task.worker}")
+    if task.children:
+        return _of_children(cluster, task)
+    return explain_need(cluster, task.need, _held(cluster, task)) if task.need else Explanation("held", "the task states no need")
+
+
+def explain_need(cluster: Cluster, need: Need, held: str = "") -> Explanation:
+    """Where a need would go now; `held` says what else keeps its task back."""
+    verdicts = tuple(_verdict(cluster, worker_id, need) for worker_id in sorted(cluster.workers))
+    alive = [worker for worker in cluster.workers.values() if worker.phase == "alive"]
+    if not alive:
+        return Explanation("no_worker", "no worker is there; start one with `mloc worker`", verdicts)
+    if not any(need.task_type in worker.task_types for worker in alive):
+        return Explanation("no_worker", f"none of {_count(len(alive), 'worker')} offers task type {need.task_type}", verdicts)
+    if not any(verdict.fits for verdict in verdicts):
+        nearest = next((v for v in verdicts if need.task_type in cluster.workers[v.worker].task_types), verdicts[0])
+        return Explanation("never_fits", f"no worker fits; {nearest.worker}: {nearest.why}", verdicts)
+    if held:
+        return Explanation("held", held, verdicts)
+    if not any(verdict.has_room for verdict in verdicts):
+        return Explanation("busy", f"{_count(sum(v.fits for v in verdicts), 'worker')} that would fit: all busy", verdicts)
+    return Explanation("next", "next in line", verdicts)
+
+
+def _verdict(cluster: Cluster, worker_id: str, need: Need) -> WorkerVerdict:
+    worker = cluster.workers[worker_id]
+    if misfit := placement.misfit(cluster, worker, need):
+        return WorkerVerdict(worker_id, fits=False, has_room=False, why=misfit)
+    room = Room(cluster, worker).place(need) is not None
+    return WorkerVerdict(worker_id, fits=True, has_room=room, why="it has room" if room else "it is busy")
+
+
+def _held(cluster: Cluster, task: Task) -> str:
+    if task.phase == "waiting":
+        met = cluster.met.get(task.id, {})
+        open_ = [id for id in task.depends_on if id not in met and not _is_published(cluster, id)]
+        dead = [id for id in open_ if (known := cluster.tasks.get(id)) and known.phase == "dead_lettered"]
+        return f"it waits for {', '.join(open_)}" + (f"; {dead[0]} failed and waits for a person" if dead else "")
+    if task.phase == "backoff":
+        return f"it is tried again after a pause: {task.reason}"
+    return "" if task.phase == "ready" else f"the scheduler decides about it next: {task.reason}"
+
+
+def _of_children(cluster: Cluster, task: Task) -> Explanation:
+    open_ = [child for id in task.children if (child := cluster.tasks.get(id)) and child.phase not in FINAL]
+    lines = [f"{child.stage or child.id}: {explain(cluster, child).summary}" for child in open_[:5]]
+    return Explanation("children", f"{task.done} of {len(task.children)} parts are done" + ("; " + "; ".join(lines) if lines else ""))
+
+
+def _is_published(cluster: Cluster, id: str) -> bool:
+    task = cluster.tasks.get(id)
+    return task is not None and task.phase == "published"
+
+
+def _words(phase: str) -> str:
+    return phase.replace("_", " ")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

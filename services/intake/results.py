@@ -1,0 +1,57 @@
+"""Published results as readers get them: the tree in RESULTS_DIR, and before it is written the log itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mloc.core import codec
+from mloc.core.events import AttemptSucceeded, ResultPublished
+from mloc.core.task import Task
+from mloc.services.event_log import EventLog
+
+RESULT_FILE = "responses.json"
+MANIFEST_FILE = "manifest.json"
+
+
+class UnsafePath(Exception):
+    """A name that would lead out of the task's folder."""
+
+
+def result_folder(results_dir: Path, task_id: str) -> Path:
+    """Where the tree of a task's result is. Raises UnsafePath."""
+    if "/" in task_id or "\0" in task_id or task_id.startswith("."):
+        raise UnsafePath(f"{task_id!r} is no task id")
+    return results_dir / task_id
+
+
+async def read_result(log: EventLog, results_dir: Path, task: Task) -> bytes | None:
+    """`responses.json` of an ended task, from the tree or from the log; None where it is in neither. Raises UnsafePath, LogUnavailable."""
+    file = result_folder(results_dir, task.id) / RESULT_FILE
+    try:
+        return file.read_bytes()
+    except OSError:
+        pass
+    entry = await log.entry(task.result_id) if task.result_id else None
+    event = codec.decode(entry.type, entry.payload) if entry is not None else None
+    if isinstance(event, AttemptSucceeded | ResultPublished) and event.result:
+        return bytes(event.result)
+    return None
+
+
+def result_file(results_dir: Path, task_id: str, name: str) -> Path | None:
+    """A file of a task's result tree by its relative name; None where it is not there. Raises UnsafePath, also for links that lead out."""
+    folder = result_folder(results_dir, task_id)
+    if not name or "\0" in name or name.startswith("/") or ".." in Path(name).parts:
+        raise UnsafePath(f"{name!r} does not lie in the result of {task_id}")
+    file = folder / name
+    if not file.is_file():
+        return None
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise UnsafePath(f"{name!r} is a link that leads out of the result of {task_id}")
+    return file
+
+
+def is_tree_complete(results_dir: Path, task_id: str) -> bool:
+    """Whether the result's tree is written: the manifest comes last."""
+    folder = result_folder(results_dir, task_id)
+    return (folder / RESULT_FILE).is_file() and (folder / MANIFEST_FILE).is_file()
