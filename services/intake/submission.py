@@ -15,14 +15,13 @@ from msgspec.structs import replace
 from mloc.core.engine_key import engine_key
 from mloc.core.events import TaskSubmitted
 from mloc.core.language.errors import LanguageError, Problem
-from mloc.core.language.literal_secrets import without_secrets
 from mloc.core.language.model_spec import HuggingFaceSource
-from mloc.core.language.plan import Plan, PlannedTask
+from mloc.core.language.plan import MAX_TASKS, Plan, PlannedTask
+from mloc.core.language.secrets import may_hold_secrets, move_secrets
 from mloc.core.language.spec import TaskSpec, encode_spec
 from mloc.core.language.task_types import TRAINING
 from mloc.core.need import inline_items, need_of, parallel_of
 
-MAX_TASKS = 256
 MAX_SPEC_BYTES = 1 << 20
 _MODEL_TASKS = frozenset({"inference", *TRAINING})
 
@@ -85,7 +84,7 @@ def submission_of(
         ids = {task.suffix: task.id(document_id) for task in plan.tasks}
         for task in plan.tasks:
             try:
-                depends_on, met = _dependencies(plan, task, ids, in_file, known)
+                depends_on, met = _dependencies(task, ids, in_file, known)
                 event, hidden = _event(plan, task, ids, depends_on, met, defaults)
             except LanguageError as error:
                 problems += error.problems
@@ -116,7 +115,11 @@ def _event(
             priority=task.spec.slo.priority, children=tuple(ids[child] for child in task.children),
         ), {}  # fmt: skip
     spec = _with_model(task, defaults)
-    encoded, secrets = without_secrets(encode_spec(spec))
+    secrets: dict[str, str] = {}
+    encoded = encode_spec(spec)
+    if may_hold_secrets(encoded):
+        spec, secrets = move_secrets(spec)
+        encoded = encode_spec(spec)
     if len(encoded) > MAX_SPEC_BYTES:
         raise _problem(task, f"the task is {len(encoded):,} bytes long", f"at most {MAX_SPEC_BYTES:,} bytes; put its data into a jsonl file")
     stages = {name: ids[name] for name in task.depends_on}
@@ -132,21 +135,18 @@ def _event(
 
 
 def _dependencies(
-    plan: Plan, task: PlannedTask, ids: Mapping[str, str], in_file: Mapping[str, str], known: KnownTasks
+    task: PlannedTask, ids: Mapping[str, str], in_file: Mapping[str, str], known: KnownTasks
 ) -> tuple[tuple[str, ...], dict[str, str]]:
     """Ids that the task waits for, and those of them whose results are published: id → entry of the result.
 
-    What a pipeline waits for, its first stages wait for: the parent itself does nothing."""
-    external = task.external
+    What a pipeline waits for, its first stages wait for; the parent itself does nothing."""
     if task.role == "pipeline":
         return (), {}
-    if task.role == "stage" and not task.depends_on:
-        external = tuple(dict.fromkeys((*plan.tasks[0].external, *external)))
-    if not external:
+    if not task.external:
         return tuple(ids[suffix] for suffix in task.depends_on), {}
     found: dict[str, None] = dict.fromkeys(ids[suffix] for suffix in task.depends_on)
     met: dict[str, str] = {}
-    for name in external:
+    for name in task.external:
         if name in in_file:
             found[in_file[name]] = None
             continue

@@ -1,0 +1,103 @@
+"""Files that a task names: relative paths are made absolute against the folder of its file, and what is not there is said at intake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from mloc.core.language.data_spec import DatasetData, JsonlData
+from mloc.core.language.errors import LanguageError, Problem, shown
+from mloc.core.language.model_spec import LocalSource, Model, ScratchSource
+from mloc.core.language.plan import Plan, PlannedTask
+from mloc.core.language.spec import TaskSpec
+from mloc.core.language.yaml_positions import YamlPositions
+
+_ROW_FILES = frozenset({".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt"})
+
+
+def with_absolute_paths(
+    plans: Sequence[Plan], folder: Path, text: str, source: str = "", *, missing_is_wrong: bool = True
+) -> tuple[tuple[Plan, ...], tuple[Problem, ...]]:
+    """The plans with absolute paths, and warnings. Raises LanguageError naming each missing file with its line in `text`,
+    or only warns where `missing_is_wrong` is False (the workers may see disks that this machine does not)."""
+    anchoring = _Anchoring(folder.resolve(), text, source)
+    anchored = tuple(replace(plan, tasks=tuple(anchoring.task(task) for task in plan.tasks)) for plan in plans)
+    missing = tuple(dict.fromkeys(anchoring.missing))
+    if missing and missing_is_wrong:
+        raise LanguageError(missing)
+    return anchored, missing
+
+
+class _Anchoring:
+    """One file's pass, collecting what is missing."""
+
+    def __init__(self, folder: Path, text: str, source: str) -> None:
+        self.folder = folder
+        self.text = text
+        self.positions = YamlPositions(text, source)
+        self.missing: list[Problem] = []
+
+    def task(self, task: PlannedTask) -> PlannedTask:
+        spec = self._spec(task.spec)
+        return task if spec is task.spec else replace(task, spec=spec)
+
+    def _spec(self, spec: TaskSpec) -> TaskSpec:
+        changes: dict[str, Any] = dict(_changed("data", spec.data, self._data(spec.data)))
+        changes.update(_changed("model", spec.model, self._model(spec.model)))
+        load = spec.checkpoint.load
+        if load is not None and load.path and (path := self._path(load.path, "spec.checkpoint.load.path", other=load.url)) != load.path:
+            changes["checkpoint"] = replace(spec.checkpoint, load=replace(load, path=path))
+        retrieval = spec.retrieval
+        if retrieval is not None and isinstance(retrieval.documents, str):
+            documents = self._path(retrieval.documents, "spec.retrieval.documents")
+            changes.update(_changed("retrieval", retrieval, replace(retrieval, documents=documents)))
+        return replace(spec, **changes) if changes else spec
+
+    def _data(self, data: Any) -> Any:
+        match data:
+            case JsonlData(path=str(path), url=url):
+                return replace(data, path=self._path(path, "spec.data.jsonl.path", other=url))
+            case DatasetData(path=str(path), url=url):
+                return replace(data, path=self._path(path, "spec.data.path", other=url))
+            case DatasetData(identifier=str(name)) if Path(name).suffix in _ROW_FILES and (self.folder / name).is_file():
+                return replace(data, identifier=str(self.folder / name))
+            case _:
+                return data
+
+    def _model(self, model: Model) -> Model:
+        match model.source:
+            case LocalSource(identifier=str(path)) as source if path:
+                model = replace(model, source=replace(source, identifier=self._path(path, "spec.model.source.identifier", relative_only=True)))
+            case ScratchSource(tokenizer_text=str(path)) as source if Path(path[:4096]).suffix and "\n" not in path:
+                model = replace(model, source=replace(source, tokenizer_text=self._path(path, "spec.model.source.tokenizer_text")))
+        adapters = tuple(
+            replace(adapter, path=self._path(adapter.path, f"spec.model.adapters[{at}].path", other=adapter.url, relative_only=True))
+            if adapter.path else adapter
+            for at, adapter in enumerate(model.adapters)
+        )  # fmt: skip
+        return replace(model, adapters=adapters) if adapters != model.adapters else model
+
+    def _path(self, written: str, place: str, *, other: str | None = None, relative_only: bool = False) -> str:
+        """The absolute path. Missing is fine where `other` may serve; where `relative_only`, an absolute one may be on the workers' disks."""
+        if "${" in written or "://" in written:
+            return written
+        path = self.folder / Path(written).expanduser()
+        if not other and not (relative_only and Path(written).is_absolute()) and not path.exists():
+            hint = "" if Path(written).is_absolute() else f"relative paths start at the folder of the file, {self.folder}"
+            self.missing.append(self._located(Problem("the file is not there", path=place, found=shown(written), hint=hint), written))
+        return str(path)
+
+    def _located(self, problem: Problem, written: str) -> Problem:
+        """The problem at the first line that writes the value: rewriting of older names has lost its path."""
+        for number, line in enumerate(self.text.splitlines(), 1):
+            if (column := line.find(written)) >= 0:
+                return self.positions.at_line(problem, number, column + 1)
+        return problem
+
+
+def _changed(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any]]:
+    if new != old:
+        yield name, new

@@ -1,0 +1,84 @@
+"""Reading what a person names on the command line: a file, standard input, a template."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from pathlib import Path
+
+from msgspec import Struct
+
+from mloc.core.language.yaml_source import MAX_TEXT_BYTES
+
+TEMPLATES = Path(__file__).parents[2] / "templates"
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+class TaskFileError(Exception):
+    """The file cannot be read; the message names it and says what to do."""
+
+
+class TaskFile(Struct, frozen=True):
+    """The text of one file; `folder` is where its relative paths start."""
+
+    source: str
+    text: bytes
+    folder: Path
+
+
+def read_named(name: str) -> list[TaskFile]:
+    """The file, all task files of a folder, or standard input for `-`. Raises TaskFileError."""
+    if name == "-":
+        return [TaskFile("<stdin>", sys.stdin.buffer.read(MAX_TEXT_BYTES + 1), Path.cwd())]
+    path = Path(name)
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
+        if not files:
+            raise TaskFileError(f"{name} is a folder without task files ({', '.join(SUFFIXES)})")
+        return [read_file(file) for file in files]
+    return [read_file(path)]
+
+
+def read_file(path: Path) -> TaskFile:
+    """Raises TaskFileError."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise TaskFileError(f"{path} is a folder, not a file")
+        if status.st_size > MAX_TEXT_BYTES:
+            raise TaskFileError(
+                f"{path} is {status.st_size:,} bytes long, a task file at most {MAX_TEXT_BYTES:,}: "
+                "put its data into a jsonl file and name it under data.jsonl"
+            )
+        with path.open("rb") as opened:
+            return TaskFile(str(path), opened.read(MAX_TEXT_BYTES + 1), path.resolve().parent)
+    except FileNotFoundError as error:
+        raise TaskFileError(f"{path} is not there{_nearest(path)}") from error
+    except OSError as error:
+        raise TaskFileError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def templates() -> dict[str, Path]:
+    """The pipelines that come with MLOC, by name."""
+    return {file.stem: file for file in sorted(TEMPLATES.glob("*.yaml"))}
+
+
+def read_template(name: str) -> TaskFile:
+    """Raises TaskFileError."""
+    known = templates()
+    if name not in known:
+        raise TaskFileError(f"there is no template {name!r}; the templates are: {', '.join(known) or 'none'}")
+    return read_file(known[name])
+
+
+def title_of(template: Path) -> str:
+    """The comment on its first line, as a title."""
+    with template.open(encoding="utf-8") as lines:
+        first = lines.readline().strip()
+    return first.lstrip("# ").rstrip(".") if first.startswith("#") else ""
+
+
+def _nearest(path: Path) -> str:
+    """A hint where the same name with another ending is there."""
+    others = [path.with_suffix(suffix).name for suffix in SUFFIXES if path.with_suffix(suffix).is_file()]
+    return f"; did you mean {others[0]}?" if others else ""

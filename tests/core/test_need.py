@@ -1,0 +1,62 @@
+"""What placement must find, read off the spec."""
+
+import pytest
+
+from mloc.core.events import Need, Parallel
+from mloc.core.language.reading import read_tasks
+from mloc.core.language.spec import TaskSpec
+from mloc.core.need import inline_items, need_of, parallel_of
+
+
+def spec(body: str) -> TaskSpec:
+    """The spec of a task written in YAML."""
+    return read_tasks(f"apiVersion: mloc/v1\nspec:\n{body}").documents[0].tasks[0].spec
+
+
+ECHO = "  taskType: echo\n  data: {prompts: [a, b, c]}\n"
+INFER = "  taskType: inference\n  model: {source: {identifier: m}}\n  data: {prompts: [a, b, c]}\n"
+
+
+def test_an_echo_is_light_unless_it_sleeps_or_crashes():
+    assert need_of(spec(ECHO)).light
+    assert not need_of(spec(ECHO + "  echo: {sleep_sec: 1}")).light
+    assert not need_of(spec(ECHO + "  echo: {crash: true}")).light
+    assert not need_of(spec(INFER)).light
+
+
+def test_hardware_and_tags_are_read_with_their_units():
+    need = need_of(spec(INFER + "  resources: {tags: [b, a, a], hardware: {cpu: 500m, memory: 2GiB, gpu: {type: H200, count: 2, memory: 8Gi}}}"))
+    assert need == Need("inference", gpus=2, gpu_type="H200", gpu_memory=8 << 30, cpu=0.5, memory=2 << 30, tags=("a", "b"))
+
+
+def test_enforce_cpu_asks_for_no_device():
+    need = need_of(spec(INFER + "  enforce_cpu: true\n  resources: {hardware: {gpu: {type: H200, count: 2}}}"))
+    assert (need.gpus, need.gpu_type) == (0, "any")
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("{}", Parallel()),
+        ("{shards: 4, max_shards: 8, min_items_per_shard: 2}", Parallel(4, 8, 2)),
+        ("{shards: auto}", Parallel()),
+        ("{shards: 200}", Parallel(200, 200, 1)),
+        ("{enabled: false, shards: 4}", None),
+    ],
+)
+def test_parallel_says_how_a_task_may_be_split(written, expected):
+    assert parallel_of(spec(INFER + f"  parallel: {written}")) == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "items"),
+    [
+        ("{prompts: [a, b, c]}", 3),
+        ("{jsonl: {path: a.jsonl}}", 0),
+        ("{messages: [{role: user, content: hi}, {role: user, content: ho}]}", 1),
+        ("{messages: [[{role: user, content: hi}], [{role: user, content: ho}]]}", 2),
+        ("{preferences: [{prompt: a, chosen: b, rejected: c}]}", 1),
+    ],
+)
+def test_rows_in_the_file_are_counted(data, items):
+    assert inline_items(spec(f"  taskType: echo\n  data: {data}")) == items
