@@ -12,8 +12,8 @@ from mloc.core import codec
 from mloc.core.answers import Dispatch, InputRef
 from mloc.core.events import AttemptSucceeded, ResultPublished
 from mloc.core.host_frames import RunTask
-from mloc.core.language import references
 from mloc.core.language.errors import LanguageError
+from mloc.core.language.resolution import has_references, resolve_encoded
 from mloc.services.clock import Clock
 from mloc.services.event_log import EventLog, LogUnavailable, ServerChanged
 from mloc.services.worker.attempt import Attempt
@@ -52,7 +52,7 @@ class InputResolver:
     @staticmethod
     def is_plain(dispatch: Dispatch) -> bool:
         """Whether the spec can go to the host as it is, its bytes untouched."""
-        return not dispatch.inputs and b"${" not in bytes(dispatch.spec)
+        return not dispatch.inputs and not has_references(bytes(dispatch.spec))
 
     def plain(self, attempt: Attempt) -> RunTask:
         return self._frame(attempt, bytes(attempt.dispatch.spec), {})
@@ -62,13 +62,15 @@ class InputResolver:
         dispatch = attempt.dispatch
         inputs = {name: await self._input(name, reference) for name, reference in dispatch.inputs.items()}
         spec = bytes(dispatch.spec)
-        if b"${" in spec:
+        if has_references(spec):
             secrets = await self._secrets(dispatch.secrets_task) if b"${secret." in spec else {}
             used = _Used(self._variables)
             try:
-                spec = msgspec.json.encode(references.resolve(_decode_json(spec), inputs, used, secrets))
+                spec = resolve_encoded(spec, inputs, used, secrets)
             except LanguageError as error:
                 raise ResolutionError(str(error)) from error
+            except msgspec.ValidationError as error:
+                raise ResolutionError(f"this worker cannot read the task's spec ({error}): is it older than the intake?", retryable=True) from error
             finally:
                 attempt.secrets = secrets_worth_hiding([*secrets.values(), *used.seen.values()])
         return self._frame(attempt, spec, inputs)

@@ -196,6 +196,9 @@ class Runs:
             self._failed(None, attempt, Error("InputError", scrub_text(str(error), attempt.secrets), error.retryable), 0.0)
         except HostFailed as error:
             self._failed(None, attempt, Error("HostFailed", str(error)), 0.0)
+        except Exception as error:  # a mistake of ours must not leave the attempt running for ever
+            _log.exception("an attempt cannot be prepared", task=attempt.key[0], attempt=attempt.key[1])
+            self._failed(None, attempt, Error(type(error).__name__, scrub_text(str(error), attempt.secrets)), 0.0)
 
     def _run(self, host: Host, attempt: Attempt, frame: RunTask) -> None:
         attempt.stage = "running"
