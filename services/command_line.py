@@ -13,7 +13,7 @@ from mloc.services.settings import Settings, SettingsError, load_settings, read_
 
 # command → module with run(settings) -> exit code, and what the command does
 SERVICES = {
-    "worker": ("mloc.services.worker.agent", "run tasks on this machine; registers with the event log and reports to it"),
+    "worker": ("mloc.services.worker.service", "run tasks on this machine; registers with the event log and reports to it"),
     "scheduler": ("mloc.services.scheduler", "decide which worker does what: dispatch, retry, time-outs, lost workers"),
     "aggregator": ("mloc.services.aggregator", "publish results, merge shards; the only writer of the result tree"),
     "metrics": ("mloc.services.metrics.projector", "count what happens: Prometheus text, metrics.json, events.log"),

@@ -1,0 +1,115 @@
+"""The worker process: what it is made of, and what it says to a person when it cannot start."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from mloc.services.clock import SystemClock
+from mloc.services.event_log import WorkerRefused
+from mloc.services.exit_codes import CLEAN, MISCONFIGURED
+from mloc.services.redis_log import RedisLog
+from mloc.services.server_address import event_log_url
+from mloc.services.settings import Settings, allowed_variables, read_environment
+from mloc.services.signals import stop_on_signals
+from mloc.services.worker.agent import Agent, WorkerPlan
+from mloc.services.worker.hardware import UsageSampler, measure_hardware
+from mloc.services.worker.host_process import ProcessLauncher
+from mloc.services.worker.input_resolution import InputResolver
+from mloc.services.worker.ledger import LedgerError
+from mloc.services.worker.ledger_file import open_ledger
+
+OFFER_TIMEOUT_SEC = 60
+
+_log = structlog.get_logger("worker")
+
+
+class Offer(Struct, frozen=True):
+    """One task type as the executors' registry prints it."""
+
+    task_type: str
+    runs: bool
+    family: str = ""
+
+
+class WorkerMisconfigured(Exception):
+    """The worker cannot be of use before a person changed something."""
+
+
+def run(settings: Settings) -> int:
+    """Run a worker until SIGTERM; gives the exit code."""
+    try:
+        asyncio.run(_run(settings))
+    except (LedgerError, WorkerRefused, WorkerMisconfigured) as error:
+        print(f"mloc worker: {error}", file=sys.stderr)
+        return MISCONFIGURED
+    return CLEAN
+
+
+async def _run(settings: Settings) -> None:
+    stop = stop_on_signals()
+    environ = read_environment()
+    clock = SystemClock()
+    ledger, ledger_file = await open_ledger(settings.worker_folder, settings.worker_id)
+    results_dir = _results_folder(settings)
+    plan = _plan(settings, environ)
+    url = event_log_url(settings)
+    log, reader = RedisLog(url, settings.mloc_namespace), RedisLog(url, settings.mloc_namespace)
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)  # thousands of short-lived attempts a second are no reason to look at everything
+    try:
+        await Agent(
+            plan, log, clock, ledger, ProcessLauncher(environ, ledger.worker, clock),
+            InputResolver(reader, clock, results_dir, allowed_variables(settings, environ)), UsageSampler(plan.hardware.devices).sample, stop,
+        ).run()  # fmt: skip
+    finally:
+        await log.close()
+        await reader.close()
+        ledger_file.close()
+
+
+def _plan(settings: Settings, environ: Mapping[str, str]) -> WorkerPlan:
+    offers = [offer for offer in installed_task_types(environ) if offer.runs]
+    wanted = settings.task_topics
+    task_types = tuple(offer.task_type for offer in offers if not wanted or offer.task_type in wanted)
+    if not task_types:
+        raise WorkerMisconfigured(
+            f"none of the task types {', '.join(wanted)} (TASK_TOPICS) can run here; what is installed can run: "
+            f"{', '.join(offer.task_type for offer in offers) or 'none'} (`mloc doctor` says what each of them needs)"
+        )
+    return WorkerPlan(
+        hardware=measure_hardware(environ), task_types=task_types, families={offer.task_type: offer.family for offer in offers if offer.family},
+        tags=settings.worker_tags, slots=settings.worker_slots, cost_per_hour=settings.worker_cost_per_hour,
+        heartbeat_interval_sec=settings.heartbeat_interval_sec, heartbeat_ttl_sec=settings.heartbeat_ttl_sec,
+        drain_sec=settings.worker_drain_sec, stop_grace_sec=settings.stop_grace_sec,
+    )  # fmt: skip
+
+
+def installed_task_types(environ: Mapping[str, str]) -> list[Offer]:
+    """What the executors' registry offers, asked in a process of its own: a plug-in may import anything. Raises WorkerMisconfigured."""
+    command = [sys.executable, "-m", "mloc.executors.registry", "--json"]
+    try:
+        answer = subprocess.run(command, capture_output=True, env=dict(environ), timeout=OFFER_TIMEOUT_SEC, check=True).stdout
+        return msgspec.json.decode(answer, type=list[Offer])
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip().splitlines()
+        raise WorkerMisconfigured(f"the executors cannot be listed: {said[-1] if said else error}") from error
+    except (OSError, subprocess.TimeoutExpired, msgspec.MsgspecError) as error:
+        raise WorkerMisconfigured(f"the executors cannot be listed: {error}") from error
+
+
+def _results_folder(settings: Settings) -> Path:
+    folder = settings.worker_results_dir.resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorkerMisconfigured(f"RESULTS_DIR={folder} cannot be made ({error.strerror}): choose another folder") from error
+    return folder
