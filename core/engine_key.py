@@ -41,8 +41,8 @@ def engine_key(task_type: str, spec: bytes, tasks_of_stages: Mapping[str, str]) 
 
 def _settled(source: dict[str, Any], tasks_of_stages: Mapping[str, str]) -> dict[str, Any]:
     """A source without what is a reference before its stage has run and a path afterwards: the stage's task says the same."""
-    task = source.get("taskId") or tasks_of_stages.get(source.get("identifier", ""))
+    task = tasks_of_stages.get(source.get("identifier", "")) or source.get("taskId")
     if task is None:
         return source
-    kept = {name: value for name, value in source.items() if name not in ("identifier", "path", "url", "headers")}
+    kept = {name: value for name, value in source.items() if name not in ("identifier", "path", "url", "headers", "taskId")}
     return {**kept, "taskId": task}

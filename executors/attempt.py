@@ -15,6 +15,7 @@ import msgspec
 from mloc.core.engine_key import engine_key
 from mloc.core.events import Error
 from mloc.core.host_frames import CheckpointDone, Failed, HostFrame, RowsDone, RunTask, Stopped, Succeeded, Telemetry
+from mloc.core.language.errors import LanguageError
 from mloc.executors import registry
 from mloc.executors.contract import INLINE_RESULT_BYTES, Checkpoint, Context, ExecutorError, Progress, Report, Result, ResultFile, Rows
 from mloc.executors.durable_files import write_durably
@@ -63,6 +64,8 @@ def error_of(error: BaseException) -> Error:
             return Error(error.type, error.message[:MAX_MESSAGE], error.retryable)
         case msgspec.MsgspecError():
             return Error("BadSpec", f"the task's spec does not fit its type: {error}"[:MAX_MESSAGE], retryable=False)
+        case LanguageError():
+            return Error("BadSpec", str(error)[:MAX_MESSAGE], retryable=False)
         case ImportError():
             return Error("MissingDependency", f"{error} (on the worker; `mloc doctor` says how to get it)"[:MAX_MESSAGE], retryable=False)
         case FileNotFoundError() | IsADirectoryError() | NotADirectoryError():
@@ -74,7 +77,7 @@ def error_of(error: BaseException) -> Error:
 
 def _context(task: RunTask, stopping: Callable[[], bool], report: Callable[[Report], None]) -> Context:
     return Context(
-        folder=Path(task.folder), final_folder=Path(task.final_folder or task.folder), rows_folder=Path(task.rows_folder or task.folder) ,
+        folder=Path(task.folder), final_folder=Path(task.final_folder or task.folder), rows_folder=Path(task.rows_folder or task.folder),
         inputs=task.inputs, devices=tuple(range(len(task.devices))), shard=task.shard,
         checkpoint=Path(task.checkpoint) if task.checkpoint else None, seed=task.seed, stopping=stopping, report=report,
     )  # fmt: skip

@@ -15,7 +15,11 @@ import msgspec
 from msgspec import Struct
 
 from mloc.core.host_frames import RunTask
+from mloc.core.language.data_spec import GraphTemplateData
 from mloc.core.language.echo_spec import Echo
+from mloc.core.language.graph_template import render_graph_template
+from mloc.core.language.spec import decode_spec
+from mloc.core.sharding import shard_range
 from mloc.executors.contract import Context, ExecutorError, LightResult, Progress, Report, Result
 
 STEP_SEC = 0.05
@@ -105,9 +109,8 @@ def _echo_items(task: RunTask, data: EchoData) -> list[EchoItem]:
     prompts = data.items or data.messages or data.preferences
     first = 0
     if task.shard is not None:
-        index, count = task.shard
-        first = len(prompts) * index // count
-        prompts = prompts[first : len(prompts) * (index + 1) // count]
+        span = shard_range(*task.shard, len(prompts))
+        first, prompts = span.start, prompts[span.start : span.stop]
     return [EchoItem(index, prompt, prompt if type(prompt) is str else text_of(prompt)) for index, prompt in enumerate(prompts, first)]
 
 
@@ -126,4 +129,8 @@ def text_of(item: Any) -> str:
 
 
 def _fill_in(task: RunTask) -> EchoItem:
-    raise NotImplementedError
+    """A graph template's text; `task.inputs` holds the results of the stages that it names."""
+    data = decode_spec(task.spec).data
+    assert isinstance(data, GraphTemplateData)
+    (filled,) = render_graph_template(data, task.inputs)
+    return EchoItem(0, filled, filled["prompt"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from functools import cache
-from typing import Any
 
 from mloc.core.events import Error
 from mloc.core.host_frames import Failed, Go, HostFrame, Quit, RunTask, Succeeded
@@ -66,4 +65,3 @@ def _too_large(size: int) -> Error:
     return Error("ResultTooLarge", f"a light task gives at most {INLINE_RESULT_BYTES} bytes, this one {size}", retryable=False)
 
 
-__all__: list[Any] = ["run_light_loop", "run_light_task"]

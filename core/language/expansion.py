@@ -224,13 +224,13 @@ def _apart(inherited: dict[str, Any], part: Part) -> dict[str, Any]:
 
 
 def _with_stage_source(spec: TaskSpec, names: Sequence[str]) -> TaskSpec:
-    """A model source that names a stage, with references to where that stage puts its weights."""
+    """A model source that names a stage, with references to where that stage puts its weights (a whole model, else an adapter by its task)."""
     source = spec.model.source
     if not isinstance(source, StageSource) or source.identifier not in names or source.path or source.url or source.task_id:
         return spec
     stage = source.identifier
     filled = msgspec.structs.replace(
-        source, path=f"${{{stage}.result.final_model_path}}", url=f"${{{stage}.result.final_model_archive_url}}"
+        source, path=f"${{{stage}.result.final_model_path}}", url=f"${{{stage}.result.final_model_archive_url}}", task_id=f"${{{stage}.task_id}}"
     )
     return msgspec.structs.replace(spec, model=msgspec.structs.replace(spec.model, source=filled))
 

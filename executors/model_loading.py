@@ -1,0 +1,140 @@
+"""Weights and tokenizer from `model`, on the device that the attempt may use."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from mloc.core.language.model_spec import ScratchSource
+from mloc.core.language.spec import TaskSpec
+from mloc.executors.contract import Context, ExecutorError
+from mloc.executors.scratch_model import make_scratch_model
+from mloc.executors.weights import Weights, find_adapter, find_weights
+
+# What `model.transformers` may hold; everything else would only fail deep inside the library, after the weights were read.
+ACCEPTED = (
+    "device_map", "dtype", "torch_dtype", "low_cpu_mem_usage", "trust_remote_code", "attn_implementation", "max_memory", "offload_folder",
+    "offload_buffers", "use_safetensors", "variant", "subfolder", "cache_dir", "token", "local_files_only", "tp_plan", "revision",
+    "force_download", "code_revision", "quantization_config", "key_mapping", "experts_implementation", "use_cache",
+)  # fmt: skip
+
+
+class LoadedModel(Struct, frozen=True):
+    """A model in memory. `name` is what results call it."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+    weights: Weights | None  # None: made from scratch
+
+
+def load_model(spec: TaskSpec, context: Context, task_texts: Iterable[str] = (), *, trainable: bool = False) -> LoadedModel:
+    """Load what `model.source` names, with its adapters. `task_texts` train the tokenizer of a scratch model. Raises ExecutorError."""
+    settings = _settings(spec, context)
+    if isinstance(spec.model.source, ScratchSource) and spec.checkpoint.load is None:
+        model, tokenizer = make_scratch_model(spec.model.source, task_texts)
+        return LoadedModel(_placed(model, context, settings), tokenizer, spec.model.source.identifier or "scratch", None)
+    weights = find_weights(spec, context)
+    model, tokenizer = _from_pretrained(weights, settings)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if weights.adapter is not None:
+        model = _with_adapter(model, weights.adapter, "default", trainable)
+    model = _with_served_adapters(model, spec, context)
+    return LoadedModel(_placed(model, context, settings), tokenizer, _name(weights, context), weights)
+
+
+def device_of(context: Context) -> str:
+    """The torch device of an attempt."""
+    return "cuda:0" if context.devices else "cpu"
+
+
+def _settings(spec: TaskSpec, context: Context) -> dict[str, Any]:
+    given = dict(spec.model.transformers)
+    for name in given:
+        if name not in ACCEPTED:
+            near = difflib.get_close_matches(name, ACCEPTED, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(ACCEPTED)}"
+            raise ExecutorError("UnknownSetting", f"model.transformers.{name} is no setting of transformers' from_pretrained; {hint}")
+    dtype = given.pop("torch_dtype", None) or given.pop("dtype", None) or _dtype_of_config(spec.model.config)
+    return {**given, "dtype": dtype or ("bfloat16" if context.devices else "float32")}
+
+
+def _dtype_of_config(config: dict[str, Any]) -> str | None:
+    return "bfloat16" if config.get("bf16") else "float16" if config.get("fp16") else None
+
+
+def _from_pretrained(weights: Weights, settings: dict[str, Any]) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    trust = weights.trust_remote_code or bool(settings.get("trust_remote_code"))
+    settings = {**settings, "revision": weights.revision, "trust_remote_code": trust}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            weights.adapter if weights.adapter and (weights.adapter / "tokenizer_config.json").is_file() else weights.model,
+            revision=weights.revision, trust_remote_code=trust, padding_side="left",
+        )  # fmt: skip
+        return AutoModelForCausalLM.from_pretrained(weights.model, **settings), tokenizer
+    except (OSError, ValueError) as error:
+        raise _not_loaded(weights, error) from error
+
+
+def _not_loaded(weights: Weights, error: Exception) -> ExecutorError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if Path(weights.model).is_dir():
+        return ExecutorError("ModelNotLoaded", f"the model in {weights.model} could not be loaded: {reason}")
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        why = "is not in the local cache, and HF_HUB_OFFLINE is set on the worker"
+        return ExecutorError("ModelNotFound", f"the model {weights.model!r} {why}; fetch it there first, or name a folder with type local")
+    missing = "not a valid model identifier" in str(error) or "gated" in str(error)
+    return ExecutorError("ModelNotFound", f"the model {weights.model!r} could not be had from the hub: {reason}", retryable=not missing)
+
+
+def _with_adapter(model: Any, folder: Path, name: str, trainable: bool) -> Any:
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ExecutorError("MissingDependency", 'adapters need the library peft: pip install "mloc[training]"') from error
+    try:
+        return PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=trainable)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ExecutorError("ModelNotLoaded", f"the adapter in {folder} does not fit the model: {str(error)[:400]}") from error
+
+
+def _with_served_adapters(model: Any, spec: TaskSpec, context: Context) -> Any:
+    """`model.adapters`: merged into the weights, or active on top of them, all together."""
+    at_runtime = []
+    for number, served in enumerate(spec.model.adapters):
+        folder = find_adapter(served.path, served.task_id, served.url, context)
+        name = served.name or f"adapter{number}"
+        if hasattr(model, "peft_config") and served.apply == "runtime":
+            model.load_adapter(str(folder), adapter_name=name)
+        else:
+            model = _with_adapter(model, folder, name, trainable=False)
+        if served.apply == "merge":
+            model = model.merge_and_unload()
+        else:
+            at_runtime.append(name)
+    if at_runtime:
+        model.base_model.set_adapter([*(["default"] if "default" in model.peft_config else []), *at_runtime])
+    return model
+
+
+def _placed(model: Any, context: Context, settings: dict[str, Any]) -> Any:
+    return model if settings.get("device_map") else model.to(device_of(context))
+
+
+def _name(weights: Weights, context: Context) -> str:
+    """A model made by a stage is called after that stage's task; any other by its folder or repository."""
+    shown = str(weights.adapter or weights.model)
+    for given in context.inputs.values():
+        if shown.startswith(str(given["folder"])):
+            return f"{given['task_id']}/{Path(shown).name}"
+    return shown
+
+

@@ -1,0 +1,74 @@
+"""What a Hugging Face trainer tells while it trains: curves and log lines, checkpoints once they are durable; and how it is stopped."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from mloc.executors.contract import Checkpoint, Context, Progress
+from mloc.executors.durable_files import sync_tree
+
+MAX_HISTORY = 500
+SHOWN_FIRST = ("loss", "reward", "eval_loss", "learning_rate")
+
+
+def reporting_callback(context: Context) -> Any:
+    """A TrainerCallback that reports to the context, and ends the training at the next step once the context says so."""
+    from transformers import TrainerCallback
+
+    class Reporting(TrainerCallback):  # the class of a library that is imported late
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self._speed = TokenSpeed()
+            context.report(Progress((f"training from step {state.global_step} to {state.max_steps}",), state.global_step, state.max_steps))
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+            metrics = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
+            metrics |= self._speed.after(metrics.get("num_tokens"))
+            context.report(Progress((log_line(state, metrics),), state.global_step, state.max_steps, metrics))
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+            if context.stopping():
+                control.should_training_stop = control.should_save = True
+            return control
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            if folder.is_dir():
+                context.report(Checkpoint(state.global_step, folder, sync_tree(folder)))
+
+    return Reporting()
+
+
+class TokenSpeed:
+    """Tokens a second between one log entry and the next."""
+
+    def __init__(self) -> None:
+        self._seen, self._at = 0.0, time.monotonic()
+
+    def after(self, num_tokens: float | None) -> dict[str, float]:
+        """The speed as a metric; nothing where the trainer counts no tokens."""
+        if num_tokens is None:
+            return {}
+        now = time.monotonic()
+        speed = (num_tokens - self._seen) / max(now - self._at, 1e-6)
+        self._seen, self._at = num_tokens, now
+        return {"tokens_per_sec": round(speed, 1)}
+
+
+def log_line(state: Any, metrics: dict[str, float]) -> str:
+    """One line for a person: `step 20/300  loss 2.280  learning_rate 0.001`."""
+    names = [name for name in SHOWN_FIRST if name in metrics] or sorted(metrics)[:6]
+    return f"step {state.global_step}/{state.max_steps}  " + "  ".join(f"{name} {metrics[name]:.4g}" for name in names)
+
+
+def history(state: Any) -> list[dict[str, float]]:
+    """The trainer's curves for the result: numbers only, thinned to MAX_HISTORY points, the last one kept."""
+    points = [{name: value for name, value in entry.items() if isinstance(value, int | float)} for entry in state.log_history]
+    stride = -(-len(points) // MAX_HISTORY) or 1
+    return points[::-stride][::-1]
+
+
+def complete_checkpoint(folder: Path | None) -> Path | None:
+    """The checkpoint if it can be gone on from; None where it is not there or was not finished."""
+    return folder if folder is not None and (folder / "trainer_state.json").is_file() else None

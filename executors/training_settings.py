@@ -1,0 +1,62 @@
+"""`training` as the trainer takes it: every name checked against the library's own config class, before a model is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import Any
+
+from mloc.core.language.spec import TaskSpec
+from mloc.executors.contract import Context, ExecutorError
+
+# Ours, not the trainer's: what they ask for is done around it.
+OWN_NAMES = frozenset({"keep_checkpoints", "save_model"})
+# Asked for by files of this language, but nothing here acts on them yet.
+WITHOUT_EFFECT = frozenset(
+    {
+        "allow_multi_gpu", "visible_devices", "nproc_per_node", "auto_deepspeed", "auto_deepspeed_stage", "zero_stage", "log_with",
+        "mini_batch_size", "kl_coef", "target_kl", "ppo_epochs", "early_stopping", "early_stopping_patience", "early_stopping_threshold",
+        "whiten_rewards",
+    }
+)  # fmt: skip
+MAX_CHECKPOINTS = 2
+
+
+def trainer_config(config_class: Any, spec: TaskSpec, context: Context) -> tuple[Any, list[str]]:
+    """(config, notes for the log). Raises ExecutorError for a name that the class does not have, or a value that it refuses."""
+    given = {name: value for name, value in spec.training.items() if name not in OWN_NAMES}
+    notes = [f"training.{name} has no effect here" for name in given if name in WITHOUT_EFFECT]
+    given = {name: value for name, value in given.items() if name not in WITHOUT_EFFECT}
+    known = {field.name for field in dataclasses.fields(config_class) if field.init}
+    if "warmup_ratio" in given and "warmup_ratio" not in known:
+        given.setdefault("warmup_steps", given.pop("warmup_ratio"))  # below 1 it means a share of all steps
+        given.pop("warmup_ratio", None)
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), 1)
+            hint = f"did you mean {near[0]}?" if near else "the reference of the trainer's config lists them"
+            raise ExecutorError("UnknownSetting", f"training.{name} is no setting of {config_class.__name__}; {hint}")
+    try:
+        return config_class(**{**_defaults(spec, context), **given, **_ours(context)}), notes
+    except (TypeError, ValueError) as error:
+        raise ExecutorError("BadSetting", f"training: {config_class.__name__} refuses these settings: {error}") from error
+
+
+def _defaults(spec: TaskSpec, context: Context) -> dict[str, Any]:
+    on_device = bool(context.devices)
+    config = spec.model.config
+    return {
+        "seed": context.seed,
+        "logging_steps": 10,
+        "save_total_limit": MAX_CHECKPOINTS,
+        "bf16": bool(config.get("bf16", on_device and not config.get("fp16"))),
+        "fp16": bool(config.get("fp16", False)),
+        "gradient_checkpointing": bool(config.get("gradient_checkpointing", on_device)),
+        "dataloader_pin_memory": on_device,
+        "report_to": "none",
+    }
+
+
+def _ours(context: Context) -> dict[str, Any]:
+    """What the task does not choose: each attempt has a folder of its own, progress goes out as telemetry."""
+    return {"output_dir": str(context.artifacts / "checkpoints"), "disable_tqdm": True, "use_cpu": not context.devices, "push_to_hub": False}

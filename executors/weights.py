@@ -1,0 +1,109 @@
+"""Where a task's weights lie: a folder, a hub's repository, or what an earlier stage made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from mloc.core.language.model_spec import HttpSource, HuggingFaceSource, LocalSource, StageSource
+from mloc.core.language.spec import TaskSpec
+from mloc.executors.contract import Context, ExecutorError
+
+ADAPTER_FILE = "adapter_config.json"
+FINAL_MODEL, FINAL_LORA = "final_model", "final_lora"
+
+
+class Weights(Struct, frozen=True):
+    """A folder or a hub's repository with a whole model, and perhaps an adapter's folder that goes on top."""
+
+    model: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+    adapter: Path | None = None
+
+
+def find_weights(spec: TaskSpec, context: Context) -> Weights:
+    """What the task's `checkpoint.load`, else its `model.source` names. Raises ExecutorError where that is not there."""
+    load = spec.checkpoint.load
+    if load is not None:
+        folder = _first_there(load.path, load.task_id, load.url, context, "checkpoint.load")
+        return weights_in(folder)
+    match spec.model.source:
+        case HuggingFaceSource(identifier=identifier, revision=revision, trust_remote_code=trust):
+            if identifier and Path(identifier).is_dir():
+                return weights_in(Path(identifier), trust)
+            return Weights(_named(identifier), revision, trust)
+        case LocalSource(identifier=identifier, trust_remote_code=trust):
+            folder = Path(_named(identifier)).expanduser()
+            if not folder.is_dir():
+                raise ExecutorError("ModelNotFound", f"model.source.identifier: the folder {folder} is not on the worker's disk")
+            return weights_in(folder, trust)
+        case StageSource() as source:
+            return weights_in(_stage_folder(source, context), source.trust_remote_code)
+        case HttpSource():
+            raise ExecutorError("NotSupported", "model.source of type http is not in this version; fetch the archive and use type local")
+    raise ExecutorError("NoModel", "the task names no model; give it model.source with a type and an identifier")
+
+
+def find_adapter(path: str | None, task_id: str | None, url: str | None, context: Context) -> Path:
+    """The folder of a trained adapter that a task's `model.adapters` names."""
+    folder = _first_there(path, task_id, url, context, "model.adapters")
+    if not (folder / ADAPTER_FILE).is_file():
+        raise ExecutorError("ModelNotFound", f"{folder} holds no adapter (no {ADAPTER_FILE}); a training of type lora_sft makes one in {FINAL_LORA}")
+    return folder
+
+
+def weights_in(folder: Path, trust_remote_code: bool = False) -> Weights:
+    """The weights in a folder: a model's, or an adapter's with the base that it was trained on."""
+    if not (folder / ADAPTER_FILE).is_file():
+        if not (folder / "config.json").is_file():
+            raise ExecutorError("ModelNotFound", f"{folder} holds neither a model (config.json) nor an adapter ({ADAPTER_FILE})")
+        return Weights(str(folder), trust_remote_code=trust_remote_code)
+    base = msgspec.json.decode((folder / ADAPTER_FILE).read_bytes()).get("base_model_name_or_path") or ""
+    if not base:
+        raise ExecutorError("ModelNotFound", f"{folder / ADAPTER_FILE} does not say which model the adapter belongs to")
+    if Path(base).is_absolute() and not Path(base).is_dir():
+        raise ExecutorError("ModelNotFound", f"the adapter in {folder} belongs to the model in {base}, which is not there any more")
+    return Weights(base, trust_remote_code=trust_remote_code, adapter=folder)
+
+
+def _stage_folder(source: StageSource, context: Context) -> Path:
+    if source.path and Path(source.path).is_dir():
+        return Path(source.path)
+    named = source.task_id or source.identifier
+    if named in context.inputs or source.path is None:
+        return _made_by(named, context.inputs)
+    raise ExecutorError("ModelNotFound", f"model.source.path: {source.path} is not there")
+
+
+def _first_there(path: str | None, task_id: str | None, url: str | None, context: Context, where: str) -> Path:
+    if path and Path(path).is_dir():
+        return Path(path)
+    if task_id:
+        return _made_by(task_id, context.inputs)
+    if url and "://" not in url and Path(url).is_dir():
+        return Path(url)
+    if url:
+        raise ExecutorError("NotSupported", f"{where}.url: this version loads folders of the worker's disk only, not {url}")
+    raise ExecutorError("ModelNotFound", f"{where}: {path or 'neither path nor taskId is given'}" + (" is not there" if path else ""))
+
+
+def _made_by(named: str, inputs: Mapping[str, Any]) -> Path:
+    given = inputs.get(named) or next((given for given in inputs.values() if given["task_id"] == named), None)
+    if given is None:
+        raise ExecutorError("ModelNotFound", f"the task depends on no stage or task {named!r}; there are: {', '.join(inputs) or 'none'}")
+    artifacts = Path(given["folder"]) / "artifacts"
+    for name in (FINAL_LORA, FINAL_MODEL):
+        if (artifacts / name).is_dir():
+            return artifacts / name
+    raise ExecutorError("ModelNotFound", f"{named} made no weights: there is neither {FINAL_MODEL} nor {FINAL_LORA} in {artifacts}")
+
+
+def _named(identifier: str) -> str:
+    if not identifier:
+        raise ExecutorError("NoModel", "model.source has no identifier; give it the name or the folder of a model")
+    return identifier
