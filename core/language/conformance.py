@@ -165,7 +165,7 @@ class Conformance:
         tags = [str(one.tag) for one in structs]
         if tag is None:
             likely = max(structs, key=lambda one: len(rules_of(one.cls).by_name.keys() & value.keys()))
-            if rules_of(likely.cls).by_name.keys() & value.keys() or not value:
+            if rules_of(likely.cls).by_name.keys() & value.keys() or (self.partial and not value):
                 return likely
             self.findings.wrong(path, "does not say what it is", found=shown(value), accepted=f"{tag_field}: {', '.join(tags)}")
             return inspect.AnyType()

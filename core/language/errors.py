@@ -100,11 +100,9 @@ def render(problems: Iterable[Problem]) -> str:
 
 def excerpt_of(line: str, column: int) -> tuple[str, int]:
     """The part of a line around a column, and the column in that part."""
-    line = "".join(char if char.isprintable() else " " for char in line.rstrip("\r\n"))
-    if len(line) <= _MAX_EXCERPT:
-        return line, column
     start = max(0, min(column - 1 - _MAX_EXCERPT // 2, len(line) - _MAX_EXCERPT))
-    return line[start : start + _MAX_EXCERPT], column - start
+    cut = line[start : start + _MAX_EXCERPT]
+    return "".join(char if char.isprintable() else " " for char in cut).rstrip(), column - start
 
 
 def _block(problem: Problem) -> str:

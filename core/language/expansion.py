@@ -70,7 +70,7 @@ def expand(spec: dict[str, Any], around: Surroundings) -> tuple[PlannedTask, ...
     try:
         read = task_spec(rewritten, findings, around.plugin_types, around.has_references)
         external = read.depends_on if read is not None else ()
-        if read is not None and around.has_references:
+        if read is not None and (around.has_references or isinstance(read.data, GraphTemplateData)):
             _needs(read, external, findings)
     finally:
         around.report(findings, lambda path: ("spec", *rewritten.written(path)))
@@ -269,7 +269,7 @@ def _needs(spec: TaskSpec, names: Sequence[str], findings: Findings, own_name: s
         elif name not in names:
             hint = did_you_mean(name, names) or ("the stages are " + ", ".join(names) if names else "this task has no earlier stages")
             findings.wrong(path, f"refers to an unknown stage {shown(name)}", hint=hint)
-    return tuple(dict.fromkeys(name for _, name in places))
+    return tuple(dict.fromkeys(name for _, name in places if name != own_name))
 
 
 def _in_order(settled: list[Settled], around: Surroundings) -> list[Settled]:

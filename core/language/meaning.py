@@ -29,7 +29,7 @@ def check_meaning(spec: TaskSpec, findings: Findings, plugin_types: frozenset[st
     _check_type(spec, findings, plugin_types)
     _check_source(spec, findings)
     _check_data(spec, findings)
-    _check_destination(spec, findings)
+    _check_output(spec, findings)
     for at, adapter in enumerate(spec.model.adapters):
         if not (adapter.path or adapter.url or adapter.task_id):
             findings.wrong(("model", "adapters", at), "says no place", accepted="path, url or taskId")
@@ -107,7 +107,10 @@ def _check_messages(turns: tuple[object, ...], findings: Findings) -> None:
                 findings.wrong(("data", "messages", at), "is no chat turn", found=shown(one), accepted="{role, content}")
 
 
-def _check_destination(spec: TaskSpec, findings: Findings) -> None:
+def _check_output(spec: TaskSpec, findings: Findings) -> None:
+    for at, name in enumerate(spec.output.artifacts):
+        if ".." in PurePosixPath(name).parts or name.startswith("/"):
+            findings.wrong(("output", "artifacts", at), "leads out of the task's folder", found=shown(name))
     destination = spec.output.destination
     if destination is None:
         return
@@ -115,8 +118,5 @@ def _check_destination(spec: TaskSpec, findings: Findings) -> None:
         findings.wrong(("output", "destination"), '"url" is missing', accepted="text: where the result is sent")
     if destination.path and ".." in PurePosixPath(destination.path).parts:
         findings.wrong(("output", "destination", "path"), "leads out of the results folder", found=shown(destination.path))
-    for at, name in enumerate(spec.output.artifacts):
-        if ".." in PurePosixPath(name).parts or name.startswith("/"):
-            findings.wrong(("output", "artifacts", at), "leads out of the task's folder", found=shown(name))
 
 

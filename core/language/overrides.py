@@ -39,8 +39,8 @@ def overridden(document: Any, path: Path, value: Any) -> Any:
     match document, step:
         case None, str():
             return {step: overridden(None, rest, value)}
-        case dict(), _:
-            return {**document, str(step): overridden(document.get(str(step)), rest, value)}
+        case dict(), str():
+            return {**document, step: overridden(document.get(step), rest, value)}
         case list(), int() if step < len(document):
             return [*document[:step], overridden(document[step], rest, value), *document[step + 1 :]]
         case list(), _:

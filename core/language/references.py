@@ -93,8 +93,11 @@ def resolve(value: Any, inputs: Mapping[str, Any], env: Mapping[str, str], secre
     """A plain spec with every reference replaced. Raises LanguageError with all that is missing.
 
     `inputs`: stage name → {"result": …, "task_id": …}; `env`: the allowed names and their values; `secrets`: name → text.
-    A text that is one reference becomes the value itself; inside of a longer text values are written out."""
+    A text that is one reference becomes the value itself; inside of a longer text values are written out. What waits in the spec's
+    `deferred` is put back into its place."""
     resolution = _Resolution(inputs, env, secrets or {})
+    if isinstance(value, dict) and "deferred" in value:
+        value = _with_deferred(value)
     resolved = resolution.value(value, ())
     if resolution.problems:
         raise LanguageError(resolution.problems)
@@ -210,6 +213,22 @@ class _Resolution:
             return look_up(self.inputs[reference.name], reference.steps)
         except PathError as error:
             raise _Missing(f"the result of stage {shown(reference.name)} lacks ${{{reference.written}}}: {error}") from None
+
+
+def _with_deferred(spec: dict[str, Any]) -> dict[str, Any]:
+    whole: Any = {name: value for name, value in spec.items() if name != "deferred"}
+    for deferred in spec["deferred"]:
+        whole = _put(whole, tuple(deferred["path"]), deferred["reference"])
+    return whole  # type: ignore[no-any-return]
+
+
+def _put(value: Any, path: Path, reference: str) -> Any:
+    if not path:
+        return reference
+    if isinstance(path[0], int):
+        return [_put(item, path[1:], reference) if at == path[0] else item for at, item in enumerate(value)]
+    inner = value or {}
+    return {**inner, path[0]: _put(inner.get(path[0]), path[1:], reference)}
 
 
 def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from mloc.core.language.conformance import Conformance
-from mloc.core.language.errors import LanguageError, Path, Problem, dotted
+from mloc.core.language.errors import LanguageError, Problem, dotted
 from mloc.core.language.findings import Findings, TooMany
 from mloc.core.language.references import resolve
 from mloc.core.language.spec import TaskSpec, decode_spec, encode_spec
@@ -34,10 +34,7 @@ def resolve_spec(
     """The spec without references. Raises LanguageError when a value is missing or of a wrong type.
 
     `inputs`: stage name → {"result": …, "task_id": …}; `env`: the allowed names and their values; `secrets`: name → text."""
-    plain = msgspec.to_builtins(spec)
-    for deferred in plain.pop("deferred", ()):
-        _put(plain, tuple(deferred["path"]), deferred["reference"])
-    resolved = resolve(plain, inputs, env, secrets)
+    resolved = resolve(msgspec.to_builtins(spec), inputs, env, secrets)
     try:
         return msgspec.convert(resolved, TaskSpec)
     except msgspec.ValidationError:
@@ -60,8 +57,3 @@ def _converted(resolved: dict[str, Any]) -> TaskSpec:
         for finding in findings.problems
     ])  # fmt: skip
 
-
-def _put(plain: Any, path: Path, value: Any) -> None:
-    for step in path[:-1]:
-        plain = plain.setdefault(step, {}) if isinstance(plain, dict) else plain[step]
-    plain[path[-1]] = value

@@ -21,7 +21,7 @@ MAX_TEXT_BYTES = 1 << 20
 MAX_DEPTH = 64
 MAX_ALIASES = 1_000
 MAX_DOCUMENTS = 256
-MAX_VALUES = 250_000
+MAX_VALUES = 100_000
 MAX_EXPANDED_BYTES = 8 << 20
 """Of one file, counted as if every alias were written out."""
 
@@ -35,6 +35,7 @@ _CONTAINER_TAGS = frozenset(("!", _TAG + "map", _TAG + "seq"))
 
 _HINTS = (
     ("mapping values are not allowed", 'put quotes around a value that holds ": "'),
+    ("tab character", "indent with spaces, not tabs"),
     ("cannot start any token", "indent with spaces, not tabs; put quotes around a value that starts with @, ` or %"),
     ("did not find expected key", "check the indentation of this line and of those above"),
     ("did not find expected '-' indicator", "the items of a list start in one column"),
