@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from mloc.core import log_ids
 from mloc.core.answers import Answer, is_delivered, is_recall, revokes
 from mloc.core.events import AttemptReport, AttemptStarted, Event, TaskSubmitted
 from mloc.services.event_log import MAX_BATCH, Report
@@ -23,6 +22,7 @@ TELEMETRY_KEPT_SEC = 3 * 24 * 3600  # after its last line; a task's end copies i
 MAX_SUBMISSION = 256
 SENT_TOGETHER = 256  # commands in one round trip
 
+_ID = re.compile(r"\d+-\d+")
 _NAME = re.compile(r"[^\x00-\x20{}]{1,256}")
 
 
@@ -33,8 +33,7 @@ def check_name(what: str, name: str) -> None:
 
 
 def check_position(id: str) -> None:
-    log_ids.key(id)  # raises ValueError
-    if "-" not in id:
+    if not _ID.fullmatch(id):
         raise ValueError(f"{id!r} is no id of a log entry")
 
 

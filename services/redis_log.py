@@ -63,6 +63,7 @@ class RedisLog:
 
     # --- reading ---
     async def read(self, after: str, count: int = MAX_BATCH, block_ms: int = 0) -> list[Entry]:
+        limits.check_position(after)
         goes_on = after != log_ids.START
         if not block_ms:
             link = await self._link(goes_on=goes_on)

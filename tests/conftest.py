@@ -1,7 +1,48 @@
 """What all tests share: the processes that they start import this checkout's rooms, as the tests themselves do."""
 
 import os
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from mloc.services.memory_server import MemoryServer
+from mloc.services.redis_log import RedisLog
+from tests.log_server import LogServer
 
 _TYPINGS = str(Path(__file__).parents[1] / "typings")
 os.environ["PYTHONPATH"] = os.pathsep.join(part for part in (_TYPINGS, os.environ.get("PYTHONPATH", "")) if part)
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[LogServer]:
+    """One real server for the whole run: each test takes a namespace of its own, and leaves the server as it was."""
+    server = LogServer()
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def valkey_url(valkey_server: LogServer) -> str:
+    return valkey_server.url
+
+
+@pytest.fixture
+def namespace() -> str:
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest_asyncio.fixture
+async def redis_log(valkey_url: str, namespace: str) -> AsyncIterator[RedisLog]:
+    log = RedisLog(valkey_url, namespace)
+    yield log
+    await log.close()
+
+
+@pytest.fixture
+def memory_server() -> MemoryServer:
+    return MemoryServer(lambda: int(time.time() * 1000))
