@@ -113,7 +113,7 @@ def test_the_nodes_of_a_graph_come_in_an_order_to_run_and_references_are_depende
 def test_a_stage_as_model_source_refers_to_its_weights() -> None:
     source = tasks_of("a model of an earlier stage")[2].spec.model.source
     assert source == StageSource(
-        identifier="train", path="${train.result.final_model_path}", url="${train.result.final_model_archive_url}"
+        identifier="train", path="${train.result.final_model_path}", url="${train.result.final_model_archive_url}", task_id="${train.task_id}"
     )
 
 
