@@ -77,6 +77,14 @@ def accepted_view(event: TaskSubmitted) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def repeated_view(cluster: Cluster, task: Task) -> dict[str, Any]:
+    """The same short form for a task that the log has already."""
+    return {
+        "task_id": task.id, "name": task.name, "status": STATUS[task.phase], "state": task.phase, "waiting_on": waiting_on(cluster, task),
+        "depends_on": list(task.depends_on), "parent": task.parent or None, "stage": task.stage or None,
+    }  # fmt: skip
+
+
 def waiting_on(cluster: Cluster, task: Task) -> list[str]:
     """Dependencies whose results are not published yet."""
     if task.phase in FINAL or not task.pending:

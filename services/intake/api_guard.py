@@ -1,0 +1,89 @@
+"""Around every request of the API: who may, and one shape for all that goes wrong."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import web
+
+from mloc.core.language.errors import LanguageError
+from mloc.core.language.yaml_source import decode_text, load_documents
+from mloc.services.event_log import BacklogFull, KeyConflict, LogUnavailable
+from mloc.services.intake.api_state import state_of
+from mloc.services.intake.request_body import MAX_BODY_BYTES
+from mloc.services.intake.responses import ApiError, language_error
+from mloc.services.intake.results import UnsafePath
+from mloc.services.intake.task_query import QueryError
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_OPEN_PATHS = frozenset({"/healthz", "/health", "/readyz"})
+
+
+@web.middleware
+async def one_error_shape(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every error as `{"ok": false, "error": {code, message, path, hint}}`."""
+    try:
+        return await handler(request)
+    except ApiError as error:
+        return error.response()
+    except web.HTTPException as error:
+        return _of_http(request, error).response()
+    except LanguageError as error:
+        return language_error(error, 422).response()
+    except (QueryError, UnsafePath) as error:
+        return ApiError(400, "bad_request", str(error), path=request.path).response()
+    except KeyConflict as error:
+        hint = "use a new key for a new body; the same key only to repeat a request"
+        return ApiError(409, "idempotency_conflict", str(error), path="Idempotency-Key", hint=hint).response()
+    except BacklogFull as error:
+        return ApiError(429, "backlog_full", str(error), hint="nothing was submitted; try again later").response()
+    except LogUnavailable as error:
+        hint = "try again; a submission with an Idempotency-Key can be repeated without harm"
+        return ApiError(503, "log_unavailable", str(error), hint=hint).response()
+    except ConnectionResetError:
+        raise
+    except Exception:
+        structlog.get_logger().exception("a request failed", method=request.method, path=request.path)
+        return ApiError(500, "internal_error", "this is a mistake of MLOC; the log of the API has the details", path=request.path).response()
+
+
+@web.middleware
+async def token_required(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """`Authorization: Bearer …` on all but health (and metrics, unless METRICS_REQUIRE_TOKEN) where a token is set."""
+    settings = state_of(request).settings
+    token = settings.orchestrator_token
+    is_open = request.path in _OPEN_PATHS or (request.path == "/metrics" and not settings.metrics_require_token)
+    if token and not is_open and not _shows(request, token):
+        raise ApiError(401, "unauthorized", "the token is missing or wrong", path="Authorization", hint="send `Authorization: Bearer <token>`")
+    return await handler(request)
+
+
+def reading_error(error: LanguageError, text: str) -> ApiError:
+    """400 for what is no YAML or beyond the reader's limits, 422 for YAML that is not a task."""
+    try:
+        load_documents(decode_text(text))
+    except LanguageError:
+        return language_error(error, 400)
+    return language_error(error, 422)
+
+
+def _shows(request: web.Request, token: str) -> bool:
+    scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and hmac.compare_digest(shown.strip().encode(), token.encode())
+
+
+def _of_http(request: web.Request, error: web.HTTPException) -> ApiError:
+    match error.status:
+        case 404:
+            return ApiError(404, "not_found", f"there is nothing at {request.path}", path=request.path, hint="docs/api.md lists what there is")
+        case 405:
+            allowed = error.headers.get("Allow", "")
+            return ApiError(405, "method_not_allowed", f"{request.method} is not for {request.path}", path=request.path, hint=f"use {allowed}")
+        case 413:
+            hint = "put the data into a jsonl file and name it under data.jsonl"
+            return ApiError(413, "too_large", f"the body is larger than {MAX_BODY_BYTES:,} bytes", hint=hint)
+        case status:
+            return ApiError(status, "bad_request", error.reason, path=request.path)

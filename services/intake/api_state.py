@@ -1,0 +1,61 @@
+"""What the routes of the API share: the log, the fold that answers reads, the way in for writes."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from pathlib import Path
+
+from aiohttp import web
+
+from mloc.core.cluster import Cluster
+from mloc.core.task import Task
+from mloc.services.clock import SystemClock
+from mloc.services.event_log import EventLog
+from mloc.services.intake.heartbeats import Heartbeats
+from mloc.services.intake.responses import not_found
+from mloc.services.intake.submission import ModelDefaults
+from mloc.services.intake.submitter import Submitter
+from mloc.services.intake.task_ids import TaskIds
+from mloc.services.observer import Observer
+from mloc.services.settings import Settings
+
+READ_OWN_WRITES_SEC = 2.0
+
+
+class ApiState:
+    """`observer.follow` runs beside the server."""
+
+    def __init__(self, settings: Settings, log: EventLog, observer: Observer) -> None:
+        self.settings = settings
+        self.log = log
+        self.observer = observer
+        self.submitter = Submitter(log, SystemClock(), settings.backlog_limit)
+        self.heartbeats = Heartbeats(log)
+        self.ids = TaskIds(time.time, secrets.randbelow)
+        self.defaults = ModelDefaults(settings.vllm_model or "", settings.ppo_model or "")
+
+    @property
+    def cluster(self) -> Cluster:
+        return self.observer.cluster
+
+    @property
+    def results_dir(self) -> Path:
+        return self.settings.host_results_dir
+
+    async def task(self, id: str) -> Task:
+        """The task; one that was submitted a moment ago is waited for. Raises ApiError 404, LogUnavailable."""
+        if id not in self.cluster.tasks:
+            _, last = await self.log.ends()
+            await self.observer.reach(last, READ_OWN_WRITES_SEC)
+        task = self.cluster.tasks.get(id)
+        if task is None:
+            raise not_found("task", id)
+        return task
+
+
+STATE = web.AppKey("state", ApiState)
+
+
+def state_of(request: web.Request) -> ApiState:
+    return request.app[STATE]

@@ -1,0 +1,110 @@
+"""The HTTP API: tasks go in, what became of them comes out. `mloc intake-api` runs it; docs/api.md describes it.
+
+Reads are answered from a fold of the log in memory, writes go to the log; this process decides nothing and may be stopped at any moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import sys
+
+import structlog
+from aiohttp import web
+
+from mloc.services.connection import open_log
+from mloc.services.event_log import EventLog, LogUnavailable
+from mloc.services.exit_codes import CLEAN, MISCONFIGURED
+from mloc.services.intake import routes_health, routes_results, routes_submit, routes_tasks, routes_workers
+from mloc.services.intake.api_guard import one_error_shape, token_required
+from mloc.services.intake.api_state import STATE, ApiState
+from mloc.services.intake.request_body import MAX_BODY_BYTES
+from mloc.services.observer import Observer
+from mloc.services.settings import Settings, api_address
+from mloc.services.signals import stop_on_signals
+
+SHUTDOWN_SEC = 5.0
+
+
+def run(settings: Settings) -> int:
+    """Until it is stopped; gives the exit code. Raises SettingsError, NoServerError."""
+    return asyncio.run(serve(settings))
+
+
+def build_app(settings: Settings, log: EventLog, observer: Observer) -> web.Application:
+    """All routes over a log and the fold of it, which the caller keeps running."""
+    app = web.Application(middlewares=[one_error_shape, token_required], client_max_size=MAX_BODY_BYTES)
+    app[STATE] = ApiState(settings, log, observer)
+    get, post = app.router.add_get, app.router.add_post
+    for path in ("/healthz", "/health"):
+        get(path, routes_health.health)
+    get("/readyz", routes_health.ready)
+    get("/metrics", routes_health.metrics)
+    post("/api/v1/tasks", routes_submit.post_tasks)
+    get("/api/v1/tasks", routes_tasks.list_tasks)
+    get("/api/v1/tasks/{id}", routes_tasks.show_task)
+    get("/api/v1/tasks/{id}/events", routes_tasks.show_events)
+    get("/api/v1/tasks/{id}/logs", routes_tasks.show_logs)
+    get("/api/v1/tasks/{id}/explain", routes_tasks.show_explanation)
+    post("/api/v1/tasks/{id}/cancel", routes_tasks.cancel_task)
+    post("/api/v1/tasks/{id}/retry", routes_tasks.retry_task)
+    post("/api/v1/tasks/{id}/priority", routes_tasks.change_priority)
+    get("/api/v1/dead_letters", routes_tasks.list_dead_letters)
+    get("/api/v1/results/{id}", routes_results.show_result)
+    for prefix in ("/api/v1/results", "/api/v1/tasks"):
+        get(prefix + "/{id}/files", routes_results.list_files)
+        get(prefix + "/{id}/files/{name:.+}", routes_results.get_file)
+    for path in ("/workers", "/api/v1/workers"):
+        get(path, routes_workers.list_workers)
+        get(path + "/{id}", routes_workers.show_worker)
+        post(path + "/{id}/drain", routes_workers.drain_worker)
+    return app
+
+
+async def serve(settings: Settings) -> int:
+    """Listen first, then fold: /healthz answers at once, /readyz when the log was folded."""
+    host, port = api_address(settings)
+    log = open_log(settings, "intake-api")
+    observer = Observer(log)
+    runner = web.AppRunner(build_app(settings, log, observer), access_log=None, shutdown_timeout=SHUTDOWN_SEC)
+    stop = stop_on_signals()
+    say = structlog.get_logger()
+    try:
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            print(f"mloc intake-api: {_cannot_listen(error, host, port)}", file=sys.stderr)
+            return MISCONFIGURED
+        say.info("the API listens", url=f"http://{host}:{port}", token="required" if settings.orchestrator_token else "none")
+        following = asyncio.create_task(_follow(observer))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if following.done():
+            following.result()  # it never ends by itself: a mistake of ours is not kept quiet
+        following.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await following
+        return CLEAN
+    finally:
+        await runner.cleanup()
+        await log.close()
+
+
+async def _follow(observer: Observer) -> None:
+    with contextlib.suppress(LogUnavailable):  # `follow` says what the trouble is, and tries again
+        await observer.catch_up()
+    gc.collect()
+    gc.freeze()  # what the log gave stays: the collector need not look at it again
+    await observer.follow()
+
+
+def _cannot_listen(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is in use: is another API running? Stop it, or set PORT to another one"
+    if error.errno == errno.EACCES:
+        return f"this user may not listen on port {port}: set PORT to 1024 or more"
+    return f"cannot listen on {host}:{port} ({error.strerror}): set MLOC_HOST and PORT"

@@ -1,0 +1,113 @@
+"""POST /api/v1/tasks: a task file goes in, whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from mloc.core.events import TaskSubmitted
+from mloc.core.explain import explain_need
+from mloc.core.language.errors import LanguageError
+from mloc.core.language.plan import Plan
+from mloc.core.language.reading import read_tasks
+from mloc.services.event_log import Submitted
+from mloc.services.intake.api_guard import reading_error
+from mloc.services.intake.api_state import READ_OWN_WRITES_SEC, ApiState, state_of
+from mloc.services.intake.known_tasks import KnownTasks
+from mloc.services.intake.local_paths import with_absolute_paths
+from mloc.services.intake.request_body import task_text
+from mloc.services.intake.responses import ApiError, json_response
+from mloc.services.intake.submission import Submission, submission_of, unoffered_types
+from mloc.services.intake.views import accepted_view, repeated_view
+
+LARGE_BODY_BYTES = 32 * 1024  # reading more than this off the loop keeps other requests going
+LONGEST_KEY = 200
+
+
+async def post_tasks(request: web.Request) -> web.Response:
+    """201 with the ids; with `?dry_run=1` 200 with where each task would go, and nothing submitted."""
+    state = state_of(request)
+    key = _idempotency_key(request)
+    body = await request.read()
+    plans, warnings = await _read(task_text(body, request.content_type))
+    submission = submission_of(
+        plans, new_id=state.ids.new, known=KnownTasks(state.cluster, state.results_dir), defaults=state.defaults,
+        key=key, body_sha256=hashlib.sha256(body).hexdigest() if key else "",
+    )  # fmt: skip
+    warnings += unoffered_types(submission.events, _offered(state))
+    if request.query.get("dry_run", "0").lower() not in ("0", "false", "no", ""):
+        return json_response({"ok": True, "dry_run": True, "tasks": _placements(state, submission.events), "warnings": warnings})
+    submitted = await state.submitter.submit(submission, state.cluster.open_count())
+    if submitted.repeated:
+        return await _repeated(state, submitted)
+    return json_response(_accepted(submission, warnings), 201)
+
+
+def _idempotency_key(request: web.Request) -> str:
+    key = request.headers.get("Idempotency-Key", "").strip()
+    if key and (len(key) > LONGEST_KEY or not key.isprintable() or not key.isascii() or set(key) & set(" {}")):
+        raise ApiError(
+            400, "bad_idempotency_key", "the idempotency key cannot be used", path="Idempotency-Key",
+            hint=f"at most {LONGEST_KEY} ASCII characters without blanks and braces",
+        )  # fmt: skip
+    return key
+
+
+async def _read(text: str) -> tuple[tuple[Plan, ...], list[str]]:
+    try:
+        read = await asyncio.to_thread(read_tasks, text) if len(text) > LARGE_BODY_BYTES else read_tasks(text)
+    except LanguageError as error:
+        raise reading_error(error, text) from error
+    plans, missing = with_absolute_paths(read.documents, Path.cwd(), text, missing_is_wrong=False)
+    warnings = [f"{problem.path}: {problem.found} is not on this machine; the workers must see it" for problem in missing]
+    return plans, [str(problem) for problem in read.warnings] + warnings
+
+
+def _offered(state: ApiState) -> frozenset[str]:
+    return frozenset[str]().union(*(worker.task_types for worker in state.cluster.workers.values() if worker.phase == "alive"))
+
+
+def _accepted(submission: Submission, warnings: list[str]) -> dict[str, Any]:
+    ids = [event.task for event in submission.events]
+    task_type = next((event.task_type for event in submission.events if event.task_type), "")
+    return {
+        "ok": True, "task_id": ids[0], "task_ids": ids, "count": len(ids), "tasks": [accepted_view(event) for event in submission.events],
+        "worker_id": None, "topic": f"tasks.{task_type}", "warnings": warnings,
+    }  # fmt: skip
+
+
+async def _repeated(state: ApiState, submitted: Submitted) -> web.Response:
+    """The answer of the first time, from what the log says of its tasks now."""
+    await state.observer.reach(submitted.last_id, READ_OWN_WRITES_SEC)
+    known = [task for id in submitted.tasks if (task := state.cluster.tasks.get(id))]
+    task_type = next((task.task_type for task in known if task.task_type), "")
+    tasks = [repeated_view(state.cluster, task) for task in known]
+    return json_response(
+        {
+            "ok": True, "task_id": submitted.tasks[0], "task_ids": list(submitted.tasks), "count": len(submitted.tasks), "tasks": tasks,
+            "worker_id": None, "topic": f"tasks.{task_type}", "warnings": [], "repeated": True,
+        },
+        201,
+    )  # fmt: skip
+
+
+def _placements(state: ApiState, events: Sequence[TaskSubmitted]) -> list[dict[str, Any]]:
+    """For each task where it would go now, or why not."""
+    shown = []
+    for event in events:
+        explanation = explain_need(state.cluster, event.need) if event.need is not None else None
+        shown.append(
+            {
+                "name": event.name, "stage": event.stage or None, "kind": event.kind, "task_type": event.task_type or "pipeline",
+                "depends_on": [id.rpartition(".")[2] if event.parent and id.startswith(event.parent) else id for id in event.depends_on],
+                "need": msgspec.to_builtins(event.need) if event.need else None,
+                "placement": msgspec.to_builtins(explanation) if explanation else None,
+            }
+        )  # fmt: skip
+    return shown

@@ -1,0 +1,88 @@
+"""Puts submissions and requests into the log. What arrives within one turn of the event loop goes in one round trip."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+from mloc.core.events import Event
+from mloc.services.clock import Clock
+from mloc.services.event_log import BacklogFull, EventLog, LogUnavailable, Submitted
+from mloc.services.intake.submission import Submission
+
+MAX_TOGETHER = 256  # submissions in one round trip
+PATIENCE_SEC = 5.0
+PAUSE_SEC = 0.1
+
+Answer = TypeVar("Answer")
+
+
+class _Waiting(NamedTuple):
+    events: Sequence[Event]
+    answer: asyncio.Future[Submitted]
+
+
+class Submitter:
+    """Repeats a call whose reply was lost: the tasks' ids make that harmless, since the fold takes each id once."""
+
+    def __init__(self, log: EventLog, clock: Clock, backlog_limit: int) -> None:
+        self._log = log
+        self._clock = clock
+        self._backlog_limit = backlog_limit
+        self._waiting: list[_Waiting] = []
+        self._sending: asyncio.Task[None] | None = None
+
+    async def submit(self, submission: Submission, open_tasks: int) -> Submitted:
+        """Secrets first, then the events, whole or not at all; `open_tasks` is the backlog as far as the caller knows it.
+
+        Raises KeyConflict, BacklogFull, and LogUnavailable, after which it is not known whether the tasks were taken."""
+        for task, values in submission.secrets.items():
+            await self._patiently(lambda task=task, values=values: self._log.set_secret(task, values))  # type: ignore[misc]
+        if submission.key:
+            return await self._patiently(
+                lambda: self._log.submit(
+                    submission.events, key=submission.key, body_sha256=submission.body_sha256, backlog_limit=self._backlog_limit
+                )
+            )
+        coming = len(submission.events) + sum(len(waiting.events) for waiting in self._waiting)
+        if open_tasks + coming > self._backlog_limit:
+            raise BacklogFull(f"{open_tasks:,} tasks are not finished yet, and BACKLOG_LIMIT is {self._backlog_limit:,}: try again later")
+        return await self._enqueue(submission.events)
+
+    async def request(self, event: Event) -> Submitted:
+        """Append what a person asks for. Raises LogUnavailable."""
+        return await self._enqueue([event])
+
+    def _enqueue(self, events: Sequence[Event]) -> asyncio.Future[Submitted]:
+        answer: asyncio.Future[Submitted] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(events, answer))
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.create_task(self._send())
+        return answer
+
+    async def _send(self) -> None:
+        await asyncio.sleep(0)  # whoever is ready in this turn comes along
+        while self._waiting:
+            together, self._waiting = self._waiting[:MAX_TOGETHER], self._waiting[MAX_TOGETHER:]
+            try:
+                answers = await self._patiently(lambda: self._log.submit_each([waiting.events for waiting in together]))  # noqa: B023
+            except Exception as error:  # belongs to those who wait, whatever it is
+                for waiting in together:
+                    if not waiting.answer.done():
+                        waiting.answer.set_exception(error)
+                continue
+            for waiting, submitted in zip(together, answers, strict=True):
+                if not waiting.answer.done():
+                    waiting.answer.set_result(submitted)
+
+    async def _patiently(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Repeat the call for a while when the log cannot be reached."""
+        deadline = self._clock.monotonic() + PATIENCE_SEC
+        while True:
+            try:
+                return await call()
+            except LogUnavailable:
+                if self._clock.monotonic() > deadline:
+                    raise
+                await self._clock.sleep(PAUSE_SEC)
