@@ -32,6 +32,7 @@ async def metrics(request: web.Request) -> web.StreamResponse:
     try:
         body = file.read_bytes()
     except OSError as error:
-        raise ApiError(503, "no_metrics", f"{file} cannot be read: {error.strerror}", hint="does `mloc metrics` run with the same state folder?") from error
+        hint = "does `mloc metrics` run with the same state folder?"
+        raise ApiError(503, "no_metrics", f"{file} cannot be read: {error.strerror}", hint=hint) from error
     kind = "application/json" if as_json else "text/plain; version=0.0.4; charset=utf-8"
     return web.Response(body=body, headers={"Content-Type": kind})
