@@ -1,7 +1,7 @@
 """The aggregator's `decide`: what is to be published. Pure and level-triggered, like the scheduler's.
 
-A small result without files is published as soon as the log shows it. Files are moved, and shards merged, by effects that the shell runs
-off its loop; the end of an effect is an input of the next round.
+A small result without files is published as soon as the log shows it; a publication's `cause` is the entry that holds the result. Files are
+moved, and shards merged, by effects that the shell runs off its loop; the end of an effect is an input of the next round.
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ def decide(cluster: Cluster, done: Mapping[Effect, Done], max_answers: int = 256
         elif (end := done.get(effect)) is not None:
             events.append(
                 ResultPublished(
-                    task=id, attempt=task.result_attempt, result=raw(end.result), sha256=end.sha256, size_bytes=end.size_bytes, files=end.files
+                    cause=task.result_id, task=id, attempt=task.result_attempt, result=raw(end.result), sha256=end.sha256,
+                    size_bytes=end.size_bytes, files=end.files,
                 )
-            )
+            )  # fmt: skip
         else:
             effects.append(effect)
     return events, effects
@@ -70,7 +71,7 @@ def is_sharded(task: Task) -> bool:
 
 def _publication(cluster: Cluster, task: Task) -> ResultPublished:
     if not task.children:
-        return ResultPublished(task=task.id, attempt=task.result_attempt)
+        return ResultPublished(cause=task.result_id, task=task.id, attempt=task.result_attempt)
     stages = {}
     for id in task.children:
         child = cluster.tasks.get(id)

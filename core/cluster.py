@@ -192,8 +192,17 @@ class Cluster:
         """sha256, hex, of the whole state without the specs' bytes: equal digests are equal states."""
         return hashlib.sha256(_digest_encoder.encode(self.stored())).hexdigest()
 
+    def encoded(self) -> tuple[bytes, bytes]:
+        """The two parts of `to_bytes`: the state, whose sha256 is the digest, and the specs."""
+        return _digest_encoder.encode(self.stored()), msgspec.msgpack.encode(self.specs)
+
     def to_bytes(self) -> bytes:
-        return msgspec.msgpack.encode((self.stored(), self.specs))
+        return joined(*self.encoded())
+
+
+def joined(state: bytes, specs: bytes) -> bytes:
+    """What `from_bytes` reads, from the parts that `Cluster.encoded` gives: a msgpack array of two."""
+    return b"\x92" + state + specs
 
 
 def from_bytes(data: bytes) -> Cluster:

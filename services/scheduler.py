@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from mloc.core import scheduling
 from mloc.core.cluster import Cluster
 from mloc.core.codec import UnknownEvent
 from mloc.core.events import Event, WorkerRegistered
 from mloc.core.scheduling import Limits
+from mloc.services.clock import SystemClock
 from mloc.services.event_log import Entry, EventLog
-from mloc.services.service_loop import IDLE_BLOCK_MS
+from mloc.services.service_loop import IDLE_BLOCK_MS, ServiceLoop
+from mloc.services.service_run import holder, run_service
+from mloc.services.settings import Settings
 
 HEARTBEAT_READ_MS = 500
 
@@ -53,3 +58,14 @@ class Scheduler:
         longest = HEARTBEAT_READ_MS if cluster.workers else IDLE_BLOCK_MS
         due = cluster.next_due_ms()
         return longest if due is None else max(1, min(longest, due - now_ms))
+
+
+def run(settings: Settings) -> int:
+    """The service's process; gives the exit code."""
+    limits = Limits(heartbeat_ttl_ms=int(settings.heartbeat_ttl_sec * 1000), grace_sec=settings.stop_grace_sec)
+
+    async def serve(log: EventLog, stop: asyncio.Event) -> None:
+        scheduler = Scheduler(limits)
+        await ServiceLoop(log, SystemClock(), scheduler, holder(), stop=stop).run()
+
+    return run_service(settings, Scheduler.name, serve)

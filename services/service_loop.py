@@ -70,8 +70,8 @@ class SnapshotKeeper(Protocol):
     def load(self) -> tuple[Cluster, str] | None:
         """The newest good state and the sha256 of the payload of its last entry."""
 
-    def offer(self, cluster: Cluster, payload_sha256: str, *, now: float, final: bool = False) -> None:
-        """Write a snapshot if it is time for one."""
+    def offer(self, cluster: Cluster, payload_sha256: str, *, now: float, folded: int = 0, final: bool = False) -> None:
+        """Write a snapshot if it is time for one. `folded` counts the entries that this process folded."""
 
 
 class ServiceLoop:
@@ -91,6 +91,7 @@ class ServiceLoop:
         self.cluster = Cluster()
         self._last_payload = b""  # of the entry at the position
         self._known_sha256 = ""  # the same, where the position came from a snapshot
+        self._folded = 0  # entries, in this process
         self._lease: Lease | None = None
         self._commit_no = 0
         self._barrier = log_ids.START
@@ -121,7 +122,7 @@ class ServiceLoop:
             except LogError as error:
                 self._say.info("the lease was not given back; it expires by itself", reason=str(error))
         if self._snapshots is not None:
-            self._snapshots.offer(self.cluster, self._payload_sha256(), now=self._clock.monotonic(), final=True)
+            self._snapshots.offer(self.cluster, self._payload_sha256(), now=self._clock.monotonic(), folded=self._folded, final=True)
 
     def now_ms(self) -> int:
         """The server's clock, as far as this process knows it; never before the last event."""
@@ -165,7 +166,7 @@ class ServiceLoop:
                 await self._commit(lease.epoch, events)
                 committed = self.cluster.position
             if self._snapshots is not None:
-                self._snapshots.offer(self.cluster, self._payload_sha256(), now=now)
+                self._snapshots.offer(self.cluster, self._payload_sha256(), now=now, folded=self._folded)
 
     async def _commit(self, epoch: int, events: list[Event]) -> None:
         answers = [delivery.answer(self.cluster, event) for event in events]
@@ -238,6 +239,7 @@ class ServiceLoop:
             evolve(cluster, entry.id, event)
             decider.folded(cluster, entry, event)
         if entries:
+            self._folded += len(entries)
             self._last_payload, self._known_sha256 = entries[-1].payload, ""
 
     def _payload_sha256(self) -> str:

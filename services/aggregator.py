@@ -1,0 +1,124 @@
+"""The aggregator: publishes results, merges shards; the only writer of the result tree.
+
+A small result is published as soon as the log shows it, and its tree is written right after. A result with files is moved into place, and
+shards are merged, by effects off the loop; their publication follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from mloc.core import aggregation
+from mloc.core.cluster import Cluster
+from mloc.core.codec import UnknownEvent
+from mloc.core.events import AttemptSucceeded, Event, ResultPublished, TaskCancelled, TaskDeadLettered, TaskSharded, TaskSubmitted, TaskTimedOut
+from mloc.services.clock import Clock, SystemClock
+from mloc.services.connection import open_log
+from mloc.services.event_log import Entry, EventLog
+from mloc.services.results.effects import Effects
+from mloc.services.results.tree_cursor import TreeCursor, cursor_path
+from mloc.services.results.tree_projection import TreeProjection
+from mloc.services.results.writer_link import WriterProcess
+from mloc.services.service_loop import IDLE_BLOCK_MS, ServiceLoop
+from mloc.services.service_run import holder, run_service
+from mloc.services.settings import Settings
+
+_FAILURES = {TaskDeadLettered: "dead_lettered", TaskCancelled: "cancelled", TaskTimedOut: "timed_out"}
+_FEEDING = frozenset({AttemptSucceeded, ResultPublished, TaskSubmitted, TaskSharded})
+
+
+class Aggregator:
+    """Decides what is published; asks for effects and feeds the trees. Without `trees` it only publishes (a simulation)."""
+
+    name = "aggregator"
+
+    def __init__(self, effects: Effects, trees: TreeProjection | None = None) -> None:
+        self._effects = effects
+        self._trees = trees
+
+    def decide(self, cluster: Cluster, now_ms: int) -> list[Event]:
+        events, effects = aggregation.decide(cluster, self._effects.done)
+        if effects:
+            self._effects.ask(cluster, effects)
+        return events
+
+    def started(self, cluster: Cluster, now_ms: int) -> None:
+        return None
+
+    def folded(self, cluster: Cluster, entry: Entry, event: Event | UnknownEvent) -> None:
+        kind = type(event)
+        if kind is ResultPublished:
+            self._effects.forget(event.task, event.attempt)  # type: ignore[union-attr]
+        if self._trees is None or isinstance(event, UnknownEvent):
+            return
+        if kind in _FEEDING or (kind in _FAILURES and _took_effect(cluster, event)):
+            self._trees.feed(entry.id, event)
+
+    async def before_deciding(self, log: EventLog, now_ms: int) -> None:
+        return None
+
+    def block_ms(self, cluster: Cluster, now_ms: int) -> int:
+        return IDLE_BLOCK_MS
+
+
+def run(settings: Settings) -> int:
+    """The service's process; gives the exit code."""
+
+    async def serve(log: EventLog, stop: asyncio.Event) -> None:
+        async with AsyncExitStack() as stack:
+            await _serve(settings, SystemClock(), log, stop, stack)
+
+    return run_service(settings, Aggregator.name, serve)
+
+
+async def _serve(settings: Settings, clock: Clock, log: EventLog, stop: asyncio.Event, stack: AsyncExitStack) -> None:
+    reading = open_log(settings)  # apart from the loop's, so that a change of servers is noticed by both
+    stack.push_async_callback(reading.close)
+    quick, slow = WriterProcess(settings.host_results_dir), WriterProcess(settings.host_results_dir)
+    stack.push_async_callback(quick.close)
+    stack.push_async_callback(slow.close)
+    effects = Effects(reading, clock, slow, lambda: loop.wake.set())
+    stack.push_async_callback(effects.close)
+    trees = TreeProjection(
+        reading, clock, TreeCursor(cursor_path(settings.state_dir)), quick, slow,
+        position=lambda: loop.cluster.position, versions_of=lambda worker: _versions(loop.cluster, worker),
+        allowed_roots=settings.allowed_output_roots,
+    )  # fmt: skip
+    loop = ServiceLoop(
+        log, clock, Aggregator(effects, trees), holder(), stop=stop
+    )
+    await _both(loop, trees, stop)
+
+
+async def _both(loop: ServiceLoop, trees: TreeProjection, stop: asyncio.Event) -> None:
+    """The end of one, whatever its reason, is the end of the other: trees are written to the end of what the loop folded."""
+    loop_ended = asyncio.Event()
+
+    async def loop_run() -> None:
+        try:
+            await loop.run()
+        finally:
+            loop_ended.set()
+
+    tasks = [asyncio.create_task(loop_run()), asyncio.create_task(trees.run(loop_ended))]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        stop.set()
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _took_effect(cluster: Cluster, event: Event) -> bool:
+    """Whether a failure is the outcome of its task now; a void one gets no tree."""
+    task = cluster.tasks.get(event.task)  # type: ignore[attr-defined]
+    return task is not None and task.phase == _FAILURES[type(event)]
+
+
+def _versions(cluster: Cluster, worker: str) -> dict[str, str]:
+    known = cluster.workers.get(worker)
+    return {"mloc": known.version} if known is not None and known.version else {}

@@ -1,0 +1,162 @@
+"""Join the results of a task's shards: items in the order of the input, usage summed, what differs kept by shard.
+
+One shard's result is in memory at a time, and the joined one only while it is small.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from mloc.core.usage import total
+from mloc.services.results.durable import sync_folder, write_durably
+from mloc.services.results.folders import MANIFEST_FILE, RESULT_FILE
+from mloc.services.results.manifest import Origin, files_in, manifest_of
+
+INLINE_BYTES = 64 * 1024  # results up to this size ride in the event
+MANY_ITEMS = 512  # joined to one chunk
+_INDEX = re.compile(rb'\{"index":\d+')
+
+
+class Part(Struct, frozen=True, gc=False):
+    """One shard's result: inline, or else the `responses.json` of its folder below RESULTS_DIR."""
+
+    task: str
+    folder: str
+    result: bytes = b""
+
+
+class Merge(Struct, frozen=True, tag=True, gc=False):
+    """Join the parts, in order, to the result of `origin`'s task in `folder`, below RESULTS_DIR."""
+
+    origin: Origin
+    folder: str
+    parts: tuple[Part, ...]
+
+
+class Merged(Struct, frozen=True, tag=True, gc=False):
+    """`result` when it is small. `files`: its folder is complete, with manifest; else nothing was written."""
+
+    result: bytes
+    sha256: str
+    size_bytes: int
+    files: bool
+
+
+def merge(root: Path, order: Merge) -> Merged:
+    """Raises OSError where a shard's result is not there or the joined one cannot be written, msgspec.MsgspecError for what is no result."""
+    folder = root / order.folder
+    chunks = _joined(root, order)
+    head, is_whole = _first_bytes(chunks)
+    if is_whole and not (folder / "shards").is_dir():
+        return Merged(head, hashlib.sha256(head).hexdigest(), len(head), files=False)
+    sha256, size = write_durably(folder / RESULT_FILE, _continued(head, chunks))
+    write_durably(folder / MANIFEST_FILE, [manifest_of(order.origin, files_in(folder), ok=True, folder=folder)])
+    sync_folder(folder.parent)
+    return Merged(head if is_whole else b"", sha256, size, files=True)
+
+
+def _first_bytes(chunks: Iterator[bytes]) -> tuple[bytes, bool]:
+    """What fits into an event, or a little more; and whether that is all."""
+    head = bytearray()
+    for chunk in chunks:
+        head += chunk
+        if len(head) > INLINE_BYTES:
+            return bytes(head), False
+    return bytes(head), True
+
+
+def _continued(head: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield head
+    yield from rest
+
+
+def _joined(root: Path, order: Merge) -> Iterator[bytes]:
+    """The joined result as JSON: the items come as they are read; what is known only at the end comes after them."""
+    usages: list[dict[str, Any]] = []
+    others: list[dict[str, bytes]] = []
+    position, ok = 0, True
+    yield b'{"items":['
+    for part in order.parts:
+        fields = _fields(root, part)
+        for chunk, count in _renumbered(fields.pop("items", None), position):
+            yield chunk
+            position += count
+        ok &= bytes(fields.pop("ok", b"true")) != b"false"
+        usages.append(_object(fields.pop("usage", None)))
+        others.append({name: bytes(value) for name, value in fields.items()})
+        fields.clear()
+    yield b"]"
+    for name, value in _shared(others).items():
+        yield b"," + msgspec.json.encode(name) + b":" + value
+    if differing := _differing(others):
+        yield b',"shards":' + msgspec.json.encode(differing)
+    yield b',"usage":' + msgspec.json.encode(total(usages)) + b',"ok":' + (b"true" if ok else b"false") + b"}"
+
+
+def _fields(root: Path, part: Part) -> dict[str, Any]:
+    """The members of a shard's result, not decoded further; they refer to the file's pages rather than to copies."""
+    return msgspec.json.decode(part.result or _pages(root / part.folder / RESULT_FILE), type=dict[str, Raw])
+
+
+def _pages(path: Path) -> memoryview:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+    except ValueError as error:  # an empty file
+        raise OSError(f"{path} is empty") from error
+    finally:
+        os.close(descriptor)
+
+
+def _renumbered(items: Raw | None, start: int) -> Iterator[tuple[bytes, int]]:
+    """The items as the inside of a JSON list, with their index in the whole; in chunks, each with its number of items."""
+    if items is None:
+        return
+    batch: list[bytes] = []
+    position = start
+    for item in msgspec.json.decode(items, type=list[Raw]):
+        batch.append(_with_index(bytes(item), position))
+        position += 1
+        if len(batch) == MANY_ITEMS:
+            yield _list_inside(batch, position - len(batch)), len(batch)
+            batch = []
+    if batch:
+        yield _list_inside(batch, position - len(batch)), len(batch)
+
+
+def _list_inside(items: list[bytes], position: int) -> bytes:
+    return (b"," if position else b"") + b",".join(items)
+
+
+def _with_index(item: bytes, index: int) -> bytes:
+    if found := _INDEX.match(item):
+        return b'{"index":%d' % index + item[found.end() :]
+    fields = msgspec.json.decode(item, type=dict[str, Raw]) if item.startswith(b"{") else None
+    return item if fields is None else msgspec.json.encode({"index": index, **{name: raw for name, raw in fields.items() if name != "index"}})
+
+
+def _object(value: Raw | None) -> dict[str, Any]:
+    decoded = msgspec.json.decode(value) if value is not None else None
+    return decoded if isinstance(decoded, dict) else {}
+
+
+def _shared(others: list[dict[str, bytes]]) -> dict[str, bytes]:
+    """Members on which all shards agree (the model)."""
+    first = others[0] if others else {}
+    return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
+
+
+def _differing(others: list[dict[str, bytes]]) -> list[dict[str, Raw]]:
+    """Members on which they do not, by shard."""
+    shared = _shared(others)
+    found = [{name: Raw(value) for name, value in other.items() if name not in shared} for other in others]
+    return found if any(found) else []
