@@ -1,0 +1,132 @@
+"""What replay found, as text for a person and as JSON for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from mloc.core import log_ids, moment
+from mloc.core.task import FINAL, Task
+from mloc.core.worker import Worker
+from mloc.replay.as_of import AsOf, Happened
+from mloc.replay.rebuild import Rebuilt
+from mloc.replay.verify import Verdict, Verified
+
+SHORT_DIGEST = 16  # of 64 characters; --json has all
+
+
+def rebuilt_text(found: Rebuilt) -> str:
+    cluster = found.cluster
+    return "\n".join(
+        [
+            f"events    {found.events:,} in {found.seconds:.2f} s ({found.events_per_sec:,.0f} events/s)",
+            f"position  {cluster.position}  {_time(cluster.position)}",
+            f"digest    {cluster.digest()}",
+            f"tasks     {_counts(cluster.counts())}",
+            f"workers   {_workers(list(cluster.workers.values()))}",
+            *([f"unknown   {cluster.unknown:,} entries of types that this program does not know: upgrade MLOC"] if cluster.unknown else []),
+        ]
+    )
+
+
+def rebuilt_json(found: Rebuilt) -> dict[str, Any]:
+    cluster = found.cluster
+    return {
+        "events": found.events, "seconds": round(found.seconds, 4), "events_per_sec": round(found.events_per_sec), "position": cluster.position,
+        "digest": cluster.digest(), "tasks": cluster.counts(), "submissions": cluster.submissions,
+        "workers": {worker.id: worker.phase for worker in cluster.workers.values()}, "by_type": found.by_type, "unknown": cluster.unknown,
+    }  # fmt: skip
+
+
+def verified_text(found: Verified) -> str:
+    lines = [
+        f"log         {found.events:,} entries to {found.position}, ids in order, all readable" if not found.problems else "log         NOT IN ORDER",
+        *(f"            {problem}" for problem in found.problems),
+        f"rebuilt     digest {found.digest[:SHORT_DIGEST]}… from the log alone",
+        f"encoding    {'the state comes back from its bytes as it was' if found.encoding_holds else 'THE STATE DOES NOT COME BACK FROM ITS BYTES'}",
+    ]
+    for verdict in found.verdicts:
+        lines += _verdict_lines(verdict)
+    if found.unknown:
+        lines.append(f"unknown     {found.unknown:,} entries of types that this program does not know: upgrade MLOC")
+    lines += [f"{name:11} NO SNAPSHOT, but --require asks for one" for name in found.missing]
+    if not found.verdicts:
+        lines.append("services    none has written a snapshot yet: there is nothing to compare with. Services write one every")
+        lines.append("            STATE_FLUSH_INTERVAL_SEC and when they stop; is ORCHESTRATOR_STATE_DIR the folder in which they run?")
+    same = sum(verdict.same for verdict in found.verdicts)
+    lines.append(f"{'VERIFIED' if found.holds else 'NOT VERIFIED'}    {same} of {len(found.verdicts)} services hold the state that the log gives")
+    return "\n".join(lines)
+
+
+def _verdict_lines(verdict: Verdict) -> list[str]:
+    after = f", {verdict.behind:,} entries before the end" if verdict.behind else ""
+    if verdict.same:
+        return [f"{verdict.service:11} digest {verdict.claimed[:SHORT_DIGEST]}… at {verdict.position}{after}: same"]
+    return [
+        f"{verdict.service:11} digest {verdict.claimed[:SHORT_DIGEST]}… at {verdict.position}{after}: DIFFERENT, by the log {verdict.rebuilt[:SHORT_DIGEST]}…",
+        *(f"            {difference}" for difference in verdict.differs),
+    ]
+
+
+def verified_json(found: Verified) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(found)
+    return {"ok": found.holds, **fields}
+
+
+def as_of_text(found: AsOf, limit: int) -> str:
+    lines = [
+        f"as of     #{found.events:,}  {found.position}  {found.time}",
+        f"digest    {found.digest}",
+        f"tasks     {_counts(found.counts)}",
+        f"workers   {_workers(found.workers)}",
+    ]
+    if found.tasks:
+        chosen = sorted(found.tasks, key=_attention)[:limit]
+        width = max(len(task.id) for task in chosen)
+        lines.append("")
+        lines += [f"  {task.id:{width}}  {task.phase:13} {task.worker:12} {task.reason}".rstrip() for task in chosen]
+        if len(chosen) < len(found.tasks):
+            lines.append(f"  showing {len(chosen)} of {len(found.tasks):,}; --limit N for more, --task ID for one whole")
+    return "\n".join(lines)
+
+
+def task_text(whole: dict[str, Any], events: list[Happened]) -> str:
+    width = max(len(name) for name in whole)
+    facts = [f"  {name:{width}}  {_fact(name, value)}" for name, value in whole.items() if value not in (None, "", 0, [], {}, 0.0) or name == "phase"]
+    lines = [f"{happened.time}  {happened.id:18} {happened.type:20} {happened.what}".rstrip() for happened in events]
+    return "\n".join([f"task {whole['id']}", *facts, "", f"its {len(events)} events", *(f"  {line}" for line in lines)])
+
+
+def as_of_json(found: AsOf) -> dict[str, Any]:
+    return {
+        "position": found.position, "events": found.events, "time": found.time, "digest": found.digest, "counts": found.counts,
+        "workers": [named(worker) for worker in found.workers], "tasks": [named(task) for task in found.tasks],
+    }  # fmt: skip
+
+
+def named(value: Task | Worker) -> dict[str, Any]:
+    """A state's value with its fields' names (in snapshots they are arrays)."""
+    return {name: msgspec.to_builtins(getattr(value, name)) for name in value.__struct_fields__}
+
+
+def _attention(task: Task) -> tuple[bool, int]:
+    return task.phase in FINAL, -task.order
+
+
+def _fact(name: str, value: Any) -> str:
+    if name.endswith("_ms") and isinstance(value, int) and value > 10**11:
+        return moment.iso(value)
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {phase}" for phase, count in sorted(counts.items(), key=lambda item: -item[1])) or "none"
+
+
+def _workers(workers: list[Worker]) -> str:
+    return ", ".join(f"{worker.id} ({worker.phase}{', draining' if worker.draining else ''})" for worker in workers) or "none"
+
+
+def _time(id: str) -> str:
+    return moment.iso(log_ids.time_ms(id)) if log_ids.time_ms(id) else ""
