@@ -178,6 +178,18 @@ class Cluster:
             heapq.heappop(self.deadlines)
 
     # --- snapshots and digest ---
+    def copy(self) -> Cluster:
+        """A state of its own at the same position: both share the frozen values, and each may be folded on. Costs some 20 ns a task."""
+        other = Cluster()
+        other.__dict__.update(self.__dict__)
+        for name in ("mean_ms", "tasks", "specs", "met", "workers", "doomed", "ended", "retries"):
+            setattr(other, name, dict(getattr(self, name)))
+        other.by_phase = {phase: dict(ids) for phase, ids in self.by_phase.items()}
+        other.dependants = {id: list(waiting) for id, waiting in self.dependants.items()}
+        other.backoffs, other.deadlines = list(self.backoffs), list(self.deadlines)
+        other.holdings, other.ready = self.holdings.copy(), self.ready.copy()
+        return other
+
     def stored(self) -> Stored:
         unneeded: dict[str, dict[str, list[int]]] = {}
         for (task, number), worker in sorted(self.holdings.unneeded.items()):

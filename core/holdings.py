@@ -87,6 +87,13 @@ class Holdings:
     def mark_unneeded(self, attempt: Attempt) -> None:
         self.unneeded[attempt.task, attempt.number] = attempt.worker
 
+    def copy(self) -> Holdings:
+        other = Holdings()
+        other.by_worker = {worker: dict(held) for worker, held in self.by_worker.items()}
+        other.unneeded, other._light, other._slots = dict(self.unneeded), dict(self._light), dict(self._slots)
+        other._devices = {worker: {device: list(keys) for device, keys in devices.items()} for worker, devices in self._devices.items()}
+        return other
+
     def _count(self, attempt: Attempt, by: int) -> None:
         if attempt.light:
             self._light[attempt.worker] = self._light.get(attempt.worker, 0) + by

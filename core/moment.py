@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from msgspec import Struct
 
@@ -56,7 +56,7 @@ def last_id(moment: AtId | AtTime) -> str:
 
 def iso(ms: int) -> str:
     """A time of the log, in UTC, to the millisecond."""
-    return datetime.fromtimestamp(ms / 1000, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _time_ms(text: str, now_ms: int) -> int:

@@ -52,6 +52,11 @@ class ReadyQueues:
         if heap is not None and not heap:
             del self._heaps[need]
 
+    def copy(self) -> ReadyQueues:
+        other = ReadyQueues()
+        other._heaps = {need: list(heap) for need, heap in self._heaps.items()}
+        return other
+
     def needs(self) -> tuple[Need, ...]:
         return tuple(self._heaps)
 

@@ -1,0 +1,155 @@
+"""The command `mloc-replay`: what the log says, computed anew.
+
+Exit codes: 0 it is so; 1 it differs, or is not there; 2 the command line or a setting is wrong; 3 the log cannot be reached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import re
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any, cast
+
+import msgspec
+
+from mloc.core import moment
+from mloc.replay import service_claims, shown
+from mloc.replay.as_of import TaskUnknown, as_of, history, task_at, task_whole
+from mloc.replay.progress import progress
+from mloc.replay.rebuild import LogDamaged, OnProgress, rebuild
+from mloc.replay.verify import verify
+from mloc.services.connection import open_log
+from mloc.services.event_log import EventLog, LogError
+from mloc.services.server_address import NoServerError
+from mloc.services.settings import Settings, SettingsError, load_settings
+
+AGO = re.compile(r"-\d[\d.]*(ms|s|m|h|d)")
+OK, DIFFERS, USAGE, UNREACHABLE = 0, 1, 2, 3
+ABOUT = "Compute from the event log what was, and prove that the services hold the same."
+EXAMPLES = """examples:
+  mloc-replay rebuild                    fold the whole log: counts, events/s, digest
+  mloc-replay verify                     compare with what each service says of itself
+  mloc-replay verify --require scheduler,aggregator
+  mloc-replay at -5m                     the cluster five minutes ago
+  mloc-replay at '#1234' --task train    one task after the first 1,234 events
+  mloc-replay at 2026-01-31T14:05 --json
+
+exit codes: 0 it is so; 1 it differs or is not there; 2 wrong command line or setting; 3 the log cannot be reached
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; gives the exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    # argparse takes `-5m` for an option, but not what holds a space
+    parsed = _parser().parse_args([f" {word}" if AGO.fullmatch(word) else word for word in given])
+    try:
+        return asyncio.run(_run(parsed))
+    except SettingsError as error:
+        return _failed(error, USAGE)
+    except (NoServerError, LogError) as error:
+        return _failed(error, UNREACHABLE)
+    except (LogDamaged, TaskUnknown) as error:
+        return _failed(error, DIFFERS)
+    except ValueError as error:  # a moment that is none
+        return _failed(error, USAGE)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `mloc-replay at … | head`
+        sys.stderr.close()
+        return OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="mloc-replay", description=ABOUT, epilog=EXAMPLES, formatter_class=raw)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
+    rebuilding = commands.add_parser("rebuild", help="fold the whole log and tell what it gives")
+    rebuilding.set_defaults(go=_rebuild)
+
+    about = "Fold the log to where each service stood when it wrote its newest snapshot, and compare the digests."
+    verifying = commands.add_parser("verify", help="compare the log's state with the services' own", description=about)
+    verifying.add_argument("--require", type=_names, default=(), metavar="NAMES", help="services that must have a snapshot: scheduler,aggregator or all")
+    verifying.set_defaults(go=_verify)
+
+    about = f"The state as of a point of history: {moment.ACCEPTED}."
+    looking = commands.add_parser("at", help="the state at a point of history", description=about)
+    looking.add_argument("moment", metavar="ID|TIME", help="for example -5m, '#1234', 14:05:30, 2026-01-31T14:05, 1700000000000-0")
+    looking.add_argument("--task", metavar="ID", help="one task whole, and the events that made it")
+    looking.add_argument("--limit", type=int, default=20, metavar="N", help="tasks shown (default 20; --json has all)")
+    looking.set_defaults(go=_at)
+    for command in (rebuilding, verifying, looking):
+        command.add_argument("--json", action="store_true", help="for programs")
+    return parser
+
+
+async def _run(parsed: argparse.Namespace) -> int:
+    settings = load_settings()
+    async with _log(settings) as log:
+        return await cast(Callable[[argparse.Namespace, EventLog, Settings], Coroutine[Any, Any, int]], parsed.go)(parsed, log, settings)
+
+
+@contextlib.asynccontextmanager
+async def _log(settings: Settings) -> AsyncIterator[EventLog]:
+    log = await open_log(settings)
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+async def _rebuild(parsed: argparse.Namespace, log: EventLog, settings: Settings) -> int:
+    found = await rebuild(log, on_progress=await _progress(log))
+    _show(parsed, shown.rebuilt_json(found) if parsed.json else shown.rebuilt_text(found))
+    return OK
+
+
+async def _verify(parsed: argparse.Namespace, log: EventLog, settings: Settings) -> int:
+    claims = service_claims.newest(settings)
+    found = await verify(log, claims, service_claims.REQUIRABLE if parsed.require == ("all",) else parsed.require, await _progress(log))
+    _show(parsed, shown.verified_json(found) if parsed.json else shown.verified_text(found))
+    return OK if found.holds else DIFFERS
+
+
+async def _at(parsed: argparse.Namespace, log: EventLog, settings: Settings) -> int:
+    at = moment.parse(parsed.moment, await log.now_ms())
+    found, rebuilt = await as_of(log, at, await _progress(log))
+    if not rebuilt.events:
+        raise LogDamaged(f"nothing had happened yet at {parsed.moment.strip()}: the log begins at {(await log.ends())[0]}")
+    if parsed.task is None:
+        _show(parsed, shown.as_of_json(found) if parsed.json else shown.as_of_text(found, parsed.limit))
+        return OK
+    events = await history(log, parsed.task, found.position)
+    whole = task_whole(rebuilt.cluster, task_at(rebuilt.cluster, parsed.task))
+    position = {"position": found.position, "events": found.events}
+    _show(parsed, {**position, "task": whole, "history": events} if parsed.json else shown.task_text(whole, events))
+    return OK
+
+
+async def _progress(log: EventLog) -> OnProgress:
+    return progress(*await log.ends())
+
+
+def _show(parsed: argparse.Namespace, found: dict[str, Any] | str) -> None:
+    text = found if isinstance(found, str) else msgspec.json.format(msgspec.json.encode(found)).decode()
+    print(text, flush=True)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if unknown := sorted(set(names) - {*service_claims.REQUIRABLE, "all"}):
+        raise argparse.ArgumentTypeError(f"no service {unknown[0]!r}; it takes {', '.join(service_claims.REQUIRABLE)} or all")
+    return names
+
+
+def _failed(error: Exception, code: int) -> int:
+    for line in str(error).splitlines():
+        print(f"mloc-replay: {line}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
