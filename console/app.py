@@ -22,7 +22,7 @@ from mloc.console.follower import Follower
 from mloc.console.listed_entries import ArchiveError, open_archive
 from mloc.console.live_log import LiveLog
 from mloc.console.page import Page
-from mloc.console.phases import THEME
+from mloc.console.phases import TASK, THEME
 from mloc.console.questions import Ask, Confirm, Help
 from mloc.console.sources import RequestRefused, Source
 from mloc.console.task_screen import TaskScreen
@@ -173,9 +173,9 @@ class ConsoleApp(App[None]):
         if task is None:
             return
         if not tasks.is_open(task):
-            self.notify(f"{task.id} has ended already ({task.phase})", severity="warning")
+            self.notify(f"{task.id} has ended already: it is {TASK[task.phase].word}", severity="warning")
             return
-        detail = f"and its {len(task.children)} parts" if task.children else f"it is {task.phase} now"
+        detail = f"and its {len(task.children)} parts" if task.children else f"it is {TASK[task.phase].word} now"
         event = CancelRequested(task=task.id, by=_person(), reason=f"cancelled by {_person()} in the console")
         self._confirm(f"Cancel {task.id}?", detail, event, "cancel")
 
@@ -184,7 +184,7 @@ class ConsoleApp(App[None]):
         if task is None:
             return
         if task.phase != "dead_lettered":
-            self.notify(f"only a dead-lettered task can be retried; {task.id} is {task.phase}", severity="warning")
+            self.notify(f"only a dead-lettered task can be retried; {task.id} is {TASK[task.phase].word}", severity="warning")
             return
         self._confirm(f"Retry {task.id}?", task.reason, RetryRequested(task=task.id, by=_person()), "retry")
 

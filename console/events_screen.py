@@ -20,7 +20,7 @@ from mloc.core import event_line, log_ids
 from mloc.services.event_log import Entry, LogError
 
 COLUMNS = (
-    Column("#", 8, right=True), Column("Time", 12), Column("Event", 18), Column("Task or worker", 14, 2), Column("What", 12, 4)
+    Column("#", 8, right=True, from_width=96), Column("Time", 12), Column("Event", 19), Column("Task or worker", 10, 2), Column("What", 16, 4)
 )  # fmt: skip
 KEPT_PAGES = 200
 
@@ -69,8 +69,9 @@ class EventsScreen(Page):
         if entry is None:
             return ((f"{ordinal:,}", DIM), ("", ""), (self.console_app.chronicle.type_of(ordinal), DIM), ("…", DIM), ("", ""))
         event = event_of(entry)
+        style = f"bold {BAD}" if entry.type in event_line.FAILURES else "bold"
         return (
-            (f"{ordinal:,}", DIM), (clock(log_ids.time_ms(entry.id)), DIM), (entry.type, f"bold {BAD}" if entry.type in event_line.FAILURES else "bold"),
+            (f"{ordinal:,}", DIM), (clock(log_ids.time_ms(entry.id)), DIM), (entry.type, style),
             (event_line.task_of(event) or event_line.worker_of(event), ""), (event_line.describe(event), ""),
         )  # fmt: skip
 

@@ -111,7 +111,8 @@ class Follower:
         after = "0-0"
         while True:
             try:
-                for after, beat in await self._source.read_heartbeats(after):  # noqa: B020  (the last id is where to go on)
+                for id, beat in await self._source.read_heartbeats(after):
+                    after = id
                     self.heartbeats[beat.worker] = beat
                     self.version += 1
             except LogError:

@@ -40,7 +40,7 @@ class LineView(ScrollView, can_focus=True, inherit_bindings=False):
         self._lines = lines
         self._wrap()
         if follow_end and at_end:
-            self.scroll_to(y=len(self._wrapped), animate=False, immediate=True)
+            self.scroll_to(y=len(self._wrapped), animate=False, immediate=True, force=True)
         self.refresh()
 
     def on_resize(self) -> None:

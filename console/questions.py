@@ -11,17 +11,17 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Static
 
 HELP = """\
-[b]moving[/b]          j k ↓ ↑  one row     g G  first, last     pgdn pgup  one page
-                enter  open      esc  back      [ ]  panes of a task
-[b]screens[/b]         1 Tasks   3 Workers   5 Events      q  quit
-[b]filter[/b]          /   state:failed,running kind:lora* -owner:ada age>5m text /regex/
-                esc takes it away
-[b]actions[/b]         x  cancel the task    r  retry a dead-lettered task
-[b]time travel[/b]     t  on and off (from Events: at the event under the cursor)
-                ← →  one event       shift ← →  a hundred
-                , .  the failure before, after
-                @    an id, #1234, 14:05:30, 2026-01-31T14:05, -5m
-                The live view goes on behind it; actions are off meanwhile.
+[b]moving[/b]    j k ↓ ↑ one row    g G first, last    pgdn pgup one page
+          enter open    esc back    [ ] panes of a task
+[b]screens[/b]   1 Tasks    3 Workers    5 Events    q quit
+[b]filter[/b]    / state:failed,running type:lora* -owner:ada age>5m
+          worker:gpu-0* label:team=x text /regex/      esc takes it away
+[b]actions[/b]   x cancel the task    r retry a dead-lettered task
+[b]events[/b]    enter opens its task    e shows it as it is in the log
+[b]past[/b]      t there and back; from Events to the event under the cursor
+          ← → one event   shift ← → hundred   , . failures before, after
+          @ an id, #1234, 14:05:30, 2026-01-31T14:05, -5m
+          The live view goes on behind it; actions are off meanwhile.
 
 Everything also by mouse: click a row to choose it, again to open it."""
 

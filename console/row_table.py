@@ -9,7 +9,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Region, Size
+from textual.geometry import Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
@@ -88,7 +88,7 @@ class RowTable(ScrollView, can_focus=True, inherit_bindings=False):
             self._at = self._index_of(key, min(before, len(rows) - 1))
         self.virtual_size = Size(self.size.width, len(rows) + 1)
         if self._at != before and self._was_moved:
-            self.scroll_to(y=self.scroll_offset.y + self._at - before, animate=False, immediate=True)
+            self.scroll_to(y=self.scroll_offset.y + self._at - before, animate=False, immediate=True, force=True)
         elif not self._was_moved:
             self._into_view()
         self.refresh()
@@ -174,16 +174,13 @@ class RowTable(ScrollView, can_focus=True, inherit_bindings=False):
         height = max(1, self.size.height - 1)
         top = self.scroll_offset.y
         if self._at < top:
-            self.scroll_to(y=self._at, animate=False, immediate=True)
+            self.scroll_to(y=self._at, animate=False, immediate=True, force=True)
         elif self._at >= top + height:
-            self.scroll_to(y=self._at - height + 1, animate=False, immediate=True)
+            self.scroll_to(y=self._at - height + 1, animate=False, immediate=True, force=True)
 
     def on_resize(self) -> None:
         self.virtual_size = Size(self.size.width, len(self._rows) + 1)
-        self._into_view()
-
-    def region_of_cursor(self) -> Region:
-        return Region(0, self._at + 1 - self.scroll_offset.y, self.size.width, 1)
+        self.call_after_refresh(self._into_view)
 
 
 def _widths(columns: Sequence[Column], width: int) -> list[int]:

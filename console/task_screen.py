@@ -29,13 +29,13 @@ class TaskScreen(Page):
     kind = "task"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "app.pop_screen", "back"),
-        Binding("left_square_bracket", "pane(-1)", "[ pane", key_display="["),
-        Binding("right_square_bracket", "pane(1)", "pane ]", key_display="]"),
+        Binding("left_square_bracket", "pane(-1)", "pane before", show=False),
+        Binding("right_square_bracket", "pane(1)", "next pane", key_display="]"),
     ]
 
     def __init__(self, task: str) -> None:
         super().__init__()
-        self.task = task
+        self.task_id = task
         self._pane = 0
         self._history = TaskHistory(task)
         self._telemetry: list[tuple[str, TelemetryPoint]] = []
@@ -52,7 +52,7 @@ class TaskScreen(Page):
     def on_mount(self) -> None:
         app = self.console_app
         self._stop_listening = app.follower.listen(self._history.seen)
-        self.run_worker(self._history.read_past(app.machine, app.chronicle, app.follower.cluster.tasks.get(self.task)))
+        self.run_worker(self._history.read_past(app.machine, app.chronicle, app.follower.cluster.tasks.get(self.task_id)))
         self.run_worker(self._read_telemetry())
         self.query_one(LineView).focus()
 
@@ -60,7 +60,7 @@ class TaskScreen(Page):
         self._stop_listening()
 
     def chosen_task(self) -> str:
-        return self.task
+        return self.task_id
 
     def action_pane(self, by: int) -> None:
         self._to_pane((self._pane + by) % len(PANES))
@@ -81,7 +81,7 @@ class TaskScreen(Page):
             for at, name in enumerate(PANES)
         )
         self.query_one("#panes", Static).update(f" {tabs}")
-        task = view.cluster.tasks.get(self.task)
+        task = view.cluster.tasks.get(self.task_id)
         lines = self._lines(view, task) if task is not None else self._absent(view)
         self.query_one(LineView).show(lines, follow_end=PANES[self._pane] in ("Log", "History"))
 
@@ -97,7 +97,7 @@ class TaskScreen(Page):
             case "Overview":
                 return task_text.overview(view, task, history, telemetry, width)
             case "History":
-                return task_text.history_text(history, self._history.read_share)
+                return task_text.history_text(self.task_id, history, self._history.read_share)
             case "Spec":
                 return task_text.spec_text(view.cluster.spec_of(task) or self._history.spec(), task.spec_digest)
             case "Log":
@@ -110,8 +110,9 @@ class TaskScreen(Page):
 
     def _absent(self, view: View) -> list[task_text.Line]:
         if view.is_past:
-            return [[(f"{self.task} was not there yet, or had left memory, at this point", "")]]
-        return [[(f"{self.task} has left memory; its history remains", "")], [], *task_text.history_text(self._history.events, self._history.read_share)]
+            return [[(f"{self.task_id} was not there yet, or had left memory, at this point", "")]]
+        history = task_text.history_text(self.task_id, self._history.events, self._history.read_share)
+        return [[(f"{self.task_id} has left memory; its history remains", "")], [], *history]
 
     # --- reading ---
 
@@ -119,21 +120,21 @@ class TaskScreen(Page):
         after = log_ids.START
         while True:
             try:
-                points = await self.console_app.source.read_telemetry(self.task, after)
+                points = await self.console_app.source.read_telemetry(self.task_id, after)
                 if points:
                     after = points[-1][0]
                     self._telemetry += points
                     del self._telemetry[:-MOST_POINTS]
                     self.console_app.show_soon()
                 elif not self._telemetry and self._kept_log is None and self._has_ended():
-                    self._kept_log = await self.console_app.source.result_file(self.task, "logs") or b""
+                    self._kept_log = await self.console_app.source.result_file(self.task_id, "logs") or b""
                     self.console_app.show_soon()
             except LogError:
                 pass  # the banner tells it
             await asyncio.sleep(TELEMETRY_EVERY_SEC)
 
     def _has_ended(self) -> bool:
-        task = self.console_app.follower.cluster.tasks.get(self.task)
+        task = self.console_app.follower.cluster.tasks.get(self.task_id)
         return task is not None and task.phase in FINAL
 
     async def _read_result(self, task: Task) -> None:
@@ -148,5 +149,5 @@ class TaskScreen(Page):
         if isinstance(event, AttemptSucceeded | ResultPublished) and event.result:
             self._result = bytes(event.result)
         else:
-            self._result = await self.console_app.source.result_file(self.task, "responses.json")
+            self._result = await self.console_app.source.result_file(self.task_id, "responses.json")
         self.console_app.show_soon()

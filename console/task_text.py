@@ -44,7 +44,7 @@ def overview(view: View, task: Task, history: History, telemetry: Telemetry, wid
     if task.children:
         lines += _children(view, task)
     lines += curves(telemetry, width)
-    lines += [[], [("last events", _TITLE)], *(event_lines(history[-6:]) or [[("  none read yet", DIM)]])]
+    lines += [[], [("last events", _TITLE)], *(event_lines(task.id, history[-6:]) or [[("  none read yet", DIM)]])]
     said = [point for _, point in telemetry if point.line]
     if said:
         lines += [[], [("last of its log", _TITLE)], *([(f"  {point.line}", "")] for point in said[-4:])]
@@ -57,7 +57,8 @@ def _facts(task: Task, width: int) -> list[Line]:
         ("type", task.task_type or "pipeline"), ("kind", task.kind), ("name", task.name if task.name != task.id else ""), ("owner", task.owner),
         ("project", task.project), ("priority", str(task.priority)), ("pipeline", task.parent), ("stage", task.stage), ("shard", shard),
         ("worker", task.worker), ("attempts", f"{task.tries}" if task.tries else ""),
-        ("failures", f"{task.failures} of at most {task.max_attempts}" if task.failures else ""), ("rows", f"{task.rows:,} of {task.items:,}" if task.rows else ""),
+        ("failures", f"{task.failures} of at most {task.max_attempts}" if task.failures else ""),
+        ("rows", f"{task.rows:,} of {task.items:,}" if task.rows else ""),
         ("checkpoint", f"step {task.checkpoint_step}" if task.checkpoint else ""), ("submitted", clock(task.submitted_ms)),
         ("started", clock(task.started_ms) if task.started_ms else ""), ("ended", clock(task.ended_ms) if task.ended_ms else ""),
         ("ran", duration(task.ended_ms - task.started_ms) if task.ended_ms and task.started_ms else ""),
@@ -119,15 +120,18 @@ def curves(telemetry: Telemetry, width: int) -> list[Line]:
     return [[], [(metric, _TITLE), (facts, "")], *([(left, DIM), (row, GREEN)] for left, row in zip(edge, canvas, strict=True))]
 
 
-def event_lines(history: History) -> list[Line]:
-    return [
-        [(f"  {clock(log_ids.time_ms(id))} ", DIM), (f"{type(event).__name__:19} ", BAD if type(event).__name__ in event_line.FAILURES else _BOLD),
-         (event_line.describe(event), "")]
-        for id, event in history
-    ]  # fmt: skip
+def event_lines(task: str, history: History) -> list[Line]:
+    """A line an event; those of the task's parts name the part."""
+    lines: list[Line] = []
+    for id, event in history:
+        name, about = type(event).__name__, event_line.task_of(event)
+        part = f"{about.removeprefix(task)[1:]}: " if about != task else ""
+        style = BAD if name in event_line.FAILURES else _BOLD
+        lines.append([(f"  {clock(log_ids.time_ms(id))} ", DIM), (f"{name:19} ", style), (part, SKY), (event_line.describe(event), "")])
+    return lines
 
 
-def history_text(history: History, share: float) -> list[Line]:
+def history_text(task: str, history: History, share: float) -> list[Line]:
     head: list[Line] = [[(f"{len(history):,} events of this task" + ("" if share >= 1 else f"; reading the log, {share:.0%}"), _TITLE)]]
     lines: list[Line] = []
     day = ""
@@ -136,7 +140,7 @@ def history_text(history: History, share: float) -> list[Line]:
         if today != day:
             lines.append([(f"  {today}", DIM)])
             day = today
-        lines += event_lines([(id, event)])
+        lines += event_lines(task, [(id, event)])
     return head + lines
 
 

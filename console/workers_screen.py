@@ -41,7 +41,8 @@ class WorkersScreen(Page):
         held = sum(1 for _ in view.cluster.holdings.all())
         counts = {phase: sum(worker.phase == phase for worker in workers) for phase in _ORDER}
         words = ", ".join(f"{count} {phase}" for phase, count in counts.items() if count)
-        self.query_one("#summary", Static).update(f" showing {len(workers)} of {len(workers)} workers: {words or 'none'}; they hold {held:,} attempts")
+        text = f" showing {len(workers)} of {len(workers)} workers: {words or 'none'}; they hold {held:,} attempts"
+        self.query_one("#summary", Static).update(text)
 
     def _cells(self, key: object) -> Cells:
         view = self._view

@@ -72,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
 
     about = "Fold the log to where each service stood when it wrote its newest snapshot, and compare the digests."
     verifying = commands.add_parser("verify", help="compare the log's state with the services' own", description=about)
-    verifying.add_argument("--require", type=_names, default=(), metavar="NAMES", help="services that must have a snapshot: scheduler,aggregator or all")
+    needed = "services that must have a snapshot: scheduler,aggregator or all"
+    verifying.add_argument("--require", type=_names, default=(), metavar="NAMES", help=needed)
     verifying.set_defaults(go=_verify)
 
     about = f"The state as of a point of history: {moment.ACCEPTED}."

@@ -42,7 +42,8 @@ class Rebuilt:
             raise LogDamaged(f"entry {entry.id}: {error}") from error
         if self.events == 0 and entry.type != "LogStarted":
             raise LogDamaged(
-                f"the log begins with {entry.type} at {entry.id}, not with LogStarted: its beginning was trimmed, and without it no state can be rebuilt"
+                f"the log begins with {entry.type} at {entry.id}, not with LogStarted: its beginning was trimmed, "
+                "and without it no state can be rebuilt"
             )
         self.events += 1
         self.by_type[entry.type] = self.by_type.get(entry.type, 0) + 1

@@ -63,8 +63,9 @@ def _verdict_lines(verdict: Verdict) -> list[str]:
     after = f", {verdict.behind:,} entries before the end" if verdict.behind else ""
     if verdict.same:
         return [f"{verdict.service:11} digest {verdict.claimed[:SHORT_DIGEST]}… at {verdict.position}{after}: same"]
+    head = f"{verdict.service:11} digest {verdict.claimed[:SHORT_DIGEST]}… at {verdict.position}{after}"
     return [
-        f"{verdict.service:11} digest {verdict.claimed[:SHORT_DIGEST]}… at {verdict.position}{after}: DIFFERENT, by the log {verdict.rebuilt[:SHORT_DIGEST]}…",
+        f"{head}: DIFFERENT, by the log {verdict.rebuilt[:SHORT_DIGEST]}…",
         *(f"            {difference}" for difference in verdict.differs),
     ]
 

@@ -53,7 +53,9 @@ class History:
         evolve(self.cluster, id, codec.decode(self.entries[-1].type, self.entries[-1].payload))  # as every reader does
         return id
 
-    def worker(self, name: str, *, slots: int = 2, devices: int = 0, types: tuple[str, ...] = ("echo", "sft", "inference"), incarnation: int = 1) -> None:
+    def worker(
+        self, name: str, *, slots: int = 2, devices: int = 0, types: tuple[str, ...] = ("echo", "sft", "inference"), incarnation: int = 1
+    ) -> None:
         hardware = Hardware(name, 8, 32 * 2**30, tuple(Device(i, "NVIDIA H200", 141 * 2**30) for i in range(devices)))
         self.add(WorkerRegistered(worker=name, incarnation=incarnation, run_id="run-1", hardware=hardware, task_types=types, slots=slots))
 
