@@ -95,7 +95,7 @@ async def _run(parsed: argparse.Namespace) -> int:
 
 @contextlib.asynccontextmanager
 async def _log(settings: Settings) -> AsyncIterator[EventLog]:
-    log = await open_log(settings)
+    log = open_log(settings, "replay")
     try:
         yield log
     finally:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -63,6 +64,7 @@ async def verify(log: EventLog, claims: Sequence[Claim], required: Sequence[str]
     verdicts: list[tuple[Verdict, int]] = []
     problems: list[str] = []
     previous = log_ids.START
+    began = time.perf_counter()
     with collector_off():
         try:
             async for batch in entries(log):
@@ -81,7 +83,7 @@ async def verify(log: EventLog, claims: Sequence[Claim], required: Sequence[str]
         problems.append("the log is empty")
     spoken_for = {claim.service for claim in claims}
     return Verified(
-        rebuilt.events, rebuilt.seconds, rebuilt.cluster.position, rebuilt.cluster.digest(), _encoding_holds(rebuilt.cluster),
+        rebuilt.events, round(time.perf_counter() - began, 4), rebuilt.cluster.position, rebuilt.cluster.digest(), _encoding_holds(rebuilt.cluster),
         tuple(msgspec.structs.replace(verdict, behind=rebuilt.events - at) for verdict, at in verdicts),
         tuple(name for name in required if name not in spoken_for), rebuilt.cluster.unknown, tuple(problems),
     )  # fmt: skip
@@ -119,7 +121,7 @@ def _differences(claim: Claim, cluster: Cluster) -> Iterator[str]:
         yield f"in {', '.join(names) or 'nothing that is kept in a snapshot'}"
 
 
-def _table_differences(kind: str, theirs: dict[str, Struct], ours: dict[str, Struct]) -> Iterator[str]:
+def _table_differences(kind: str, theirs: Mapping[str, Struct], ours: Mapping[str, Struct]) -> Iterator[str]:
     for id in sorted({*theirs, *ours}):
         a, b = theirs.get(id), ours.get(id)
         if a == b:
