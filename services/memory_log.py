@@ -51,7 +51,8 @@ class MemoryLog:
     # --- reading ---
     async def read(self, after: str, count: int = MAX_BATCH, block_ms: int = 0) -> list[Entry]:
         limits.check_position(after)
-        await self._asked("read", goes_on=after != log_ids.START)
+        first = after == log_ids.START  # nothing to compare with what was read before
+        await self._asked("read", goes_on=not first, looks=first)
         entries = self._server.state.read(after, count)
         if not entries and block_ms:
             await self._server.wait_for("events", limits.check_block(block_ms) / 1000)

@@ -34,6 +34,7 @@ IDLE_LINKS = 8
 
 Command = tuple[bytes | str | int, ...]
 Reply = Any  # what hiredis makes of it; errors are values: redis ResponseErrors
+REFUSED = (redis_errors.AuthenticationError, redis_errors.AuthorizationError)
 BROKEN = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)
 
 
@@ -57,8 +58,8 @@ class Link:
         """Raises redis's ConnectionError and TimeoutError, also while the server loads its data."""
         connection = self._connection
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]
             async with asyncio.timeout(self._reply_timeout_sec):
+                await connection.connect()  # type: ignore[no-untyped-call]
                 await connection.send_command("INFO", "server", check_health=False)
                 info = await connection.read_response()
         except BaseException:
@@ -209,11 +210,11 @@ class Connections:
             try:
                 await link.open()
                 return link
-            except (redis_errors.AuthenticationError, redis_errors.NoPermissionError, redis_errors.AuthorizationError) as error:
-                raise LogUnavailable(f"{self._shown} does not let us in: {error}; check user and password in REDIS_URL") from error
             except redis_errors.ResponseError as error:
-                raise LogUnavailable(f"{self._shown} does not let us in: {error}") from error
+                raise LogUnavailable(f"the server at {self._shown} does not let us in: {error}") from error
             except BROKEN as error:
+                if isinstance(error, REFUSED) or isinstance(error.__cause__, REFUSED):  # the library wraps some
+                    raise LogUnavailable(f"the server at {self._shown} refuses user or password ({error}): correct REDIS_URL") from error
                 if loop.time() + pause > until:
                     raise LogUnavailable(_unreachable(self._shown, error)) from error
             await asyncio.sleep(random.uniform(SHORTEST_PAUSE_SEC, pause))

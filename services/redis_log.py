@@ -64,12 +64,13 @@ class RedisLog:
     # --- reading ---
     async def read(self, after: str, count: int = MAX_BATCH, block_ms: int = 0) -> list[Entry]:
         limits.check_position(after)
-        goes_on = after != log_ids.START
+        first = after == log_ids.START  # nothing to compare with what was read before
         if not block_ms:
-            link = await self._link(goes_on=goes_on)
+            link = await self._link(goes_on=not first, looks=first)
             return replies.entries(replies.of_stream(await self._ask(link, "XREAD", "COUNT", count, "STREAMS", self._events, after)))
         block_ms = limits.check_block(block_ms)
-        reply = await self._blocking(block_ms, goes_on, "XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", self._events, after)
+        command = ("XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", self._events, after)
+        reply = await self._blocking(block_ms, *command, goes_on=not first, looks=first)
         return replies.entries(replies.of_stream(reply))
 
     async def entry(self, id: str) -> Entry | None:
@@ -193,7 +194,7 @@ class RedisLog:
                 reply = await self._ask(await self._link(goes_on=True), *command, "STREAMS", inbox, ">")
             else:
                 block_ms = limits.check_block(block_ms)
-                reply = await self._blocking(block_ms, True, *command, "BLOCK", block_ms, "STREAMS", inbox, ">")
+                reply = await self._blocking(block_ms, *command, "BLOCK", block_ms, "STREAMS", inbox, ">", goes_on=True)
         except LogError as error:
             if "NOGROUP" in str(error) or "UNBLOCKED" in str(error):
                 raise refusals.incarnation_lost(worker, incarnation) from error
@@ -238,7 +239,7 @@ class RedisLog:
     async def read_telemetry(self, task: str, after: str, count: int = 500, block_ms: int = 0) -> list[tuple[str, TelemetryPoint]]:
         if block_ms:
             block_ms = limits.check_block(block_ms)
-            reply = await self._blocking(block_ms, False, "XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", self._telemetry(task), after)
+            reply = await self._blocking(block_ms, "XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", self._telemetry(task), after)
         else:
             reply = await self._ask(await self._link(), "XREAD", "COUNT", count, "STREAMS", self._telemetry(task), after)
         return [(id, _decode_point(payload)) for id, payload in replies.side_rows(replies.of_stream(reply))]
@@ -280,15 +281,15 @@ class RedisLog:
         self._compare(link, goes_on, looks)
         return link
 
-    def _compare(self, link: Link, goes_on: bool, looks: bool = False) -> None:
+    def _compare(self, link: Link, goes_on: bool, looks: bool) -> None:
         if looks or not self._known_run:
             self._known_run = link.run_id
         elif goes_on and link.run_id != self._known_run:
             raise refusals.server_changed(link.run_id)
 
-    async def _blocking(self, block_ms: int, goes_on: bool, *command: Argument) -> Any:
+    async def _blocking(self, block_ms: int, *command: Argument, goes_on: bool = False, looks: bool = False) -> Any:
         async with self._connections.reading() as link:
-            self._compare(link, goes_on)
+            self._compare(link, goes_on, looks)
             return _checked((await link.calls([command], blocks_sec=block_ms / 1000))[0])
 
     async def _ask(self, link: Link, *command: Argument) -> Any:

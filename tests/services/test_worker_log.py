@@ -282,7 +282,7 @@ async def test_a_last_report_sent_again_removes_its_entry(log: EventLog) -> None
 
 @pytest.mark.parametrize("wrong", [succeeded("a", 2), succeeded("a", 1, incarnation=2), succeeded("a", 1, entry_id="no id")])
 async def test_a_report_under_another_number_is_a_mistake(log: EventLog, wrong: Report) -> None:
-    with pytest.raises(ValueError, match="no id|is number 1"):
+    with pytest.raises(ValueError, match=r"no id|is number 1"):
         await log.report("w", 1, 1, [wrong])
     assert await types(log) == []
 
