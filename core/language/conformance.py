@@ -57,9 +57,9 @@ class Conformance:
         self.renamed: list[tuple[Path, Path]] = []
         """The path of a field in the Structs' names, and as the file writes it, where they differ."""
 
-    def check(self, value: Any, struct: type[msgspec.Struct], path: Path = ()) -> Any:
-        """The value as msgspec converts it to the Struct, or ABSENT. Raises TooMany."""
-        return self._value(value, _type_of(struct), path, path, False)
+    def check(self, value: Any, struct: type[msgspec.Struct], at_intake: bool = False) -> Any:
+        """The value as msgspec converts it to the Struct, or ABSENT. `at_intake`: no reference may wait. Raises TooMany."""
+        return self._value(value, _type_of(struct), (), (), at_intake)
 
     def _value(self, value: Any, kind: inspect.Type, path: Path, own: Path, at_intake: bool) -> Any:
         """`path` is as the file writes it, `own` as the Structs name it."""

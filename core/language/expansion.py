@@ -158,7 +158,7 @@ def _part(stage: Any, place: Path, around: Surroundings) -> Part | None:
     findings = Findings()
     rewritten = Rewritten({})
     try:
-        checked = Conformance(findings).check(stage, Stage)
+        checked = Conformance(findings).check(stage, Stage, at_intake=True)
         if isinstance(checked, dict) and "name" in checked:
             _check_name(checked["name"], findings)
     finally:

@@ -98,7 +98,7 @@ class _Reading:
             pass
         findings = Findings()
         try:
-            checked = Conformance(findings).check(document, Document)
+            checked = Conformance(findings).check(document, Document, at_intake=True)
         finally:
             self._report(index, findings, lambda path: path)
         if not findings.problems:
