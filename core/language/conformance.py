@@ -6,8 +6,7 @@ what people may write in more than one way (older names, quantities, `yes`, a si
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from msgspec import inspect
@@ -18,6 +17,7 @@ from mloc.core.language.findings import Findings
 from mloc.core.language.passthrough import check_settings
 from mloc.core.language.quantities import QuantityError, cores, size_bytes
 from mloc.core.language.references import is_reference
+from mloc.core.language.struct_rules import FieldRules, StructRules, fits, names_of, rules_of, type_of
 from mloc.core.language.yaml_scalars import number, switch
 
 ABSENT: Any = object()
@@ -25,24 +25,6 @@ ABSENT: Any = object()
 
 
 _MANY_NAMES = 16
-
-
-class FieldRules(NamedTuple):
-    """How one field of a Struct is written and checked."""
-
-    name: str
-    type: inspect.Type
-    required: bool
-    at_intake: bool
-    quantity: str
-    settings: str
-
-
-class StructRules(NamedTuple):
-    """The fields of a Struct by every name that a file may use, and by their own."""
-
-    by_name: dict[str, FieldRules]
-    own_names: tuple[str, ...]
 
 
 class Conformance:
@@ -59,7 +41,7 @@ class Conformance:
 
     def check(self, value: Any, struct: type[msgspec.Struct], at_intake: bool = False) -> Any:
         """The value as msgspec converts it to the Struct, or ABSENT. `at_intake`: no reference may wait. Raises TooMany."""
-        return self._value(value, _type_of(struct), (), (), at_intake)
+        return self._value(value, type_of(struct), (), (), at_intake)
 
     def _value(self, value: Any, kind: inspect.Type, path: Path, own: Path, at_intake: bool) -> Any:
         """`path` is as the file writes it, `own` as the Structs name it."""
@@ -145,7 +127,7 @@ class Conformance:
         if isinstance(value, dict) and structs:
             return self._value(value, self._variant(value, structs, path), path, own, at_intake)
         for kind in others:
-            if _fits(value, kind):
+            if fits(value, kind):
                 return self._value(value, kind, path, own, at_intake)
         if is_reference(value):
             return self._defer(value, path, own, at_intake)
@@ -200,7 +182,7 @@ class Conformance:
         if not self.partial:
             for name in rules.own_names:
                 field = rules.by_name[name]
-                if field.required and name not in checked and not any(value.get(one) is not None for one in _names_of(rules, field)):
+                if field.required and name not in checked and not any(value.get(one) is not None for one in names_of(rules, field)):
                     self.findings.wrong(path, f"{shown(name)} is missing", accepted=accepted(field.type))
         return checked
 
@@ -231,41 +213,6 @@ class Conformance:
         self.findings.wrong(place, f"the key {shown(written)} is not known{where}", accepted=", ".join(known), hint=hint, at_key=True)
 
 
-@cache
-def rules_of(struct: type) -> StructRules:
-    """How the fields of a Struct are written."""
-    kind = _type_of(struct)
-    assert isinstance(kind, inspect.StructType)
-    by_name: dict[str, FieldRules] = {}
-    own_names: list[str] = []
-    for field in kind.fields:
-        if field.name == "deferred":  # the reader's own, no key of the language
-            continue
-        inner, extra = field.type, dict[str, Any]()
-        while isinstance(inner, inspect.Metadata):
-            extra |= inner.extra or {}
-            inner = inner.type
-        if isinstance(inner, inspect.UnionType):  # an optional quantity: the mark is on the member
-            for one in inner.types:
-                extra |= (one.extra or {}) if isinstance(one, inspect.Metadata) else {}
-        rules = FieldRules(
-            field.encode_name, inner, field.required, bool(extra.get("at_intake")), extra.get("quantity", ""), extra.get("settings", "")
-        )
-        own_names.append(field.encode_name)
-        for name in (field.encode_name, *extra.get("also", ())):
-            by_name.setdefault(name, rules)
-    return StructRules(by_name, tuple(own_names))
-
-
-@cache
-def _type_of(struct: type) -> inspect.Type:
-    return inspect.type_info(struct)
-
-
-def _names_of(rules: StructRules, field: FieldRules) -> list[str]:
-    return [name for name, one in rules.by_name.items() if one is field]
-
-
 def _number(value: Any, whole: bool) -> int | float | None:
     """A number where one is expected: also a text that is one, and a whole float for a whole number."""
     if isinstance(value, str):
@@ -275,26 +222,3 @@ def _number(value: Any, whole: bool) -> int | float | None:
     if not whole:
         return value
     return int(value) if float(value).is_integer() else None
-
-
-def _fits(value: Any, kind: inspect.Type) -> bool:
-    """Whether a value is of a kind without being rewritten."""
-    match kind:
-        case inspect.StrType():
-            return isinstance(value, str)
-        case inspect.LiteralType():
-            return isinstance(value, str | int) and value in kind.values
-        case inspect.BoolType():
-            return isinstance(value, bool)
-        case inspect.IntType():
-            return isinstance(value, int) and not isinstance(value, bool)
-        case inspect.FloatType():
-            return isinstance(value, int | float) and not isinstance(value, bool)
-        case inspect.VarTupleType() | inspect.ListType():
-            return isinstance(value, list | tuple)
-        case inspect.DictType():
-            return isinstance(value, dict)
-        case inspect.AnyType():
-            return True
-        case _:
-            return False

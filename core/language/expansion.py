@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,50 +14,26 @@ from mloc.core.language.expressions import stage_named
 from mloc.core.language.findings import Findings
 from mloc.core.language.graph_template import nodes_of
 from mloc.core.language.model_spec import StageSource
-from mloc.core.language.plan import MAX_TASKS, PlannedTask
-from mloc.core.language.references import RESERVED_NAMES, find_references
+from mloc.core.language.plan import PlannedTask
+from mloc.core.language.references import find_references
 from mloc.core.language.shorthands import Rewritten, rewrite
-from mloc.core.language.spec import Stage, TaskSpec
+from mloc.core.language.spec import TaskSpec
+from mloc.core.language.stages import StatedStage, Surroundings, say, stated_stages
 from mloc.core.language.task_reading import partial_spec, task_spec
 
 MAX_MERGED_BYTES = 16 << 20
 """Of all stages of a file together, what they share written out for each."""
 
-_STAGE_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
 _NOT_INHERITED = frozenset(("dependsOn", "notify"))
 _OF_THE_PARENT = frozenset(("slo", "output", "ttl_sec", "notify"))
-
-Report = Callable[[Findings, Callable[[Path], Path]], None]
-"""Takes findings and how their paths are written in the document."""
-
-
-class Part(NamedTuple):
-    """One stage as the file states it."""
-
-    name: str
-    place: Path
-    depends_on: tuple[str, ...] | None
-    rewritten: Rewritten
-    own: dict[str, Any]
 
 
 class Settled(NamedTuple):
     """A stage merged and read, with the siblings it waits for."""
 
-    part: Part
+    part: StatedStage
     spec: TaskSpec
     siblings: tuple[str, ...]
-
-
-class Surroundings(NamedTuple):
-    """What reading a document needs to know: its kind and name, plug-in types, whether a path is in the text, where findings go."""
-
-    kind: str
-    name: str
-    plugin_types: frozenset[str]
-    has_references: bool
-    writes: Callable[[Path], bool]
-    report: Report
 
 
 def expand(spec: dict[str, Any], around: Surroundings) -> tuple[PlannedTask, ...]:
@@ -105,7 +80,7 @@ def _pipeline(spec: dict[str, Any], around: Surroundings) -> tuple[PlannedTask, 
         base = partial_spec(rewritten, findings)
     finally:
         around.report(findings, lambda path: ("spec", *rewritten.written(path)))
-    parts = _parts(spec, around)
+    parts = stated_stages(spec, around)
     if not parts:
         return ()
     names = tuple(part.name for part in parts)
@@ -115,7 +90,7 @@ def _pipeline(spec: dict[str, Any], around: Surroundings) -> tuple[PlannedTask, 
         one, size = _settle(base, rewritten, part, names[at - 1 : at] if "stages" in spec and at else (), names, around)
         budget -= size
         if budget < 0:
-            _say(around, part.place, "the stages are too large together", accepted=f"at most {MAX_MERGED_BYTES:,} bytes",
+            say(around, part.place, "the stages are too large together", accepted=f"at most {MAX_MERGED_BYTES:,} bytes",
                  hint="put the data into a jsonl file and name it under data.jsonl")  # fmt: skip
             return ()
         if one is not None:
@@ -126,69 +101,8 @@ def _pipeline(spec: dict[str, Any], around: Surroundings) -> tuple[PlannedTask, 
     return (_parent(base, order, around), *_planned(base, order, around)) if order else ()
 
 
-def _parts(spec: dict[str, Any], around: Surroundings) -> list[Part]:
-    """The stages as the file states them; empty when they cannot be told."""
-    if "stages" in spec and "graph" in spec:
-        _say(around, ("spec", "graph"), "stages and graph cannot be used together", hint="keep one of them", at_key=True)
-        return []
-    place: Path = ("spec", "stages")
-    stages = spec.get("stages")
-    if "graph" in spec:
-        place, graph = ("spec", "graph", "nodes"), spec["graph"]
-        for name in graph if isinstance(graph, dict) else ():
-            if name != "nodes":
-                _say(around, ("spec", "graph", name), f"the key {shown(name)} is not known", accepted="nodes", at_key=True)
-        stages = graph.get("nodes") if isinstance(graph, dict) else graph
-    if not isinstance(stages, list) or not stages:
-        _say(around, place, "holds no stages", found=shown(stages), accepted="a list of {name, dependsOn, spec}")
-        return []
-    if len(stages) >= MAX_TASKS:
-        _say(around, place, "holds too many stages", found=str(len(stages)), accepted=f"at most {MAX_TASKS - 1}")
-        return []
-    parts = [_part(stage, (*place, at), around) for at, stage in enumerate(stages)]
-    first: dict[str, int] = {}
-    for at, part in enumerate(parts):
-        if part is not None and first.setdefault(part.name, at) != at:
-            _say(around, (*part.place, "name"), f"the name {shown(part.name)} is used by two stages", hint="give each stage a name of its own")
-            return []
-    return [part for part in parts if part is not None] if None not in parts else []
-
-
-def _part(stage: Any, place: Path, around: Surroundings) -> Part | None:
-    findings = Findings()
-    rewritten = Rewritten({})
-    try:
-        checked = Conformance(findings).check(stage, Stage, at_intake=True)
-        if isinstance(checked, dict) and "name" in checked:
-            _check_name(checked["name"], findings)
-    finally:
-        around.report(findings, lambda path: (*place, *path))
-    if findings.problems:
-        return None
-    inner = Findings()
-    try:
-        own = checked.get("spec", {})
-        for name in ("stages", "graph"):
-            if name in own:
-                inner.wrong((name,), "stages cannot hold stages", hint="list all stages at one level, with dependsOn", at_key=True)
-                own = {key: value for key, value in own.items() if key != name}
-        rewritten = rewrite(own, inner)
-        own = partial_spec(rewritten, inner)
-    finally:
-        around.report(inner, lambda path: (*place, "spec", *rewritten.written(path)))
-    depends_on = checked.get("dependsOn")
-    return Part(checked["name"], place, None if depends_on is None else tuple(depends_on), rewritten, own)
-
-
-def _check_name(name: str, findings: Findings) -> None:
-    if not _STAGE_NAME.fullmatch(name):
-        findings.wrong(("name",), "is no stage name", found=shown(name), accepted="letters, digits, - and _, at most 63")
-    elif name in RESERVED_NAMES:
-        findings.wrong(("name",), "cannot be used as a stage's name", found=shown(name), hint="references to other things start with it")
-
-
 def _settle(
-    base: dict[str, Any], base_rewritten: Rewritten, part: Part, before: tuple[str, ...], names: tuple[str, ...], around: Surroundings
+    base: dict[str, Any], base_rewritten: Rewritten, part: StatedStage, before: tuple[str, ...], names: tuple[str, ...], around: Surroundings
 ) -> tuple[Settled | None, int]:
     """A stage merged over what all share, and its size in bytes."""
     inherited = {name: value for name, value in base.items() if name not in _NOT_INHERITED}
@@ -214,7 +128,7 @@ def _settle(
     return Settled(part, read, tuple(name for name in siblings if name in names)), len(msgspec.json.encode(read))
 
 
-def _apart(inherited: dict[str, Any], part: Part) -> dict[str, Any]:
+def _apart(inherited: dict[str, Any], part: StatedStage) -> dict[str, Any]:
     """What a stage inherits, with a folder of its own below the destination that all share."""
     output = inherited.get("output")
     destination = output.get("destination") if isinstance(output, dict) else None
@@ -235,13 +149,13 @@ def _with_stage_source(spec: TaskSpec, names: Sequence[str]) -> TaskSpec:
     return msgspec.structs.replace(spec, model=msgspec.structs.replace(spec.model, source=filled))
 
 
-def _siblings(part: Part, before: tuple[str, ...], names: tuple[str, ...], around: Surroundings) -> tuple[str, ...]:
+def _siblings(part: StatedStage, before: tuple[str, ...], names: tuple[str, ...], around: Surroundings) -> tuple[str, ...]:
     if part.depends_on is None:
         return before
     for at, name in enumerate(part.depends_on):
         if name not in names:
             hint = did_you_mean(name, names) or "a task submitted before belongs to the stage's spec.dependsOn"
-            _say(around, (*part.place, "dependsOn", at), f"names no stage of this file: {shown(name)}", accepted=", ".join(names), hint=hint)
+            say(around, (*part.place, "dependsOn", at), f"names no stage of this file: {shown(name)}", accepted=", ".join(names), hint=hint)
     return tuple(dict.fromkeys(part.depends_on))
 
 
@@ -281,7 +195,7 @@ def _in_order(settled: list[Settled], around: Surroundings) -> list[Settled]:
         ready = [one for one in waiting.values() if done.issuperset(one.siblings)]
         if not ready:
             circle = _circle(waiting)
-            _say(around, waiting[circle[0]].part.place, "the stages wait for each other: " + " → ".join(circle), hint="an arrow means: waits for")
+            say(around, waiting[circle[0]].part.place, "the stages wait for each other: " + " → ".join(circle), hint="an arrow means: waits for")
             return []
         for one in ready:
             order.append(one)
@@ -316,11 +230,3 @@ def _parent(base: dict[str, Any], order: list[Settled], around: Surroundings) ->
     spec = msgspec.convert({**Conformance(findings).check({**kept, "taskType": ""}, TaskSpec)}, TaskSpec)
     children = tuple(one.part.name for one in order)
     return PlannedTask("", around.name, "pipeline", around.kind, "", spec, external=tuple(base.get("dependsOn") or ()), children=children)
-
-
-def _say(
-    around: Surroundings, path: Path, message: str, *, found: str = "", accepted: str = "", hint: str = "", at_key: bool = False
-) -> None:
-    findings = Findings()
-    findings.wrong(path, message, found=found, accepted=accepted, hint=hint, at_key=at_key)
-    around.report(findings, lambda path: path)

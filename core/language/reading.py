@@ -12,11 +12,12 @@ import msgspec
 
 from mloc.core.language.conformance import Conformance
 from mloc.core.language.errors import MAX_PROBLEMS, LanguageError, Path, Problem, dotted, shown
-from mloc.core.language.expansion import Surroundings, expand
+from mloc.core.language.expansion import expand
 from mloc.core.language.findings import Findings, TooMany
 from mloc.core.language.overrides import overridden, read_overrides
 from mloc.core.language.plan import MAX_TASKS, Plan, ReadResult
 from mloc.core.language.spec import API_VERSION, Document
+from mloc.core.language.stages import Surroundings
 from mloc.core.language.value_paths import PathError
 from mloc.core.language.yaml_positions import YamlPositions
 from mloc.core.language.yaml_source import decode_text, load_documents

@@ -1,0 +1,84 @@
+"""How the fields of the Structs are written in a file: read off the Structs once, for the walk that explains what is wrong."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+from msgspec import inspect
+
+
+class FieldRules(NamedTuple):
+    """How one field of a Struct is written and checked."""
+
+    name: str
+    type: inspect.Type
+    required: bool
+    at_intake: bool
+    quantity: str
+    settings: str
+
+
+class StructRules(NamedTuple):
+    """The fields of a Struct by every name that a file may use, and by their own."""
+
+    by_name: dict[str, FieldRules]
+    own_names: tuple[str, ...]
+
+
+@cache
+def rules_of(struct: type) -> StructRules:
+    """How the fields of a Struct are written."""
+    kind = type_of(struct)
+    assert isinstance(kind, inspect.StructType)
+    by_name: dict[str, FieldRules] = {}
+    own_names: list[str] = []
+    for field in kind.fields:
+        if field.name == "deferred":  # the reader's own, no key of the language
+            continue
+        inner, extra = field.type, dict[str, Any]()
+        while isinstance(inner, inspect.Metadata):
+            extra |= inner.extra or {}
+            inner = inner.type
+        if isinstance(inner, inspect.UnionType):  # an optional quantity: the mark is on the member
+            for one in inner.types:
+                extra |= (one.extra or {}) if isinstance(one, inspect.Metadata) else {}
+        rules = FieldRules(
+            field.encode_name, inner, field.required, bool(extra.get("at_intake")), extra.get("quantity", ""), extra.get("settings", "")
+        )
+        own_names.append(field.encode_name)
+        for name in (field.encode_name, *extra.get("also", ())):
+            by_name.setdefault(name, rules)
+    return StructRules(by_name, tuple(own_names))
+
+
+@cache
+def type_of(struct: type) -> inspect.Type:
+    return inspect.type_info(struct)
+
+
+def names_of(rules: StructRules, field: FieldRules) -> list[str]:
+    return [name for name, one in rules.by_name.items() if one is field]
+
+
+def fits(value: Any, kind: inspect.Type) -> bool:
+    """Whether a value is of a kind without being rewritten."""
+    match kind:
+        case inspect.StrType():
+            return isinstance(value, str)
+        case inspect.LiteralType():
+            return isinstance(value, str | int) and value in kind.values
+        case inspect.BoolType():
+            return isinstance(value, bool)
+        case inspect.IntType():
+            return isinstance(value, int) and not isinstance(value, bool)
+        case inspect.FloatType():
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case inspect.VarTupleType() | inspect.ListType():
+            return isinstance(value, list | tuple)
+        case inspect.DictType():
+            return isinstance(value, dict)
+        case inspect.AnyType():
+            return True
+        case _:
+            return False
