@@ -21,9 +21,10 @@ MAX_TEXT_BYTES = 1 << 20
 MAX_DEPTH = 64
 MAX_ALIASES = 1_000
 MAX_DOCUMENTS = 256
-MAX_VALUES = 100_000
-MAX_EXPANDED_BYTES = 8 << 20
-"""Of one file, counted as if every alias were written out."""
+MAX_WEIGHT = 8 << 20
+"""Of one file: 80 for each value and its length for each text, counted as if every alias were written out."""
+
+_WEIGHT = 80
 
 _NO_KEY: Any = object()
 _DROPPED: Any = object()
@@ -45,9 +46,14 @@ _HINTS = (
 )
 
 
+_Scalar, _Alias, _Document = yaml.ScalarEvent, yaml.AliasEvent, yaml.DocumentStartEvent
+_Mapping, _MappingEnd = yaml.MappingStartEvent, yaml.MappingEndEvent
+_Sequence, _SequenceEnd = yaml.SequenceStartEvent, yaml.SequenceEndEvent
+
+
 class _Anchored(NamedTuple):
     value: Any
-    expanded_bytes: int
+    weight: int
     depth: int
 
 
@@ -88,46 +94,54 @@ def load_documents(text: str) -> tuple[list[Any], list[Problem]]:
 def _documents(get_event: Callable[[], Any], problems: list[Problem]) -> Iterator[Any]:
     """Build the documents. `current` is the open container, `key` the mapping key whose value comes next, `deepest` the deepest level
     below the open container."""
-    budget = _Budget()
+    aliases = documents = weight = 0
     anchors: dict[str, _Anchored | None] = {}
     merges: dict[int, list[Any]] = {}
     stack: list[tuple[Any, Any, str | None, int, int]] = []
     current: Any = None
     key, deepest = _NO_KEY, 0
-    while (event := get_event()) is not None:
+    for event in iter(get_event, None):
         kind = type(event)
-        if kind is yaml.ScalarEvent:
+        if weight > MAX_WEIGHT:
+            raise _at(event, "the file holds too much", hint="put the data into a jsonl file; every use of an alias counts in full")
+        if kind is _Scalar:
             text = event.value
-            budget.spend(len(text), event)
+            weight += len(text) + _WEIGHT
             if key is _NO_KEY and type(current) is dict:
                 key = _key(event, text, current, id(current) in merges, problems)
                 continue
             value = scalar(text) if event.implicit[0] and event.tag is None else _tagged(event, text, problems)
             if event.anchor is not None:
-                anchors[event.anchor] = _Anchored(value, len(text), 0)
-        elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
+                anchors[event.anchor] = _Anchored(value, len(text) + _WEIGHT, 0)
+        elif kind is _Mapping or kind is _Sequence:
             _check_container(event, key is _NO_KEY and type(current) is dict, len(stack), problems)
-            budget.spend(2, event)
+            weight += _WEIGHT
             if event.anchor is not None:
                 anchors[event.anchor] = None
-            stack.append((current, key, event.anchor, budget.expanded, deepest))
-            current, key, deepest = ({} if kind is yaml.MappingStartEvent else []), _NO_KEY, len(stack)
+            stack.append((current, key, event.anchor, weight, deepest))
+            current, key, deepest = ({} if kind is _Mapping else []), _NO_KEY, len(stack)
             continue
-        elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
+        elif kind is _MappingEnd or kind is _SequenceEnd:
             value = current
-            for merged in merges.pop(id(value), ()):
-                for name, inherited in merged.items():
-                    value.setdefault(name, inherited)
+            if merges:
+                for merged in merges.pop(id(value), ()):
+                    for name, inherited in merged.items():
+                        value.setdefault(name, inherited)
             level = len(stack)
             current, key, anchor, before, outer = stack.pop()
             if anchor is not None:
-                anchors[anchor] = _Anchored(value, budget.expanded - before, deepest - level + 1)
-            deepest = max(deepest, outer)
-        elif kind is yaml.AliasEvent:
-            anchored = budget.alias(event, anchors, len(stack), key is _NO_KEY and type(current) is dict)
+                anchors[anchor] = _Anchored(value, weight - before + _WEIGHT, deepest - level + 1)
+            if outer > deepest:
+                deepest = outer
+        elif kind is _Alias:
+            aliases += 1
+            anchored = _anchored(event, anchors, aliases, len(stack), key is _NO_KEY and type(current) is dict)
+            weight += anchored.weight
             value, deepest = anchored.value, max(deepest, len(stack) + anchored.depth)
-        elif kind is yaml.DocumentStartEvent:
-            budget.document(event)
+        elif kind is _Document:
+            documents += 1
+            if documents > MAX_DOCUMENTS:
+                raise _at(event, "the file holds too many documents", accepted=f"at most {MAX_DOCUMENTS}")
             anchors, current, key, deepest = {}, None, _NO_KEY, 0
             continue
         else:
@@ -144,42 +158,20 @@ def _documents(get_event: Callable[[], Any], problems: list[Problem]) -> Iterato
             key = _NO_KEY
 
 
-class _Budget:
-    """Counts values, documents, aliases and bytes with every alias written out; past a limit the file is refused."""
-
-    __slots__ = ("aliases", "documents", "expanded", "values")
-
-    def __init__(self) -> None:
-        self.aliases = self.documents = self.expanded = self.values = 0
-
-    def spend(self, size: int, event: Any) -> None:
-        self.values += 1
-        self.expanded += size + 8
-        if self.values > MAX_VALUES:
-            raise _at(event, "the file holds too many values", accepted=f"at most {MAX_VALUES:,}", hint="put the data into a jsonl file")
-        if self.expanded > MAX_EXPANDED_BYTES:
-            raise _at(event, "the file is too large once its aliases are written out", accepted=f"at most {MAX_EXPANDED_BYTES:,} bytes")
-
-    def document(self, event: Any) -> None:
-        self.documents += 1
-        if self.documents > MAX_DOCUMENTS:
-            raise _at(event, "the file holds too many documents", accepted=f"at most {MAX_DOCUMENTS}")
-
-    def alias(self, event: Any, anchors: dict[str, _Anchored | None], level: int, is_key: bool) -> _Anchored:
-        self.aliases += 1
-        if is_key:
-            raise _at(event, "an alias stands in the place of a mapping key")
-        if self.aliases > MAX_ALIASES:
-            raise _at(event, "the file holds too many aliases", accepted=f"at most {MAX_ALIASES:,}")
-        if event.anchor not in anchors:
-            raise _at(event, f"the alias *{event.anchor} names no anchor", hint=did_you_mean(event.anchor, anchors, "*"))
-        anchored = anchors[event.anchor]
-        if anchored is None:
-            raise _at(event, f"the alias *{event.anchor} stands inside of its own anchor")
-        if level + anchored.depth > MAX_DEPTH:
-            raise _at(event, "the file is nested too deeply", accepted=f"at most {MAX_DEPTH} levels")
-        self.spend(anchored.expanded_bytes, event)
-        return anchored
+def _anchored(event: Any, anchors: dict[str, _Anchored | None], aliases: int, level: int, is_key: bool) -> _Anchored:
+    """What an alias stands for."""
+    if is_key:
+        raise _at(event, "an alias stands in the place of a mapping key")
+    if aliases > MAX_ALIASES:
+        raise _at(event, "the file holds too many aliases", accepted=f"at most {MAX_ALIASES:,}")
+    if event.anchor not in anchors:
+        raise _at(event, f"the alias *{event.anchor} names no anchor", hint=did_you_mean(event.anchor, anchors, "*"))
+    anchored = anchors[event.anchor]
+    if anchored is None:
+        raise _at(event, f"the alias *{event.anchor} stands inside of its own anchor")
+    if level + anchored.depth > MAX_DEPTH:
+        raise _at(event, "the file is nested too deeply", accepted=f"at most {MAX_DEPTH} levels")
+    return anchored
 
 
 def _check_container(event: Any, is_key: bool, level: int, problems: list[Problem]) -> None:

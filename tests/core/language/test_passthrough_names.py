@@ -8,9 +8,12 @@ import pytest
 
 from mloc.core.language.passthrough_names import GENERATION, SECTIONS, TRAINING, VLLM
 
-OURS = set(
-    ["ppo_epochs", "mini_batch_size", "max_new_tokens", "auto_deepspeed", "auto_deepspeed_stage", "zero_stage", "nproc_per_node", "early_stopping", "early_stopping_patience", "early_stopping_threshold", "target_kl", "kl_coef", "cliprange", "cliprange_value", "vf_coef", "gamma", "lam", "save_model", "keep_checkpoints", "allow_multi_gpu", "visible_devices", "whiten_rewards", "presence_penalty", "frequency_penalty", "seed", "n"]
-)
+OURS = {
+    "ppo_epochs", "mini_batch_size", "max_new_tokens", "auto_deepspeed", "auto_deepspeed_stage", "zero_stage", "nproc_per_node",
+    "early_stopping", "early_stopping_patience", "early_stopping_threshold", "target_kl", "kl_coef", "cliprange", "cliprange_value",
+    "vf_coef", "gamma", "lam", "save_model", "keep_checkpoints", "allow_multi_gpu", "visible_devices", "whiten_rewards",
+    "presence_penalty", "frequency_penalty", "seed", "n",
+}  # fmt: skip
 
 
 def test_an_alias_leads_to_a_known_name_and_is_none_itself() -> None:
