@@ -6,6 +6,7 @@ An attempt leaves with its last report. It survives its incarnation: after a new
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -59,6 +60,7 @@ class Runs:
         self._running: dict[AttemptKey, Attempt] = {}
         self._host_of: dict[AttemptKey, Host] = {}  # of those that are not light
         self._light_running = 0
+        self._suspects: deque[Attempt] = deque()  # light attempts that were in a host that died
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_room: Callable[[], None] = lambda: None
         self.none_left = asyncio.Event()
@@ -75,6 +77,8 @@ class Runs:
 
     def light_room(self) -> int:
         """How many more light attempts may be started."""
+        if self._suspects:
+            return 0
         return LIGHT_IN_FLIGHT - self._light_running if self.pool.light.unsent_bytes < LIGHT_BYTES_IN_FLIGHT else 0
 
     def begin(self, attempts: Sequence[Attempt]) -> None:
@@ -157,25 +161,30 @@ class Runs:
             self._outbox.put(EngineSlept(worker=worker, incarnation=incarnation, engine=engine, seconds=seconds))
 
     def host_ended(self, host: Host, exit: HostExit) -> None:
-        """Its attempts fail, and can be tried again. A light host takes only the one that it was at with it."""
+        """Its attempt fails, and can be tried again. Of a batch in the light host nobody knows which one did it: see `_suspects`."""
         left = list(host.attempts.values())
+        host.attempts.clear()
         if left and not host.killed:
             _log.warning("a host ended", pid=host.pid, exit_code=exit.code, signal=exit.signal, attempts=len(left))
-        rerun: list[Attempt] = []
-        for position, attempt in enumerate(left):
+        suspected = host.plan.light and (host.killed or (host.ready and len(left) > 1))
+        for attempt in left:
             if attempt.stop_reason is not None:
                 self._stopped(host, attempt, attempt.stop_reason)
-            elif attempt.dispatch.light and (host.killed or (position > 0 and host.ready)):
-                rerun.append(attempt)
+            elif suspected:
+                attempt.stage = "preparing"
+                self._suspects.append(attempt)
             else:
                 message = explain_exit(exit, scrub_text("\n".join(host.tail), attempt.secrets))
                 self._failed(host, attempt, Error("HostDied", message), 0.0)
-        host.attempts.clear()
-        for attempt in rerun:
-            self._spawn(self._prepare(attempt))
+        self._try_next_suspect()
         self.on_room()
 
     # --- into a host ---
+
+    def _try_next_suspect(self) -> None:
+        """The batch that a light host died in runs again in another, one by one: who is alone when the next one dies has done it."""
+        if self._suspects and not self.pool.light.attempts:
+            self._spawn(self._prepare(self._suspects.popleft()))
 
     async def _prepare(self, attempt: Attempt) -> None:
         """Resolve references and inputs, find a host, run. Ends in a running attempt or its last report."""
@@ -264,6 +273,8 @@ class Runs:
             host.attempts.pop(attempt.key, None)
         if light:
             self._light_running -= 1
+            if self._suspects:
+                self._try_next_suspect()
         else:
             self._host_of.pop(attempt.key, None)
             self._table.release(attempt)

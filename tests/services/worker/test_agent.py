@@ -11,7 +11,7 @@ from world import World, dispatch, stop, succeeded
 
 from mloc.core.answers import Answer
 from mloc.core.events import AttemptFailed, AttemptRecalled, Error
-from mloc.core.host_frames import CheckpointDone, EngineLoaded, Failed, HostReady, RowsDone, Stopped
+from mloc.core.host_frames import CheckpointDone, EngineLoaded, Failed, HostReady, RowsDone, RunTask, Stopped
 from mloc.services.memory_log import MemoryLog
 from mloc.services.memory_server import MemoryServer
 
@@ -162,17 +162,23 @@ async def test_a_dying_host_fails_its_attempt_with_the_signal_explained(quiet: W
     assert "illegal memory access" in error.message
 
 
-async def test_a_dying_light_host_takes_only_the_attempt_that_it_was_at_with_it(quiet: World) -> None:
-    await quiet.until_true(lambda: quiet.launcher.hosts)
-    quiet.launcher.light.say(HostReady(1))
-    await quiet.send(*(dispatch(f"t{number}") for number in range(4)))
-    await quiet.until_true(lambda: len(quiet.launcher.light.tasks) == 4)
-    first = quiet.launcher.light
-    first.say(succeeded(first.frames[1]))
-    first.die(signal=9)
-    await quiet.until_true(lambda: quiet.launcher.light is not first and quiet.launcher.light.tasks == ["t2", "t3"])
-    await quiet.until_types("AttemptFailed")
-    assert [event.task for event in await quiet.events("AttemptFailed")] == ["t1"]
+async def test_of_a_batch_in_a_light_host_that_dies_only_the_task_that_kills_hosts_fails(quiet: World) -> None:
+    await quiet.send(*(dispatch(f"t{number}") for number in range(5)))
+    hosts = set()
+    while len(await quiet.events("AttemptSucceeded", "AttemptFailed")) < 5:
+        await quiet.until_true(lambda: quiet.launcher.hosts and quiet.launcher.light.alive and quiet.launcher.light.tasks, seconds=5)
+        host = quiet.launcher.light
+        if host not in hosts:
+            host.say(HostReady(1))
+            hosts.add(host)
+        runs = [frame for frame in host.frames if isinstance(frame, RunTask)]
+        host.frames.clear()
+        if any(run.task == "t3" for run in runs):
+            host.die(signal=11)
+        host.say(*(succeeded(run) for run in runs if run.task != "t3" and host.alive))
+        await asyncio.sleep(0.005)
+    assert [event.task for event in await quiet.events("AttemptFailed")] == ["t3"]
+    assert len(hosts) == 3
 
 
 # --- stops ---
