@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from world import World, dispatch, stop, succeeded
+from worker_world import World, dispatch, stop, succeeded
 
 from mloc.core.answers import Answer
 from mloc.core.events import AttemptFailed, AttemptRecalled, Error

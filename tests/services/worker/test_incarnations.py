@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from world import World, dispatch, stop, succeeded
+from worker_world import World, dispatch, stop, succeeded
 
 from mloc.core.answers import Answer
 from mloc.core.events import HeldAttempt, WorkerLost
