@@ -49,7 +49,7 @@ class Observer:
         self._snapshots = snapshots
         self._last_payload = b""  # of the entry at the position
         self._known_sha256 = ""  # the same, where the position came from a snapshot
-        self._doubtful = False  # the server changed, and the log was not compared yet
+        self._doubtful = True  # the log was not compared yet with what was folded: a snapshot, or before the server changed
         self._moved = asyncio.Event()  # set and replaced at every batch
         self.cluster = Cluster()
         self.rebuilds = 0
