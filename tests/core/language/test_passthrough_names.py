@@ -25,6 +25,7 @@ def test_an_alias_leads_to_a_known_name_and_is_none_itself() -> None:
 
 
 @pytest.mark.models
+@pytest.mark.deep
 def test_the_trainers_take_the_names_that_are_known() -> None:
     trl = pytest.importorskip("trl")
     configs = (trl.SFTConfig, trl.DPOConfig, trl.KTOConfig, trl.GRPOConfig, trl.RLOOConfig, trl.RewardConfig)
@@ -33,6 +34,7 @@ def test_the_trainers_take_the_names_that_are_known() -> None:
 
 
 @pytest.mark.models
+@pytest.mark.deep
 def test_generation_takes_the_names_that_are_known() -> None:
     transformers = pytest.importorskip("transformers")
     assert GENERATION.kinds.keys() - vars(transformers.GenerationConfig()).keys() - OURS == set()
