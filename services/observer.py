@@ -10,6 +10,7 @@ The cluster is as true as the services' own: the same `evolve` over the same ord
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -97,6 +98,11 @@ class Observer:
             except TimeoutError:
                 return False
         return True
+
+    async def moved(self, timeout_sec: float) -> None:
+        """Wait for the next batch that `follow` folds, at most `timeout_sec`."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._moved.wait(), timeout_sec)
 
     # --- folding ---
 

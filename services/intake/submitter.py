@@ -31,6 +31,7 @@ class Submitter:
         self._clock = clock
         self._backlog_limit = backlog_limit
         self._waiting: list[_Waiting] = []
+        self._coming = 0  # events that wait
         self._sending: asyncio.Task[None] | None = None
 
     async def submit(self, submission: Submission, open_tasks: int) -> Submitted:
@@ -45,8 +46,7 @@ class Submitter:
                     submission.events, key=submission.key, body_sha256=submission.body_sha256, backlog_limit=self._backlog_limit
                 )
             )
-        coming = len(submission.events) + sum(len(waiting.events) for waiting in self._waiting)
-        if open_tasks + coming > self._backlog_limit:
+        if open_tasks + self._coming + len(submission.events) > self._backlog_limit:
             raise BacklogFull(f"{open_tasks:,} tasks are not finished yet, and BACKLOG_LIMIT is {self._backlog_limit:,}: try again later")
         return await self._enqueue(submission.events)
 
@@ -57,6 +57,7 @@ class Submitter:
     def _enqueue(self, events: Sequence[Event]) -> asyncio.Future[Submitted]:
         answer: asyncio.Future[Submitted] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(events, answer))
+        self._coming += len(events)
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._send())
         return answer
@@ -64,17 +65,22 @@ class Submitter:
     async def _send(self) -> None:
         await asyncio.sleep(0)  # whoever is ready in this turn comes along
         while self._waiting:
-            together, self._waiting = self._waiting[:MAX_TOGETHER], self._waiting[MAX_TOGETHER:]
-            try:
-                answers = await self._patiently(lambda: self._log.submit_each([waiting.events for waiting in together]))  # noqa: B023
-            except Exception as error:  # belongs to those who wait, whatever it is
-                for waiting in together:
-                    if not waiting.answer.done():
-                        waiting.answer.set_exception(error)
-                continue
-            for waiting, submitted in zip(together, answers, strict=True):
+            came, self._waiting, self._coming = self._waiting, [], 0
+            for first in range(0, len(came), MAX_TOGETHER):
+                await self._send_together(came[first : first + MAX_TOGETHER])
+
+    async def _send_together(self, together: list[_Waiting]) -> None:
+        submissions = [waiting.events for waiting in together]
+        try:
+            answers = await self._patiently(lambda: self._log.submit_each(submissions))
+        except Exception as error:  # belongs to those who wait, whatever it is
+            for waiting in together:
                 if not waiting.answer.done():
-                    waiting.answer.set_result(submitted)
+                    waiting.answer.set_exception(error)
+            return
+        for waiting, submitted in zip(together, answers, strict=True):
+            if not waiting.answer.done():
+                waiting.answer.set_result(submitted)
 
     async def _patiently(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
         """Repeat the call for a while when the log cannot be reached."""

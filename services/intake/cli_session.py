@@ -1,0 +1,90 @@
+"""One command's view of the cluster: the log, the fold of it, the folder of results."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import secrets
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from mloc.core.cluster import Cluster
+from mloc.core.language.errors import did_you_mean
+from mloc.core.task import Task
+from mloc.services.connection import open_log
+from mloc.services.event_log import EventLog
+from mloc.services.intake.task_ids import TaskIds
+from mloc.services.observer import Observer
+from mloc.services.settings import Settings
+from mloc.services.up_record import read_up_record
+
+PATIENCE_SEC = 3.0
+
+
+class UnknownTask(Exception):
+    """No task has this id or name; the message says so, with the nearest."""
+
+
+class Session:
+    """`cluster` is what `observer` folded so far; commands that show or ask something catch up first."""
+
+    def __init__(self, settings: Settings, log: EventLog) -> None:
+        self.settings = settings
+        self.log = log
+        self.observer = Observer(log)
+        self.ids = TaskIds(time.time, secrets.randbelow)
+        self.results_dir = results_dir(settings)
+
+    @property
+    def cluster(self) -> Cluster:
+        return self.observer.cluster
+
+    def task(self, text: str) -> Task:
+        """The task of this id, else the newest of this name, else the only one whose id starts so. Raises UnknownTask."""
+        tasks = self.cluster.tasks
+        if text in tasks:
+            return tasks[text]
+        named = next((task for task in reversed(tasks.values()) if task.name == text and not task.parent), None)
+        if named is not None:
+            return named
+        begun = [task for task in tasks.values() if task.id.startswith(text) and not task.parent]
+        if len(begun) == 1:
+            return begun[0]
+        if begun:
+            raise UnknownTask(f"{text!r} is the start of {len(begun)} ids: {', '.join(task.id for task in begun[:5])}{', …' if begun[5:] else ''}")
+        hint = did_you_mean(text, [name for task in tasks.values() for name in (task.id, task.name) if name])
+        raise UnknownTask(f"there is no task {text!r}; {hint or '`mloc-intake list` shows what there is'}")
+
+    def family(self, task: Task) -> list[Task]:
+        """The task and all its parts, parents first."""
+        children = (self.cluster.tasks.get(id) for id in task.children)
+        return [task, *(part for child in children if child is not None for part in self.family(child))]
+
+
+@contextlib.asynccontextmanager
+async def opened(settings: Settings, *, catch_up: bool = True) -> AsyncIterator[Session]:
+    """A session that has folded the log to its tail. Raises NoServerError, LogUnavailable."""
+    log = open_log(settings, "intake", patience_sec=PATIENCE_SEC)
+    try:
+        session = Session(settings, log)
+        if catch_up:
+            await session.observer.catch_up()
+        yield session
+    finally:
+        await log.close()
+
+
+def results_dir(settings: Settings) -> Path:
+    """Where the `mloc up` of this state folder keeps results, else what the settings say."""
+    record = read_up_record(settings.state_dir)
+    return Path(record.results) if record is not None else settings.host_results_dir
+
+
+def user() -> str:
+    """Who asks, for the log."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"user {os.getuid()}"
