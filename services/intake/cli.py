@@ -84,7 +84,7 @@ def _parser() -> tuple[argparse.ArgumentParser, set[str]]:
     _add_files(submit)
     submit.add_argument("--wait", action="store_true", help="show what happens until all have ended and their results are on disk")
     submit.add_argument("--follow", action="store_true", help="the same, with the tasks' log lines")
-    submit.add_argument("--idempotency-key", metavar="K", default="", type=_key, help="submitting again under this key gives the first tasks")
+    submit.add_argument("--idempotency-key", metavar="K", type=_key, help="submitting again under this key gives the first tasks")
     submit.add_argument("--dry-run", action="store_true", help="check, and say where each task would go; submit nothing")
 
     validate = command("validate", cli_submit.validate, "check task files without submitting them", "mloc-intake validate jobs/*.yaml")

@@ -91,8 +91,10 @@ async def _submit_all(settings: Settings, asked: argparse.Namespace, files: list
         submitter = Submitter(session.log, SystemClock(), settings.backlog_limit)
         for number, (outcome, file, plans, warnings) in enumerate(right):
             await _look_at_cluster(session, plans, asked)
-            key = asked.idempotency_key and (asked.idempotency_key if len(right) == 1 else f"{asked.idempotency_key}.{number}")
-            await _submit_one(session, submitter, asked, outcome, file, plans, [str(warning) for warning in warnings], key or "")
+            key = asked.idempotency_key or ""
+            if key and len(right) > 1:  # one key names one body
+                key = f"{key}.{number}"
+            await _submit_one(session, submitter, asked, outcome, file, plans, [str(warning) for warning in warnings], key)
         tasks = [id for outcome in outcomes for id in outcome.tasks]
         if (asked.wait or asked.follow) and tasks:
             return max(_report(outcomes, as_json=False), await wait_for(session, tasks, as_json=asked.json, with_logs=asked.follow))
