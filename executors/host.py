@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import logging
 import os
 import queue
 import signal
@@ -134,6 +135,7 @@ def _set_up_libraries() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "warning")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns at every import about a kernel that only 4-bit weights on CPU use
 
 
 def _versions() -> dict[str, str]:

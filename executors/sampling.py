@@ -58,9 +58,9 @@ def generate_arguments(inference: Inference, tokenizer: Any) -> dict[str, Any]:
         kept = {name: value for name, value in kept.items() if name not in ("temperature", "top_p", "top_k", "min_p")}
     if "stop_strings" in kept:
         kept["tokenizer"] = tokenizer
-    if inference.ignore_eos:
-        kept["eos_token_id"] = -1  # no token has it
-    elif inference.stop_token_ids:
+    if inference.ignore_eos:  # the end of the turn is not offered until the answer is full
+        kept["min_new_tokens"] = kept["max_new_tokens"]
+    if inference.stop_token_ids:
         kept["eos_token_id"] = [*([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []), *inference.stop_token_ids]
     return kept
 

@@ -63,8 +63,8 @@ def log_line(state: Any, metrics: dict[str, float]) -> str:
 
 
 def history(state: Any) -> list[dict[str, float]]:
-    """The trainer's curves for the result: numbers only, thinned to MAX_HISTORY points, the last one kept."""
-    points = [{name: value for name, value in entry.items() if isinstance(value, int | float)} for entry in state.log_history]
+    """The trainer's curves for the result: numbers of six digits, thinned to MAX_HISTORY points, the last one kept."""
+    points = [{name: float(f"{value:.6g}") for name, value in entry.items() if isinstance(value, int | float)} for entry in state.log_history]
     stride = -(-len(points) // MAX_HISTORY) or 1
     return points[::-stride][::-1]
 

@@ -1,0 +1,167 @@
+"""Answering rows with a tiny model, through a real host."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from driven_host import DrivenHost, task
+from pipeline_run import published_result
+
+from mloc.core.host_frames import EngineLoaded, Failed, RowsDone, RunTask, Stopped, Succeeded, Telemetry
+
+pytestmark = pytest.mark.models
+
+QUESTIONS = ["one fox", "two lazy dogs", "three", "four quick brown foxes jump"]
+names = iter(range(10_000))
+
+
+@pytest.fixture
+def ask(random_model: Path, tmp_path: Path) -> Any:
+    """Makes an inference task on the tiny model; `name` is new each time unless given."""
+
+    def make(items: list[Any], name: str = "", **given: Any) -> RunTask:
+        spec = {"model": {"source": {"type": "local", "identifier": str(random_model)}}, "data": {"type": "list", "items": items}}
+        settings = {"max_tokens": 8, "temperature": 0, **given.pop("inference", {})}
+        return task(name or f"t{next(names)}", "inference", tmp_path, **spec, inference=settings, **given)
+
+    return make
+
+
+def run(host: DrivenHost, asked: RunTask) -> dict[str, Any]:
+    host.send(asked)
+    return published_result(host, asked.task, Path(asked.final_folder).parent, asked.attempt)
+
+
+def failure(host: DrivenHost, asked: RunTask) -> Failed:
+    host.send(asked)
+    return host.wait_of(Failed, asked.task)
+
+
+def test_rows_are_answered_in_order_with_usage_and_without_touching_the_disk(warm_host: DrivenHost, ask: Any, tmp_path: Path) -> None:
+    result = run(warm_host, ask([*QUESTIONS, {"prompt": "five", "metadata": {"topic": "dogs"}}]))
+    assert [item["prompt"] for item in result["items"]] == [*QUESTIONS, "five"]
+    assert all(item["finish_reason"] in ("stop", "length") and isinstance(item["output"], str) for item in result["items"])
+    assert result["items"][4]["metadata"] == {"topic": "dogs"}
+    assert result["usage"]["num_requests"] == 5
+    assert result["usage"]["total_tokens"] == result["usage"]["prompt_tokens"] + result["usage"]["completion_tokens"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_answers_as_each_row_alone(warm_host: DrivenHost, ask: Any) -> None:
+    together = [item["output"] for item in run(warm_host, ask(QUESTIONS))["items"]]
+    alone = [run(warm_host, ask([question]))["items"][0]["output"] for question in QUESTIONS]
+    assert together == alone
+
+
+def test_a_row_that_cannot_be_answered_is_recorded_and_the_others_go_on(warm_host: DrivenHost, ask: Any) -> None:
+    items = run(warm_host, ask(["one", {"no_prompt": 1}, "fox " * 300, "two"]))["items"]
+    assert [item.get("error", {}).get("type") for item in items] == [None, "NoPrompt", "PromptTooLong", None]
+    assert items[0]["output"] == run(warm_host, ask(["one"]))["items"][0]["output"]
+
+
+def test_a_row_that_cannot_be_answered_fails_the_task_where_that_was_asked_for(warm_host: DrivenHost, ask: Any) -> None:
+    assert failure(warm_host, ask(["one", {"no_prompt": 1}], inference={"on_item_error": "fail"})).error.message.startswith("row 1: ")
+    assert failure(warm_host, ask([{"x": 1}, {"x": 2}, "one"], inference={"max_item_errors": 1})).error.type == "TooManyItemErrors"
+
+
+def test_a_shard_answers_its_range_and_keeps_the_global_index(warm_host: DrivenHost, ask: Any) -> None:
+    parts = [run(warm_host, ask(QUESTIONS, f"sharded.s{i}", run_shard=(i, 3)))["items"] for i in range(3)]
+    assert [(item["index"], item["prompt"]) for part in parts for item in part] == list(enumerate(QUESTIONS))
+
+
+def test_rows_that_an_earlier_attempt_recorded_are_not_done_again(warm_host: DrivenHost, ask: Any) -> None:
+    asked = ask(QUESTIONS, attempt=3)
+    rows = Path(asked.rows_folder)
+    rows.mkdir(parents=True)
+    recorded = {"index": 1, "prompt": "two lazy dogs", "output": "recorded", "usage": {"prompt_tokens": 5, "completion_tokens": 7}}
+    (rows / "attempt-1.jsonl").write_text(json.dumps(recorded) + '\n{"index": 2, "outp')
+    (rows / "attempt-2.jsonl").write_text(json.dumps({**recorded, "output": "too late"}) + "\n")
+    result = run(warm_host, asked)
+    assert result["items"][1]["output"] == "recorded"
+    assert result["items"][2]["output"] == run(warm_host, ask(QUESTIONS[2:3]))["items"][0]["output"]
+    assert result["usage"]["completion_tokens"] >= 7
+
+
+def test_a_stopped_attempt_leaves_its_rows_and_the_next_one_ends_as_a_straight_run(warm_host: DrivenHost, ask: Any) -> None:
+    items = [f"fox {i}" for i in range(96)]
+    settings = {"max_tokens": 100, "ignore_eos": True}
+    straight = run(warm_host, ask(items, inference=settings))
+    first = ask(items, "stopped", inference=settings)
+    warm_host.send(first)
+    warm_host.wait_for(lambda frame: isinstance(frame, Telemetry) and frame.task == "stopped" and frame.step > 0)
+    warm_host.stop("stopped")
+    warm_host.wait_of(Stopped, "stopped")
+    done = warm_host.wait_of(RowsDone, "stopped")
+    assert 0 < done.rows < len(items)
+    second = ask(items, "stopped", attempt=2, inference=settings)
+    resumed = run(warm_host, second)
+    assert [item["output"] for item in resumed["items"]] == [item["output"] for item in straight["items"]]
+    assert resumed["usage"]["completion_tokens"] == straight["usage"]["completion_tokens"]
+
+
+def test_a_large_result_is_a_durable_file(warm_host: DrivenHost, ask: Any) -> None:
+    long = "fox " * 40
+    asked = ask([f"{long}{i}" for i in range(400)], inference={"max_tokens": 1})
+    result = run(warm_host, asked)
+    assert warm_host.wait_of(Succeeded, asked.task).files
+    assert [item["index"] for item in result["items"]] == list(range(400))
+
+
+def test_stop_strings_samples_and_logprobs_are_honoured(warm_host: DrivenHost, ask: Any) -> None:
+    raw = {"ignore_eos": True, "skip_special_tokens": False, "allowed_token_ids": list(range(40, 60))}
+    free = run(warm_host, ask(["one"], inference=raw))["items"][0]["output"]
+    assert len(free) >= 8
+    stop = free[4:6]
+    cut = run(warm_host, ask(["one"], inference={"stop": stop, **raw}))["items"][0]
+    assert cut["output"] == free[: free.index(stop)]
+    assert cut["finish_reason"] == "stop"
+    sampling = {"n": 3, "temperature": 1.0, "seed": 7, "logprobs": 2, "presence_penalty": 0.5, "frequency_penalty": 0.5, "top_k": 20}
+    sampled = [run(warm_host, ask(["one"], inference=sampling))["items"][0]["outputs"] for _ in range(2)]
+    assert sampled[0] == sampled[1]
+    assert len({output["text"] for output in sampled[0]}) > 1
+    assert len(sampled[0][0]["logprobs"][0]["top"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("inference", "said"),
+    [({"regex": "a+"}, "inference.regex"), ({"n": 2}, "needs sampling"), ({"choice": ["a"], "json_schema": {}}, "inference.json_schema")],
+)
+def test_a_setting_that_is_not_possible_is_refused(warm_host: DrivenHost, ask: Any, inference: dict[str, Any], said: str) -> None:
+    error = failure(warm_host, ask(["one"], inference=inference)).error
+    assert said in error.message
+    assert not error.retryable
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({}, "names no model"),
+        ({"source": {"type": "local", "identifier": "/no/such/folder"}}, "/no/such/folder is not on the worker's disk"),
+        ({"source": {"type": "huggingface", "identifier": "nobody/nothing"}}, "HF_HUB_OFFLINE is set"),
+        ({"source": {"type": "stage", "identifier": "train"}}, "no stage or task 'train'"),
+    ],
+)
+def test_a_model_that_is_not_there_is_named(warm_host: DrivenHost, model: dict[str, Any], said: str) -> None:
+    error = failure(warm_host, task(f"t{next(names)}", "inference", model=model, data={"type": "list", "items": ["one"]})).error
+    assert said in error.message
+    assert not error.retryable
+
+
+def test_a_model_stays_warm_until_two_others_were_used(warm_host: DrivenHost, ask: Any, random_model: Path, tmp_path: Path) -> None:
+    def engines() -> list[tuple[str, bool]]:
+        return [(frame.engine.split("@")[0], frame.loaded) for frame in warm_host.frames if isinstance(frame, EngineLoaded)]
+
+    copies = [str(shutil.copytree(random_model, tmp_path / name)) for name in ("a", "b", "c")]
+
+    def use(folder: str) -> None:
+        spec = {"model": {"source": {"type": "local", "identifier": folder}}, "data": {"type": "list", "items": ["one"]}}
+        run(warm_host, task(f"t{next(names)}", "inference", **spec, inference={"max_tokens": 2}))
+
+    before = len(engines())
+    for folder in (copies[0], copies[0], copies[1], copies[0], copies[2]):
+        use(folder)
+    loads = [(Path(name).name, loaded) for name, loaded in engines()[before:]]
+    assert [entry for entry in loads if entry[1]] == [("a", True), ("b", True), ("c", True)]
+    assert loads[-2:] == [("b", False), ("c", True)]
