@@ -32,6 +32,7 @@ def _dispatch(cluster: Cluster, task: Task) -> Dispatch:
     return Dispatch(
         task.task_type, msgspec.Raw(cluster.spec_of(task)), bool(need and need.light), need.engine if need else "", task.shard,
         _inputs(cluster, task) if task.depends_on else {}, task.checkpoint, task.parent if task.shard else task.id,
+        need.gpu_memory if need else 0,
     )  # fmt: skip
 
 

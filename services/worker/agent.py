@@ -64,7 +64,7 @@ class Agent:
         self._usage = usage
         self._stop = stop
         self._session: Session | None = None
-        self._table = DeviceTable(plan.slots)
+        self._table = DeviceTable(plan.slots, plan.hardware.devices)
         self._telemetry = TelemetryBuffer()
         self.worker = ledger.worker
         self.outbox = Outbox(self.worker, ledger, self._forget)

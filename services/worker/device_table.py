@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from mloc.core.events import Device
 from mloc.services.worker.attempt import Attempt, AttemptKey
 
 
 class DeviceTable:
-    """Devices are held exclusively; an attempt without a device that is not light holds one of `slots`; light ones hold nothing."""
+    """A device is one attempt's, or shared by attempts whose stated memory fits side by side; an attempt without a device that is not light
+    holds one of `slots`; light ones hold nothing."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, devices: Iterable[Device] = ()) -> None:
         self.slots = slots
-        self._devices: dict[int, AttemptKey] = {}
+        self._size = {device.index: device.memory for device in devices}
+        self._holders: dict[int, dict[AttemptKey, int]] = {}  # device → attempt → bytes; 0: all of them
         self._in_slots: set[AttemptKey] = set()
 
     def take_those_with_room(self, waiting: Iterable[Attempt]) -> list[Attempt]:
@@ -25,10 +28,12 @@ class DeviceTable:
         slots_wanted = False
         for attempt in waiting:
             if attempt.devices:
-                if wanted.isdisjoint(attempt.devices) and self._devices.keys().isdisjoint(attempt.devices):
-                    self._devices.update(dict.fromkeys(attempt.devices, attempt.key))
+                if wanted.isdisjoint(attempt.devices) and self._has_room(attempt):
+                    for device in attempt.devices:
+                        self._holders.setdefault(device, {})[attempt.key] = attempt.dispatch.device_memory
                     taken.append(attempt)
-                wanted.update(attempt.devices)
+                else:
+                    wanted.update(attempt.devices)
             elif not slots_wanted and len(self._in_slots) < self.slots:
                 self._in_slots.add(attempt.key)
                 taken.append(attempt)
@@ -40,11 +45,19 @@ class DeviceTable:
         """The attempt is over on this worker. Releasing twice does nothing."""
         self._in_slots.discard(attempt.key)
         for device in attempt.devices:
-            if self._devices.get(device) == attempt.key:
-                del self._devices[device]
+            self._holders.get(device, {}).pop(attempt.key, None)
 
-    def holder(self, device: int) -> AttemptKey | None:
-        return self._devices.get(device)
+    def holders(self, device: int) -> list[AttemptKey]:
+        return list(self._holders.get(device, ()))
+
+    def _has_room(self, attempt: Attempt) -> bool:
+        needed = attempt.dispatch.device_memory
+        for device in attempt.devices:
+            if used := list(self._holders.get(device, {}).values()):
+                shared = needed and all(used) and sum(used) + needed <= self._size.get(device, 0)
+                if not shared:
+                    return False
+        return True
 
     def free_slots(self) -> int:
         return self.slots - len(self._in_slots)

@@ -46,7 +46,7 @@ class HostLink(Protocol):
     def unsent_bytes(self) -> int: ...
 
     def send(self, frames: Sequence[WorkerFrame]) -> None:
-        """Queue frames; never blocks. Frames for a host that has ended are dropped."""
+        """Queue frames; never blocks. Frames for a host that has ended are dropped. Raises FrameError for one that is too large."""
 
     def kill(self) -> None:
         """Kill the host's whole process group; `ended` follows."""

@@ -160,13 +160,15 @@ class HostPool:
     async def close(self, grace_sec: float = QUIT_GRACE_SEC) -> None:
         """End all hosts: those that do not leave within the grace are killed."""
         self._closing = True
-        hosts = self.all
+        hosts = [host for host in self.all if host.pid]
         for host in hosts:
             host.send([Quit()])
+        deadline = self._clock.monotonic() + grace_sec
         for host in hosts:
-            if host.pid and not await wait_at_most(self._clock, host.gone, grace_sec):
+            if not await wait_at_most(self._clock, host.gone, deadline - self._clock.monotonic()):
                 host.kill()
-                await wait_at_most(self._clock, host.gone, grace_sec)
+        for host in hosts:
+            await wait_at_most(self._clock, host.gone, grace_sec)
         for task in self._tasks:
             task.cancel()
 

@@ -12,20 +12,26 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import structlog
 
-from mloc.core.host_frames import FrameError, FrameReader, WorkerFrame, encode_frames
+from mloc.core.host_frames import FrameError, FrameReader, RunTask, WorkerFrame, encode_frames
 from mloc.services.clock import Clock
+from mloc.services.setting_variables import variables
 from mloc.services.worker.host_link import HostExit, HostPlan, HostWatch
 from mloc.services.worker.ledger import HostStarted
 from mloc.services.worker.process_groups import MARK, kill_group, living_members, start_of
 
 READ_BYTES = 1024 * 1024
 PIPE_BYTES = 1024 * 1024
+BLOCK_BYTES = 1024 * 1024  # of specs in one block of frames
 LINE_BYTES = 16 * 1024  # longer lines are cut
 F_SETPIPE_SZ = 1031  # Linux; fcntl has the name only from 3.10 on and only there
+
+# what gives access to the log and the API; a task's code, or an agent's Python tool, runs in a host
+_OURS_ALONE = {name for field, variable in variables().items() if variable.secret for name in (field.upper(), *variable.older)}
 
 _log = structlog.get_logger("worker")
 
@@ -74,7 +80,7 @@ class ProcessLauncher:
         return {
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
-            **self._environ,
+            **{name: value for name, value in self._environ.items() if name not in _OURS_ALONE},
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
             "CUDA_VISIBLE_DEVICES": ",".join(map(str, plan.devices)),
             "PYTHONUNBUFFERED": "1",
@@ -107,10 +113,12 @@ class ProcessLink:
     def send(self, frames: Sequence[WorkerFrame]) -> None:
         if self._over or not frames:
             return
-        block = encode_frames(list(frames))
-        self._unsent.append(memoryview(block))
-        self.unsent_bytes += len(block)
-        if len(self._unsent) == 1:
+        idle = not self._unsent
+        for some in _blocks(frames):
+            block = encode_frames(some)
+            self._unsent.append(memoryview(block))
+            self.unsent_bytes += len(block)
+        if idle:
             self._write()
 
     def kill(self) -> None:
@@ -217,6 +225,20 @@ class LineCutter:
         text = line.rstrip(b"\r").rpartition(b"\r")[2][:LINE_BYTES].decode(errors="replace").rstrip()
         if text:
             self._on_line(text)
+
+
+def _blocks(frames: Sequence[WorkerFrame]) -> Iterator[list[Any]]:
+    """Frames in a row, cut where a block would become large."""
+    block: list[Any] = []
+    size = 0
+    for frame in frames:
+        block.append(frame)
+        size += len(frame.spec) if isinstance(frame, RunTask) else 0
+        if size > BLOCK_BYTES:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
 
 
 def _widen(*pipes: int) -> None:

@@ -24,7 +24,7 @@ from mloc.core.events import (
     HeldAttempt,
     RowsCompleted,
 )  # fmt: skip
-from mloc.core.host_frames import CheckpointDone, Failed, RowsDone, RunTask, Stopped, StopTask, Succeeded, Telemetry
+from mloc.core.host_frames import CheckpointDone, Failed, FrameError, RowsDone, RunTask, Stopped, StopTask, Succeeded, Telemetry
 from mloc.services.clock import Clock
 from mloc.services.worker.attempt import Attempt, AttemptKey
 from mloc.services.worker.device_table import DeviceTable
@@ -38,7 +38,6 @@ from mloc.services.worker.telemetry import TelemetryBuffer
 
 LIGHT_IN_FLIGHT = 1024  # light attempts in the light host at a time
 LIGHT_BYTES_IN_FLIGHT = 8 * 1024 * 1024  # on their way to it
-RUN_BLOCK_BYTES = 1024 * 1024  # of specs in one block of frames
 
 _log = structlog.get_logger("worker")
 
@@ -210,25 +209,25 @@ class Runs:
             self._failed(None, attempt, Error(type(error).__name__, scrub_text(str(error), attempt.secrets)), 0.0)
 
     def _run(self, host: Host, attempt: Attempt, frame: RunTask) -> None:
+        """Raises ResolutionError where the inputs are too large to be handed over."""
+        try:
+            host.send([frame])
+        except FrameError as error:
+            self.pool.give_back(host)
+            raise ResolutionError(f"the results that this task depends on are too large to be handed over: {error}") from error
         attempt.stage = "running"
         host.attempts[attempt.key] = attempt
         self._host_of[attempt.key] = host
-        host.send([frame])
 
     def _run_light(self, runs: list[tuple[Attempt, RunTask]]) -> None:
         host = self.pool.light
-        block: list[RunTask] = []
-        size = 0
-        for attempt, frame in runs:
+        try:
+            host.send([frame for _, frame in runs])
+        except FrameError as error:
+            raise ResolutionError(f"the results that this task depends on are too large to be handed over: {error}") from error
+        for attempt, _ in runs:
             attempt.stage = "running"
             host.attempts[attempt.key] = attempt
-            block.append(frame)
-            size += len(frame.spec)
-            if size > RUN_BLOCK_BYTES:
-                host.send(block)
-                block, size = [], 0
-        if block:
-            host.send(block)
 
     def _ask_to_stop(self, attempt: Attempt, grace_sec: float) -> None:
         host = self.pool.light if attempt.dispatch.light else self._host_of[attempt.key]

@@ -166,10 +166,11 @@ class Session:
                 self._room.set()
                 self._starting = {attempt.key: attempt for attempt in batch}
                 self.none_starting.clear()
-                answers = await self._ask_to_start(batch)
-                self._starting = {}
-                self._run_those_that_may(batch, answers)
-                self.none_starting.set()
+                try:
+                    self._run_those_that_may(batch, await self._ask_to_start(batch))
+                finally:
+                    self._starting = {}
+                    self.none_starting.set()
 
     async def _ask_to_start(self, batch: list[Attempt]) -> list[bool]:
         """Repeated until answered; no for all where the session ends before that. Raises IncarnationLost, ServerChanged."""

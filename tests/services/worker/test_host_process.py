@@ -110,3 +110,16 @@ def test_lines_are_cut_whole_and_a_progress_bar_is_its_last_state() -> None:
         cutter.feed(chunk)
     cutter.end()
     assert lines == ["one", "two", "100%", "rést"]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/environ"), reason="looks into /proc")
+async def test_what_gives_access_to_the_log_stays_out_of_the_hosts() -> None:
+    witness = Witness()
+    environ = {**os.environ, "REDIS_URL": "redis://:password@host", "ORCHESTRATOR_TOKEN": "token", "HF_TOKEN": "kept"}
+    link = await ProcessLauncher(environ, "test-worker", SystemClock()).launch(HostPlan(light=True, devices=(2, 3), threads=4), witness)
+    with open(f"/proc/{link.record.pid}/environ", "rb") as file:
+        passed = dict(line.split("=", 1) for line in file.read().decode().split("\0") if line)
+    assert not {"REDIS_URL", "ORCHESTRATOR_TOKEN"} & passed.keys()
+    assert (passed["HF_TOKEN"], passed["CUDA_VISIBLE_DEVICES"], passed["OMP_NUM_THREADS"]) == ("kept", "2,3", "4")
+    link.kill()
+    await witness.until(lambda seen: seen.exit is not None)
