@@ -113,8 +113,8 @@ class MemoryState:
     def commit(
         self, now: int, service: str, epoch: int, commit_no: int, position: str, answers: Sequence[EncodedAnswer], open_tasks: int | None
     ) -> str:
-        leader = self.leaders.get(service, Leader())
-        if leader.epoch != epoch and "epoch" not in self._without:
+        leader = self.leaders.get(service)
+        if leader is None or (leader.epoch != epoch and "epoch" not in self._without):
             raise refusals.fenced(service, epoch)
         if leader.commit_no != commit_no and "commit number" not in self._without:
             raise AlreadyCommitted(leader.commit_no, self.last_id())
