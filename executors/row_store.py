@@ -41,7 +41,7 @@ class _Tokens(Struct, frozen=True):
 class _Recorded(Struct):
     index: int
     usage: _Tokens = _Tokens()
-    error: msgspec.Raw | None = None
+    error: dict[str, Any] | None = None
 
 
 _decode_recorded = msgspec.json.Decoder(_Recorded).decode

@@ -1,0 +1,36 @@
+"""One key for placement, which sees references, and for the host, which sees what they stand for."""
+
+import json
+from typing import Any
+
+from mloc.core.engine_key import TRAINING_LIBRARIES, engine_key
+
+
+def key(task_type: str = "inference", stages: dict[str, str] | None = None, **spec: Any) -> str:
+    return engine_key(task_type, json.dumps({"taskType": task_type, **spec}).encode(), stages or {})
+
+
+def local(folder: str, **model: Any) -> dict[str, Any]:
+    return {"source": {"type": "local", "identifier": folder}, **model}
+
+
+def test_tasks_on_the_same_model_share_a_key_whatever_else_they_ask() -> None:
+    assert key(model=local("/m"), inference={"max_tokens": 1}) == key(model=local("/m"), data={"type": "list", "items": ["a"]})
+
+
+def test_another_model_or_setting_has_another_key() -> None:
+    models = [local("/m"), local("/n"), local("/m", transformers={"dtype": "float16"}), local("/m", adapters=[{"path": "/a"}])]
+    assert len({key(model=model) for model in models} | {key(model=local("/m"), enforce_cpu=True)}) == 5
+
+
+def test_a_stage_has_the_same_key_before_and_after_its_references_are_resolved() -> None:
+    written = {"type": "stage", "identifier": "train", "path": "${train.result.final_model_path}", "taskId": "${train.task_id}"}
+    resolved = {"type": "stage", "identifier": "train", "path": "/results/t1.train/artifacts/final_model", "taskId": "t1.train"}
+    keys = {key(stages={"train": "t1.train"}, model={"source": source}) for source in (written, resolved)}
+    assert len(keys) == 1
+    assert key(stages={"train": "t2.train"}, model={"source": written}) not in keys
+
+
+def test_trainings_share_their_libraries_and_an_echo_keeps_nothing_warm() -> None:
+    assert key("sft", model=local("/m")) == key("lora_sft") == TRAINING_LIBRARIES
+    assert key("echo") == ""

@@ -1,0 +1,30 @@
+"""What a machine says of the task types that it can run."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mloc.executors import registry
+from mloc.executors.contract import ExecutorError
+from mloc.executors.registry import Executor
+
+
+def test_the_offers_are_printed_as_json_for_programs_that_do_not_import_them() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run([sys.executable, "-m", "mloc.executors.registry", "--json"], env=environment, capture_output=True, check=True)
+    offers = {offer["task_type"]: offer for offer in json.loads(ran.stdout)}
+    assert offers["echo"]["runs"]
+    assert offers["echo"]["light"]
+    assert {"inference", "sft", "lora_sft"} <= offers.keys()
+
+
+def test_what_is_missing_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.BUILT_IN, "sing", Executor("mloc.executors.echo_executor", extra="voice", requires=("no_such_module",)))
+    (offer,) = [offer for offer in registry.available() if offer.task_type == "sing"]
+    assert not offer.runs
+    assert offer.remedy == 'sing needs no_such_module: pip install "mloc[voice]"'
+    with pytest.raises(ExecutorError, match=r'pip install "mloc\[voice\]"'):
+        registry.executor_of("sing")
