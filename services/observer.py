@@ -146,7 +146,7 @@ class Observer:
         """Go on from the position only if the entry there is still what it was; else fold again from the snapshot or the start."""
         if await self._is_in_log():
             return
-        structlog.get_logger().warning("the log lost its tail: folding it again", position=self.cluster.position)
+        structlog.get_logger().warning("the log is not the one that was folded: folding it again", position=self.cluster.position)
         self.rebuilds += 1
         self.caught_up = False
         self._load_snapshot()

@@ -132,7 +132,7 @@ class PlainShower:
             return
         for task in _parts(self._session, self._ids):
             now = f"{task.phase} {task.worker if task.phase in ('dispatched', 'running') else ''}".rstrip()
-            if self._shown.get(task.id) != now:
+            if self._shown.get(task.id) != now and task.phase != "succeeded":  # published follows at once
                 self._shown[task.id] = now
                 say(f"{GLYPHS[task.phase]} {task.id}: {_said(task)}")
 

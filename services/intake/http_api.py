@@ -22,6 +22,7 @@ from mloc.services.intake.api_guard import one_error_shape, token_required
 from mloc.services.intake.api_state import STATE, ApiState
 from mloc.services.intake.request_body import MAX_BODY_BYTES
 from mloc.services.observer import Observer
+from mloc.services.reader_snapshots import reader_snapshots
 from mloc.services.settings import Settings, api_address
 from mloc.services.signals import stop_on_signals
 
@@ -67,7 +68,7 @@ async def serve(settings: Settings) -> int:
     """Listen first, then fold: /healthz answers at once, /readyz when the log was folded."""
     host, port = api_address(settings)
     log = open_log(settings, "intake-api")
-    observer = Observer(log)
+    observer = Observer(log, snapshots=reader_snapshots(settings))
     runner = web.AppRunner(build_app(settings, log, observer), access_log=None, shutdown_timeout=SHUTDOWN_SEC)
     stop = stop_on_signals()
     say = structlog.get_logger()
@@ -78,7 +79,7 @@ async def serve(settings: Settings) -> int:
         except OSError as error:
             print(f"mloc intake-api: {_cannot_listen(error, host, port)}", file=sys.stderr)
             return MISCONFIGURED
-        say.info("the API listens", url=f"http://{host}:{port}", token="required" if settings.orchestrator_token else "none")
+        say.info("the API listens", url=f"http://{host}:{port}", access="with a token" if settings.orchestrator_token else "open")
         following = asyncio.create_task(_follow(observer))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)

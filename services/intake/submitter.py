@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 from mloc.core.events import Event
 from mloc.services.clock import Clock
-from mloc.services.event_log import BacklogFull, EventLog, LogUnavailable, Submitted
+from mloc.services.event_log import BacklogFull, EventLog, KeyConflict, LogUnavailable, Submitted
 from mloc.services.intake.submission import Submission
 
 MAX_TOGETHER = 256  # submissions in one round trip
@@ -40,6 +40,16 @@ class Submitter:
         Raises KeyConflict, BacklogFull, and LogUnavailable, after which it is not known whether the tasks were taken."""
         for task, values in submission.secrets.items():
             await self._patiently(lambda task=task, values=values: self._log.set_secret(task, values))  # type: ignore[misc]
+        try:
+            submitted = await self._append(submission, open_tasks)
+        except (KeyConflict, BacklogFull):
+            await self._forget_secrets(submission)
+            raise
+        if submitted.repeated:
+            await self._forget_secrets(submission)
+        return submitted
+
+    async def _append(self, submission: Submission, open_tasks: int) -> Submitted:
         if submission.key:
             return await self._patiently(
                 lambda: self._log.submit(
@@ -49,6 +59,11 @@ class Submitter:
         if open_tasks + self._coming + len(submission.events) > self._backlog_limit:
             raise BacklogFull(f"{open_tasks:,} tasks are not finished yet, and BACKLOG_LIMIT is {self._backlog_limit:,}: try again later")
         return await self._enqueue(submission.events)
+
+    async def _forget_secrets(self, submission: Submission) -> None:
+        """The tasks were not taken under these ids."""
+        for task in submission.secrets:
+            await self._patiently(lambda task=task: self._log.forget_secret(task))  # type: ignore[misc]
 
     async def request(self, event: Event) -> Submitted:
         """Append what a person asks for. Raises LogUnavailable."""
