@@ -1,0 +1,341 @@
+"""`mloc-intake` on a real server: what it submits, what it shows, and how it fails: a clear line, the right code, nothing half-submitted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+from msgspec import Raw
+
+from mloc.core.codec import encode, type_of
+from mloc.core.events import (
+    AttemptFailed,
+    AttemptSucceeded,
+    Error,
+    Event,
+    ResultPublished,
+    TaskDeadLettered,
+    TaskDispatched,
+    WorkerRegistered,
+)
+from mloc.services.intake.cli import main
+from mloc.services.log_limits import MAX_SUBMISSION
+from tests.services.intake.conftest import ECHO
+
+WORKER = {"worker": "w", "incarnation": 1}
+CLI = (sys.executable, "-m", "mloc.services.intake.cli")
+
+
+class Cli:
+    """The command in a folder of its own, over one namespace of a real server."""
+
+    def __init__(self, url: str, namespace: str, capsys: pytest.CaptureFixture[str]) -> None:
+        self._client = redis.Redis.from_url(url)
+        self._stream = f"{{{namespace}}}:events"
+        self._capsys = capsys
+        self.out = self.err = ""
+
+    def __call__(self, *arguments: str) -> int:
+        """Run it; its words are in `out` and `err`."""
+        try:
+            code = main(arguments)
+        except SystemExit as ended:  # argparse
+            code = int(ended.code or 0)
+        self.out, self.err = self._capsys.readouterr()
+        assert "Traceback" not in self.err
+        return code
+
+    def json(self, *arguments: str, code: int = 0) -> dict:
+        assert self(*arguments, "--json") == code, self.err
+        return json.loads(self.out)
+
+    def log(self) -> list[str]:
+        """Types of what is in the log."""
+        return [fields[b"type"].decode() for _, fields in self._client.xrange(self._stream)]
+
+    def append(self, *events: Event) -> None:
+        for event in events:
+            self._client.xadd(self._stream, {"type": type_of(event), "data": encode(event)})
+
+    def submit_echo(self) -> str:
+        Path("hello.yaml").write_text(ECHO)
+        return self.json("submit", "hello.yaml")["task_id"]
+
+
+@pytest.fixture
+def cli(valkey_url: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    for name, value in {"REDIS_URL": valkey_url, "MLOC_NAMESPACE": namespace, "ORCHESTRATOR_STATE_DIR": str(tmp_path / "state")}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("VLLM_MODEL", "PPO_MODEL", "RESULTS_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return Cli(valkey_url, namespace, capsys)
+
+
+def too_deep() -> str:
+    return "a: " + "[" * 5000 + "]" * 5000
+
+
+def alias_bomb() -> str:
+    return "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+
+
+def many_tasks() -> str:
+    return "---\n".join([ECHO] * (MAX_SUBMISSION + 1))
+
+
+# what is wrong with the file → what the message must name
+BAD_FILES: dict[str, tuple[str, str]] = {
+    "broken YAML": ("a: [1, 2\nb: 3", "bad.yaml:"),
+    "a duplicate key": (ECHO + "  taskType: sft\n", "bad.yaml:7:3"),
+    "an unknown key": (ECHO.replace("taskType", "taskTipe"), "taskType"),
+    "a wrong type": (ECHO + "  timeout_sec: soon\n", "timeout_sec"),
+    "an unknown reference": (ECHO.replace("[a, b]", "['${other.result.x}']"), "other"),
+    "a cycle": (ECHO + "  stages: [{name: a, dependsOn: [b]}, {name: b, dependsOn: [a]}]\n", "wait for each other"),
+    "deep nesting": (too_deep(), "nested too deeply"),
+    "an alias bomb": (alias_bomb(), "alias"),
+    "too many tasks": (many_tasks(), "256"),
+    "a missing data file": (ECHO.replace("{prompts: [a, b]}", "\n    jsonl:\n      path: not/there.jsonl"), "bad.yaml:8:13"),
+    "an unknown dependency": (ECHO + "  dependsOn: [nobody]\n", "nobody"),
+    "no model": (ECHO.replace("taskType: echo", "taskType: inference"), "VLLM_MODEL"),
+    "nothing": ("", "no task"),
+    "a list": ("- a\n- b\n", "mapping"),
+    "one of two documents": (ECHO + "---\n" + ECHO.replace("echo", "ecko"), "ecko"),
+    "lost line breaks": (ECHO.replace("\n", ""), "line breaks"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_FILES)
+def test_a_wrong_file_is_refused_whole_with_its_place(cli: Cli, what: str) -> None:
+    text, named = BAD_FILES[what]
+    Path("bad.yaml").write_text(text)
+    assert cli("bad.yaml") == 2
+    assert named in cli.err
+    assert "nothing was submitted" in cli.err
+    assert cli.log() == []
+
+
+def bad_paths() -> dict[str, tuple[Callable[[], str], str]]:
+    def huge() -> str:
+        Path("huge.yaml").write_bytes(b"#" * 2_000_000)
+        return "huge.yaml"
+
+    def not_text() -> str:
+        Path("image.yaml").write_bytes(b"\x89PNG\r\n\xff\xfe")
+        return "image.yaml"
+
+    def nearly_there() -> str:
+        Path("task.yml").write_text(ECHO)
+        return "task.yaml"
+
+    def empty_folder() -> str:
+        Path("folder").mkdir()
+        return "folder"
+
+    def unreadable() -> str:
+        Path("secret.yaml").write_text(ECHO)
+        Path("secret.yaml").chmod(0)
+        return "secret.yaml"
+
+    return {
+        "huge": (huge, "1,048,576"), "not text": (not_text, "UTF-8"), "not there": (nearly_there, "did you mean task.yml?"),
+        "a folder": (empty_folder, "without task files"), "unreadable": (unreadable, "Permission denied"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("what", bad_paths())
+def test_a_file_that_cannot_be_read_is_named_with_the_reason(cli: Cli, what: str) -> None:
+    make, named = bad_paths()[what]
+    if what == "unreadable" and os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    path = make()
+    assert cli("submit", path) == 2
+    assert path.removesuffix("/") in cli.err
+    assert named in cli.err
+    assert cli.log() == []
+
+
+def test_of_several_files_the_right_ones_go_in_and_each_wrong_one_is_named(cli: Cli) -> None:
+    Path("jobs").mkdir()
+    for name, text in {"a.yaml": ECHO, "b.yaml": "a: [", "c.yml": ECHO, "notes.txt": "?"}.items():
+        (Path("jobs") / name).write_text(text)
+    assert cli("submit", "jobs", "missing.yaml") == 2
+    assert cli.out.count("submitted hello-") == 2
+    assert "jobs/b.yaml" in cli.err
+    assert "missing.yaml" in cli.err
+    assert cli.log().count("TaskSubmitted") == 2
+    answer = cli.json("submit", "jobs", code=2)
+    assert [(file["source"], file["ok"]) for file in answer["files"]] == [("jobs/a.yaml", True), ("jobs/b.yaml", False), ("jobs/c.yml", True)]
+
+
+def test_relative_paths_start_at_the_files_folder(cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    (folder / "rows.jsonl").write_text('{"prompt": "a"}\n')
+    (folder / "task.yaml").write_text(ECHO.replace("{prompts: [a, b]}", "{jsonl: {path: rows.jsonl}}"))
+    id = cli.json("deep/task.yaml")["task_id"]
+    assert cli.json("show", id)["spec"]["data"]["path"] == str(folder / "rows.jsonl")
+
+
+def test_values_can_be_set_from_the_command_line(cli: Cli) -> None:
+    Path("hello.yaml").write_text(ECHO)
+    id = cli.json("submit", "hello.yaml", "--set", "spec.data.prompts=[x, y, z]", "--set", "metadata.name=other")["task_id"]
+    assert id.startswith("other-")
+    assert cli.json("show", id)["rows"]["of"] == 3
+    assert cli("submit", "hello.yaml", "--set", "nonsense") == 2
+    assert cli("submit", "hello.yaml", "--set", "spec.tasktype=1") == 2
+
+
+def test_a_key_makes_submitting_twice_harmless_and_another_body_is_refused(cli: Cli) -> None:
+    Path("hello.yaml").write_text(ECHO)
+    first = cli.json("submit", "hello.yaml", "--idempotency-key", "k")
+    again = cli.json("submit", "hello.yaml", "--idempotency-key", "k")
+    assert again["task_ids"] == first["task_ids"]
+    assert again["repeated"]
+    Path("hello.yaml").write_text(ECHO + "  timeout_sec: 3\n")
+    assert cli("submit", "hello.yaml", "--idempotency-key", "k") == 4
+    assert "another body" in cli.err
+    assert cli.log().count("TaskSubmitted") == 1
+
+
+def test_a_dry_run_and_validate_submit_nothing(cli: Cli) -> None:
+    Path("hello.yaml").write_text(ECHO)
+    assert cli("submit", "hello.yaml", "--dry-run") == 0
+    assert "no worker is there" in cli.out
+    assert cli("validate", "hello.yaml") == 0
+    assert "1 task" in cli.out
+    Path("bad.yaml").write_text("a: [")
+    assert cli.json("validate", "hello.yaml", "bad.yaml", code=2)["files"][1]["ok"] is False
+    assert cli.log() == []
+
+
+def test_validate_needs_no_server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
+    Path("hello.yaml").write_text(ECHO)
+    assert cli("validate", "hello.yaml") == 0
+
+
+@pytest.mark.parametrize("command", [("submit", "hello.yaml"), ("list",), ("show", "x"), ("cancel", "x"), ("hello.yaml", "--wait")])
+def test_without_a_server_at_the_url_the_url_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]) -> None:
+    monkeypatch.setattr("mloc.services.intake.cli_session.PATIENCE_SEC", 0.1)
+    monkeypatch.setattr("mloc.services.intake.submitter.PATIENCE_SEC", 0.1)
+    monkeypatch.setenv("REDIS_URL", "redis://user:geheim@127.0.0.1:1")
+    Path("hello.yaml").write_text(ECHO)
+    assert cli(*command) == 3
+    assert "127.0.0.1:1" in cli.err
+    assert "geheim" not in cli.err
+
+
+def test_without_any_server_it_says_how_to_start_one(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REDIS_URL")
+    Path("hello.yaml").write_text(ECHO)
+    assert cli("hello.yaml") == 3
+    assert "mloc up" in cli.err
+    assert cli.json("list", code=3)["ok"] is False
+
+
+@pytest.mark.parametrize(("variable", "value"), [("REDIS_URL", "http://x"), ("PORT", "many"), ("BACKLOG_LIMIT", "-1")])
+def test_a_setting_that_cannot_be_used_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(variable, value)
+    assert cli("list") == 2
+    assert variable in cli.err
+
+
+@pytest.mark.parametrize("arguments", [(), ("--nope",), ("submit",), ("list", "--sort", "up"), ("list", "-n", "0"), ("list", "--state", "nope")])
+def test_a_wrong_command_line_is_refused(cli: Cli, arguments: tuple[str, ...]) -> None:
+    assert cli(*arguments) == 2
+    assert cli.err
+
+
+def test_help_has_examples_and_the_exit_codes(cli: Cli) -> None:
+    assert cli("--help") == 0
+    assert "examples:" in cli.out
+    assert "exit codes:" in cli.out
+    for command in ("submit", "list", "show", "logs", "explain", "result", "cancel", "retry", "validate", "templates"):
+        assert cli(command, "--help") == 0
+        assert "example:" in cli.out
+
+
+def test_a_task_is_found_by_id_by_its_start_and_by_name(cli: Cli) -> None:
+    id = cli.submit_echo()
+    for text in (id, id[:-3], "hello"):
+        assert cli.json("show", text)["task_id"] == id
+    assert cli("show", "helo") == 2
+    assert 'did you mean "hello"?' in cli.err
+
+
+def test_a_list_shows_the_newest_first_and_says_how_many_there_are(cli: Cli) -> None:
+    assert cli("list") == 0
+    assert "no tasks" in cli.out
+    ids = [cli.submit_echo() for _ in range(3)]
+    assert cli("list", "-n", "2") == 0
+    assert cli.out.index(ids[2]) < cli.out.index(ids[1])
+    assert "showing 2 of 3" in cli.out
+    assert cli.json("list", "--state", "published")["total"] == 0
+
+
+def test_a_result_is_printed_as_soon_as_it_is_published(cli: Cli) -> None:
+    id = cli.submit_echo()
+    assert cli("result", id) == 1
+    assert "no result yet" in cli.err
+    report = {"task": id, "attempt": 1, **WORKER}
+    cli.append(WorkerRegistered(**WORKER, task_types=("echo",)), TaskDispatched(**report), AttemptSucceeded(**report, result=Raw(b'{"ok":true}')))
+    cli.append(ResultPublished(task=id, attempt=1))
+    assert cli.json("result", id) == {"ok": True}
+    assert cli("cancel", id) == 4
+    assert "published already" in cli.err
+
+
+def test_what_was_given_up_can_be_tried_again(cli: Cli) -> None:
+    id = cli.submit_echo()
+    assert cli("retry", id) == 4
+    report, error = {"task": id, "attempt": 1, **WORKER}, Error("Boom", "it \x1b[31mbroke", retryable=False)
+    cli.append(WorkerRegistered(**WORKER, task_types=("echo",)), TaskDispatched(**report), AttemptFailed(**report, error=error))
+    cli.append(TaskDeadLettered(task=id, attempt=1, error=error))
+    assert cli("list") == 0
+    assert "dead lettered" in cli.out
+    assert "\x1b" not in cli.out
+    assert cli.json("result", id, code=1)["error"]["type"] == "Boom"
+    assert cli("retry", id) == 0
+    assert cli.log()[-1] == "RetryRequested"
+
+
+def test_cancelling_asks_for_it_in_the_log_and_explain_says_why_it_waits(cli: Cli) -> None:
+    id = cli.submit_echo()
+    assert cli("explain", id) == 0
+    assert "no worker is there" in cli.out
+    assert cli("cancel", id, "--reason", "typo") == 0
+    assert cli.log()[-1] == "CancelRequested"
+
+
+def test_templates_are_listed_and_printed(cli: Cli) -> None:
+    for template in cli.json("templates")["templates"]:
+        assert template["title"], f"{template['name']} needs a comment with its title on its first line"
+        assert cli("templates", template["name"]) == 0
+        assert "apiVersion: mloc/v1" in cli.out
+        assert cli("validate", "--template", template["name"]) == 0, cli.err
+    assert cli("submit", "--template", "nope") == 2
+    assert "there is no template" in cli.err
+
+
+def test_standard_input_is_a_file_too_and_a_closed_pipe_is_no_error(cli: Cli, tmp_path: Path) -> None:
+    sent = subprocess.run([*CLI, "-"], input=ECHO, capture_output=True, text=True, timeout=60)
+    assert (sent.returncode, sent.stderr.count("Traceback")) == (0, 0), sent.stderr
+    listed = subprocess.run(f"{' '.join(CLI)} --help | head -1", shell=True, capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in listed.stderr
+    assert cli.log().count("TaskSubmitted") == 1
+
+
+def test_a_full_disk_for_its_output_is_said(cli: Cli) -> None:
+    id = cli.submit_echo()
+    with Path("/dev/full").open("w") as full:
+        shown = subprocess.run([*CLI, "show", id], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert shown.returncode == 1
+    assert "No space left" in shown.stderr
+    assert "Traceback" not in shown.stderr
