@@ -23,7 +23,7 @@ from mloc.services.results.publishing import Publish, Published
 from mloc.services.results.writer_link import ResultWriter
 
 AT_ONCE = 64  # effects under way; `decide` asks for the others again
-FIRST_RETRY_SEC, LONGEST_RETRY_SEC = 0.5, 30.0
+FIRST_RETRY_SEC, LONGEST_RETRY_SEC = 0.25, 10.0
 
 
 class Effects:

@@ -27,7 +27,7 @@ from mloc.services.results.writer_link import ResultWriter
 
 QUEUE = 20_000  # events that wait; more than that and the log is read again instead
 SAVE_SEC = 1.0
-RETRY_SEC, LONGEST_RETRY_SEC = 0.25, 30.0
+RETRY_SEC, LONGEST_RETRY_SEC = 0.25, 10.0
 
 Fed = tuple[str, Event]
 

@@ -1,0 +1,94 @@
+"""The results of shards become one: items in the order of the input, usage summed."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mloc.core.sharding import shard_range
+from mloc.services.results.folders import sealed
+from mloc.services.results.manifest import Origin
+from mloc.services.results.merging import INLINE_BYTES, Merge, Merged, Part, merge
+
+ORIGIN = Origin("t")
+
+
+def result_of(outputs: list[Any], **more: Any) -> bytes:
+    items = [{"index": index, "output": output} for index, output in enumerate(outputs)]
+    usage = {"prompt_tokens": len(outputs), "num_requests": len(outputs), "latency_sec": float(len(outputs))}
+    return msgspec.json.encode({"ok": True, "model": "m", "items": items, "usage": usage, **more})
+
+
+def merged(root: Path, parts: list[bytes]) -> Merged:
+    return merge(root, Merge(ORIGIN, "t", tuple(Part(f"t.s{index}", f"t/shards/{index}", part) for index, part in enumerate(parts))))
+
+
+@given(outputs=st.lists(st.text(max_size=5) | st.integers(), max_size=60), shards=st.integers(1, 9))
+def test_merging_the_shards_of_any_input_gives_its_items_in_order(tmp_path_factory: pytest.TempPathFactory, outputs: list[Any], shards: int) -> None:
+    # given an input split as the scheduler splits it
+    ranges = [shard_range(index, shards, len(outputs)) for index in range(shards)]
+    # when the shards' results are merged
+    whole = msgspec.json.decode(merged(Path("/nonexistent"), [result_of([outputs[i] for i in of]) for of in ranges]).result)
+    # then it is the result of the whole
+    assert [item["output"] for item in whole["items"]] == outputs
+    assert [item["index"] for item in whole["items"]] == list(range(len(outputs)))
+    assert whole["usage"] == {"prompt_tokens": len(outputs), "num_requests": len(outputs), "latency_sec": max(len(of) for of in ranges)}
+    assert (whole["ok"], whole["model"]) == (True, "m")
+
+
+def test_a_large_result_is_written_and_described(tmp_path: Path) -> None:
+    # given shards whose results are files, larger together than an event may be
+    for index in range(3):
+        folder = tmp_path / "t" / "shards" / str(index)
+        (folder / "artifacts").mkdir(parents=True)
+        (folder / "responses.json").write_bytes(result_of(["x" * 100] * 300))
+        (folder / "artifacts" / "part.bin").write_bytes(b"p")
+    # when they are merged
+    end = merged(tmp_path, [b"", b"", b""])
+    # then the file is the result, complete with manifest, and nothing of it is in the event
+    written = (tmp_path / "t" / "responses.json").read_bytes()
+    assert end == Merged(b"", hashlib.sha256(written).hexdigest(), len(written), files=True)
+    assert len(written) > INLINE_BYTES
+    assert [item["index"] for item in msgspec.json.decode(written)["items"]] == list(range(900))
+    manifest = msgspec.json.decode((tmp_path / "t" / "manifest.json").read_bytes())
+    assert "shards/2/artifacts/part.bin" in {file["path"] for file in manifest["files"]}
+    assert sealed(tmp_path / "t") == ("t", True, 0)
+
+
+def test_a_small_result_with_artifacts_is_both_inline_and_written(tmp_path: Path) -> None:
+    (tmp_path / "t" / "shards" / "0").mkdir(parents=True)
+    end = merged(tmp_path, [result_of(["a"]), result_of(["b"])])
+    assert end.files
+    assert (tmp_path / "t" / "responses.json").read_bytes() == end.result
+
+
+def test_what_differs_between_shards_is_kept_by_shard(tmp_path: Path) -> None:
+    end = msgspec.json.decode(merged(tmp_path, [result_of([], note="a"), result_of([], note="b")]).result)
+    assert end["shards"] == [{"note": "a"}, {"note": "b"}]
+    assert end["model"] == "m"
+
+
+def test_items_without_an_index_get_one_and_keep_the_rest(tmp_path: Path) -> None:
+    part = b'{"items":[{"output":"a","index":9,"metadata":{"k":1.50}},"plain"],"ok":true}'
+    assert msgspec.json.decode(merged(tmp_path, [part]).result)["items"] == [{"index": 0, "output": "a", "metadata": {"k": 1.5}}, "plain"]
+
+
+def test_one_shard_that_is_not_ok_makes_the_whole_not_ok(tmp_path: Path) -> None:
+    assert msgspec.json.decode(merged(tmp_path, [result_of([]), b'{"ok":false,"items":[]}']).result)["ok"] is False
+
+
+def test_a_missing_shard_fails_the_merge(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        merged(tmp_path, [result_of([]), b""])
+
+
+def test_merging_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    (tmp_path / "t" / "shards" / "0").mkdir(parents=True)
+    first = merged(tmp_path, [result_of(["a"]), result_of(["b"])])
+    manifest = (tmp_path / "t" / "manifest.json").read_bytes()
+    assert merged(tmp_path, [result_of(["a"]), result_of(["b"])]) == first
+    assert (tmp_path / "t" / "manifest.json").read_bytes() == manifest
