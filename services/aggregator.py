@@ -21,7 +21,7 @@ from mloc.services.results.tree_cursor import TreeCursor, cursor_path
 from mloc.services.results.tree_projection import TreeProjection
 from mloc.services.results.writer_link import WriterProcess
 from mloc.services.service_loop import IDLE_BLOCK_MS, ServiceLoop
-from mloc.services.service_run import holder, run_service
+from mloc.services.service_run import holder, run_service, snapshots_of
 from mloc.services.settings import Settings
 
 _FAILURES = {TaskDeadLettered: "dead_lettered", TaskCancelled: "cancelled", TaskTimedOut: "timed_out"}
@@ -73,7 +73,7 @@ def run(settings: Settings) -> int:
 
 
 async def _serve(settings: Settings, clock: Clock, log: EventLog, stop: asyncio.Event, stack: AsyncExitStack) -> None:
-    reading = open_log(settings)  # apart from the loop's, so that a change of servers is noticed by both
+    reading = open_log(settings, "aggregator-trees")  # apart from the loop's, so that a change of servers is noticed by both
     stack.push_async_callback(reading.close)
     quick, slow = WriterProcess(settings.host_results_dir), WriterProcess(settings.host_results_dir)
     stack.push_async_callback(quick.close)
@@ -86,7 +86,7 @@ async def _serve(settings: Settings, clock: Clock, log: EventLog, stop: asyncio.
         allowed_roots=settings.allowed_output_roots,
     )  # fmt: skip
     loop = ServiceLoop(
-        log, clock, Aggregator(effects, trees), holder(), stop=stop
+        log, clock, Aggregator(effects, trees), holder(), stop=stop, snapshots=snapshots_of(settings, Aggregator.name)
     )
     await _both(loop, trees, stop)
 

@@ -12,7 +12,7 @@ from mloc.core.scheduling import Limits
 from mloc.services.clock import SystemClock
 from mloc.services.event_log import Entry, EventLog
 from mloc.services.service_loop import IDLE_BLOCK_MS, ServiceLoop
-from mloc.services.service_run import holder, run_service
+from mloc.services.service_run import holder, run_service, snapshots_of
 from mloc.services.settings import Settings
 
 HEARTBEAT_READ_MS = 500
@@ -66,6 +66,6 @@ def run(settings: Settings) -> int:
 
     async def serve(log: EventLog, stop: asyncio.Event) -> None:
         scheduler = Scheduler(limits)
-        await ServiceLoop(log, SystemClock(), scheduler, holder(), stop=stop).run()
+        await ServiceLoop(log, SystemClock(), scheduler, holder(), stop=stop, snapshots=snapshots_of(settings, scheduler.name)).run()
 
     return run_service(settings, Scheduler.name, serve)

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from mloc.services.cluster_snapshots import ClusterSnapshots
 from mloc.services.connection import open_log
 from mloc.services.event_log import EventLog
 from mloc.services.exit_codes import CLEAN, MISCONFIGURED
@@ -40,12 +41,17 @@ def holder() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+def snapshots_of(settings: Settings, name: str) -> ClusterSnapshots:
+    """Where the service keeps its state between runs."""
+    return ClusterSnapshots(settings.state_dir / "snapshots", name, every_sec=settings.state_flush_interval_sec)
+
+
 async def _run(settings: Settings, name: str, serve: Serve) -> int:
     say = structlog.get_logger().bind(service=name)
     stop = stop_on_signals(lambda number: say.info("stopping", signal=number.name))
     if not await _server_answers(settings, stop):
         return CLEAN
-    log = open_log(settings)
+    log = open_log(settings, name)
     try:
         await serve(log, stop)
     except UpgradeNeeded as error:
