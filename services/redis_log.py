@@ -35,7 +35,8 @@ from mloc.services.event_log import (
     Submitted,
     TelemetryPoint,
 )
-from mloc.services.redis_connection import Command, Connections, Link
+from mloc.services.redis_connection import Connections
+from mloc.services.redis_link import Command, Link
 from mloc.services.redis_scripts import SCRIPTS
 
 Argument = bytes | str | int
@@ -59,6 +60,7 @@ class RedisLog:
         self._connections = Connections(
             url, patience_sec=patience_sec, reply_timeout_sec=reply_timeout_sec, name=f"{name}@{socket.gethostname()}".replace(" ", "-")
         )
+        self._first_entry = "", b""  # (run, LogStarted), encoded once a run
         self._known_run = ""  # the server's run that the caller knows of
 
     # --- reading ---
@@ -262,9 +264,11 @@ class RedisLog:
     def _telemetry(self, task: str) -> str:
         return f"{self._ns}:telemetry:{task}"
 
-    def _run_and_start(self, link: Link) -> tuple[Argument, ...]:
+    def _run_and_start(self, link: Link) -> tuple[str, bytes]:
         """The server's run, and the entry that starts a log; for scripts that may be the first to write."""
-        return link.run_id, codec.encode(LogStarted(log_id=self._log_id, run_id=link.run_id))
+        if self._first_entry[0] != link.run_id:
+            self._first_entry = link.run_id, codec.encode(LogStarted(log_id=self._log_id, run_id=link.run_id))
+        return self._first_entry
 
     def _submission(self, link: Link, events: Sequence[Event], key: str, body_sha256: str, limit: int) -> list[Argument]:
         tasks = limits.submitted_tasks(events)
