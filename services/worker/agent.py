@@ -21,6 +21,7 @@ from mloc.services.worker.host_pool import HostPool
 from mloc.services.worker.input_resolution import InputResolver
 from mloc.services.worker.ledger import Ledger
 from mloc.services.worker.outbox import Outbox
+from mloc.services.worker.reports import Reports
 from mloc.services.worker.runs import Runs
 from mloc.services.worker.session import Session
 from mloc.services.worker.telemetry import TelemetryBuffer
@@ -69,7 +70,8 @@ class Agent:
         self.worker = ledger.worker
         self.outbox = Outbox(self.worker, ledger, self._forget)
         family_of = plan.families.get
-        self.runs = Runs(self.outbox, self._table, resolver, self._telemetry, clock, lambda type_: family_of(type_, type_))
+        self._reports = Reports(self.outbox)
+        self.runs = Runs(self._reports, self._table, resolver, self._telemetry, clock, lambda type_: family_of(type_, type_))
         threads = max(1, int(plan.hardware.cpus // max(1, plan.slots)))
         self.pool = HostPool(launcher, ledger, clock, self.runs, slots=plan.slots, threads=threads)
         self.runs.pool = self.pool
@@ -114,7 +116,7 @@ class Agent:
             self.outbox.begin(incarnation)
             self.runs.announce_engines()
             self._session = Session(
-                incarnation, self._log, self._clock, self.outbox, self.runs, self._table, self._usage,
+                incarnation, self._log, self._clock, self.outbox, self._reports, self.runs, self._table, self._usage,
                 self._plan.heartbeat_interval_sec, self._plan.heartbeat_ttl_sec,
             )  # fmt: skip
             if self._stop.is_set():

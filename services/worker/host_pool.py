@@ -7,21 +7,19 @@ the idle host that was used least recently.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 import structlog
 from msgspec import Struct
 
-from mloc.core.host_frames import EngineLoaded, Go, HostReady, Quit, WorkerFrame
+from mloc.core.host_frames import EngineLoaded, HostReady, Quit
 from mloc.services.clock import Clock
-from mloc.services.worker.attempt import Attempt, AttemptKey
-from mloc.services.worker.host_link import HostExit, HostLauncher, HostLink, HostPlan
+from mloc.services.worker.host import Host
+from mloc.services.worker.host_link import HostExit, HostLauncher, HostPlan
 from mloc.services.worker.ledger import Ledger
 from mloc.services.worker.waiting import wait_at_most
 
-TAIL_LINES = 20  # of a host's output, kept to explain its death
 QUIT_GRACE_SEC = 3.0
 FIRST_PAUSE_SEC, LONGEST_PAUSE_SEC = 0.1, 5.0
 
@@ -47,67 +45,6 @@ class PoolWatch(Protocol):
     def line(self, host: Host, text: str) -> None: ...
     def engine(self, host: Host, engine: str, seconds: float, *, loaded: bool) -> None: ...
     def host_ended(self, host: Host, exit: HostExit) -> None: ...
-
-
-class Host:
-    """One host process from before its start to its end. `attempts` are those that it was given, in the order in which it runs them."""
-
-    def __init__(self, plan: HostPlan, family: str, pool: HostPool) -> None:
-        self.plan = plan
-        self.family = family
-        self.attempts: dict[AttemptKey, Attempt] = {}
-        self.engines: dict[str, float] = {}  # → seconds that loading took
-        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
-        self.reserved = False
-        self.ready = False
-        self.killed = False
-        self.last_used = 0.0
-        self.gone = asyncio.Event()
-        self._pool = pool
-        self._link: HostLink | None = None
-        self._before_go: list[WorkerFrame] = []
-
-    @property
-    def idle(self) -> bool:
-        return not self.reserved and not self.attempts and not self.killed
-
-    @property
-    def pid(self) -> int:
-        return self._link.record.pid if self._link else 0
-
-    @property
-    def unsent_bytes(self) -> int:
-        return self._link.unsent_bytes if self._link else 0
-
-    def send(self, frames: Sequence[WorkerFrame]) -> None:
-        """Before the host was told to go, frames wait here."""
-        if self._link is None:
-            self._before_go += frames
-        else:
-            self._link.send(frames)
-
-    def go(self, link: HostLink) -> None:
-        """Its line is in the ledger."""
-        self._link = link
-        link.send([Go(), *self._before_go])
-        self._before_go.clear()
-
-    def kill(self) -> None:
-        self.killed = True
-        if self._link is not None:
-            self._link.kill()
-
-    # --- what its link tells ---
-
-    def frames(self, frames: list[Any]) -> None:
-        self._pool.frames_of(self, frames)
-
-    def line(self, text: str) -> None:
-        self.tail.append(text)
-        self._pool.watch.line(self, text)
-
-    def ended(self, exit: HostExit) -> None:
-        self._pool.ended(self, exit)
 
 
 class HostPool:
@@ -173,6 +110,9 @@ class HostPool:
             task.cancel()
 
     # --- what the hosts tell ---
+
+    def line_of(self, host: Host, text: str) -> None:
+        self.watch.line(host, text)
 
     def frames_of(self, host: Host, frames: list[Any]) -> None:
         rest = frames

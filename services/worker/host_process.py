@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -22,12 +22,12 @@ from mloc.services.clock import Clock
 from mloc.services.setting_variables import variables
 from mloc.services.worker.host_link import HostExit, HostPlan, HostWatch
 from mloc.services.worker.ledger import HostStarted
+from mloc.services.worker.line_cutter import LineCutter
 from mloc.services.worker.process_groups import MARK, kill_group, living_members, start_of
 
 READ_BYTES = 1024 * 1024
 PIPE_BYTES = 1024 * 1024
 BLOCK_BYTES = 1024 * 1024  # of specs in one block of frames
-LINE_BYTES = 16 * 1024  # longer lines are cut
 F_SETPIPE_SZ = 1031  # Linux; fcntl has the name only from 3.10 on and only there
 
 # what gives access to the log and the API; a task's code, or an agent's Python tool, runs in a host
@@ -200,31 +200,6 @@ class ProcessLink:
         self._process.stdout.close()
         code = self._process.returncode
         self._watch.ended(HostExit(signal=-code) if code < 0 else HostExit(code=code))
-
-
-class LineCutter:
-    """Cuts what a process prints into lines; of a progress bar that rewrites its line, only what it ends as."""
-
-    def __init__(self, on_line: Callable[[str], None]) -> None:
-        self._on_line = on_line
-        self._rest = b""
-
-    def feed(self, chunk: bytes) -> None:
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
-        for line in lines:
-            self._tell(line)
-        if len(self._rest) > LINE_BYTES:
-            self._tell(self._rest)
-            self._rest = b""
-
-    def end(self) -> None:
-        self._tell(self._rest)
-        self._rest = b""
-
-    def _tell(self, line: bytes) -> None:
-        text = line.rstrip(b"\r").rpartition(b"\r")[2][:LINE_BYTES].decode(errors="replace").rstrip()
-        if text:
-            self._on_line(text)
 
 
 def _blocks(frames: Sequence[WorkerFrame]) -> Iterator[list[Any]]:

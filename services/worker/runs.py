@@ -11,29 +11,19 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import structlog
-from msgspec import Raw
 
-from mloc.core.events import (
-    AttemptFailed,
-    AttemptStopped,
-    AttemptSucceeded,
-    CheckpointSaved,
-    EngineReady,
-    EngineSlept,
-    Error,
-    HeldAttempt,
-    RowsCompleted,
-)  # fmt: skip
+from mloc.core.events import Error, HeldAttempt
 from mloc.core.host_frames import CheckpointDone, Failed, FrameError, RowsDone, RunTask, Stopped, StopTask, Succeeded, Telemetry
 from mloc.services.clock import Clock
 from mloc.services.worker.attempt import Attempt, AttemptKey
 from mloc.services.worker.device_table import DeviceTable
 from mloc.services.worker.exit_reasons import explain_exit
+from mloc.services.worker.host import Host
 from mloc.services.worker.host_link import HostExit
-from mloc.services.worker.host_pool import Host, HostFailed, HostNeed, HostPool
+from mloc.services.worker.host_pool import HostFailed, HostNeed, HostPool
 from mloc.services.worker.input_resolution import InputResolver, ResolutionError
-from mloc.services.worker.outbox import Outbox
-from mloc.services.worker.scrubbing import scrub_bytes, scrub_text
+from mloc.services.worker.reports import Reports
+from mloc.services.worker.scrubbing import scrub_text
 from mloc.services.worker.telemetry import TelemetryBuffer
 
 LIGHT_IN_FLIGHT = 1024  # light attempts in the light host at a time
@@ -48,9 +38,10 @@ class Runs:
     pool: HostPool
 
     def __init__(
-        self, outbox: Outbox, table: DeviceTable, resolver: InputResolver, telemetry: TelemetryBuffer, clock: Clock, family_of: Callable[[str], str]
+        self, reports: Reports, table: DeviceTable, resolver: InputResolver, telemetry: TelemetryBuffer, clock: Clock,
+        family_of: Callable[[str], str],
     ) -> None:
-        self._outbox = outbox
+        self._reports = reports
         self._table = table
         self._resolver = resolver
         self._telemetry = telemetry
@@ -134,15 +125,16 @@ class Runs:
                 continue  # it was given up, or the host speaks of what it was never given
             match frame:
                 case Succeeded():
-                    self._succeeded(host, attempt, frame)
+                    self._reports.succeeded(attempt, frame)
+                    self._let_go(host, attempt)
                 case Failed(error=error, duration_ms=duration_ms):
                     self._failed(host, attempt, error, duration_ms)
                 case Stopped(reason=reason):
                     self._stopped(host, attempt, attempt.stop_reason or reason)
-                case RowsDone(part=part, rows=rows, sha256=sha256):
-                    self._outbox.put(RowsCompleted(**self._names(attempt), part=part, rows=rows, sha256=sha256), precious=True)
-                case CheckpointDone(step=step, path=path, sha256=sha256):
-                    self._outbox.put(CheckpointSaved(**self._names(attempt), step=step, path=path, sha256=sha256), precious=True)
+                case RowsDone():
+                    self._reports.rows(attempt, frame)
+                case CheckpointDone():
+                    self._reports.checkpoint(attempt, frame)
         self.on_room()
 
     def line(self, host: Host, text: str) -> None:
@@ -153,11 +145,10 @@ class Runs:
             self._telemetry.line(attempt.key, scrub_text(text, attempt.secrets))
 
     def engine(self, host: Host, engine: str, seconds: float, *, loaded: bool) -> None:
-        worker, incarnation = self._outbox.worker, self._outbox.incarnation
         if loaded:
-            self._outbox.put(EngineReady(worker=worker, incarnation=incarnation, engine=engine, seconds=seconds, devices=host.plan.devices))
+            self._reports.engine_ready(engine, seconds, host.plan.devices)
         else:
-            self._outbox.put(EngineSlept(worker=worker, incarnation=incarnation, engine=engine, seconds=seconds))
+            self._reports.engine_slept(engine, seconds)
 
     def host_ended(self, host: Host, exit: HostExit) -> None:
         """Its attempt fails, and can be tried again. Of a batch in the light host nobody knows which one did it: see `_suspects`."""
@@ -240,37 +231,25 @@ class Runs:
             _log.warning("an attempt did not stop within its grace; its host is killed", task=attempt.key[0], attempt=attempt.key[1])
             host.kill()
 
-    # --- last reports ---
-
-    def _succeeded(self, host: Host, attempt: Attempt, frame: Succeeded) -> None:
-        result = frame.result if not attempt.secrets else scrub_bytes(frame.result, attempt.secrets)
-        event = AttemptSucceeded(
-            task=frame.task, attempt=frame.attempt, worker=self._outbox.worker, incarnation=self._outbox.incarnation, seq=self._outbox.next_seq,
-            result=Raw(result), sha256=frame.sha256, size_bytes=frame.size_bytes, files=frame.files, duration_ms=frame.duration_ms,
-            usage=frame.usage,
-        )  # fmt: skip
-        self._end(host, attempt, event)
+    # --- the end of an attempt ---
 
     def _failed(self, host: Host | None, attempt: Attempt, error: Error, duration_ms: float) -> None:
         if attempt.stop_reason is not None:  # what it says after it was asked to stop is how it stopped
             return self._stopped(host, attempt, attempt.stop_reason)
-        if attempt.secrets:
-            error = Error(error.type, scrub_text(error.message, attempt.secrets), error.retryable)
-        duration_ms = duration_ms or (self._clock.monotonic() - attempt.started_at) * 1000
-        self._end(host, attempt, AttemptFailed(**self._names(attempt), error=error, duration_ms=duration_ms))
+        self._reports.failed(attempt, error, duration_ms or (self._clock.monotonic() - attempt.started_at) * 1000)
+        self._let_go(host, attempt)
 
     def _stopped(self, host: Host | None, attempt: Attempt, reason: str | None) -> None:
-        self._end(host, attempt, AttemptStopped(**self._names(attempt), reason=reason or ""))
+        self._reports.stopped(attempt, reason or "")
+        self._let_go(host, attempt)
 
-    def _end(self, host: Host | None, attempt: Attempt, event: AttemptSucceeded | AttemptFailed | AttemptStopped) -> None:
-        light = attempt.dispatch.light
+    def _let_go(self, host: Host | None, attempt: Attempt) -> None:
+        """Its last report is in the outbox: what it held is free. `host` is None where it had none yet."""
         attempt.stage = "ended"
-        entry_id = attempt.entry_id if attempt.incarnation == self._outbox.incarnation else ""
-        self._outbox.put(event, entry_id, held=attempt.held(), precious=not light)
         del self._running[attempt.key]
         if host is not None:
             host.attempts.pop(attempt.key, None)
-        if light:
+        if attempt.dispatch.light:
             self._light_running -= 1
             if self._suspects:
                 self._try_next_suspect()
@@ -283,11 +262,6 @@ class Runs:
             self.none_left.set()
         if host is None:
             self.on_room()
-
-    def _names(self, attempt: Attempt) -> dict[str, Any]:
-        task, number = attempt.key
-        outbox = self._outbox
-        return {"task": task, "attempt": number, "worker": outbox.worker, "incarnation": outbox.incarnation, "seq": outbox.next_seq}
 
     def _telemetry_of(self, host: Host, frame: Telemetry) -> None:
         attempt = host.attempts.get((frame.task, frame.attempt))

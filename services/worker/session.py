@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from mloc.core.events import AttemptStarted, AttemptStopped, HeldAttempt
+from mloc.core.events import AttemptStarted
 from mloc.services.clock import Clock
 from mloc.services.event_log import MAX_BATCH, EventLog, Heartbeat, IncarnationLost, LogUnavailable, ServerChanged
 from mloc.services.worker.attempt import Attempt, AttemptKey
@@ -19,9 +19,10 @@ from mloc.services.worker.device_table import DeviceTable
 from mloc.services.worker.hardware import Usage
 from mloc.services.worker.inbox import Inbox, Stop
 from mloc.services.worker.outbox import Outbox
+from mloc.services.worker.reports import Reports
 from mloc.services.worker.runs import Runs
 
-BLOCK_MS = 1000
+SHORTEST_BLOCK_SEC, LONGEST_BLOCK_SEC = 0.1, 1.0  # of a read; after it the pending entries may be due
 FIRST_PAUSE_SEC, LONGEST_PAUSE_SEC = 0.02, 1.0
 MOST_WAITING = 4096  # attempts that wait to be started; more are left in the inbox
 
@@ -30,17 +31,19 @@ _log = structlog.get_logger("worker")
 
 class Session:
     def __init__(
-        self, incarnation: int, log: EventLog, clock: Clock, outbox: Outbox, runs: Runs, table: DeviceTable, usage: Callable[[], Usage],
-        heartbeat_interval_sec: float, heartbeat_ttl_sec: float,
+        self, incarnation: int, log: EventLog, clock: Clock, outbox: Outbox, reports: Reports, runs: Runs, table: DeviceTable,
+        usage: Callable[[], Usage], heartbeat_interval_sec: float, heartbeat_ttl_sec: float,
     ) -> None:  # fmt: skip
         self.incarnation = incarnation
         self._log = log
         self._clock = clock
         self._outbox = outbox
+        self._reports = reports
         self._runs = runs
         self._table = table
         self._usage = usage
         self._interval = heartbeat_interval_sec
+        self._block_ms = int(1000 * min(LONGEST_BLOCK_SEC, max(SHORTEST_BLOCK_SEC, heartbeat_interval_sec)))
         self._ttl_ms = int(heartbeat_ttl_sec * 1000)
         self._inbox = Inbox(incarnation, table)
         self._starting: dict[AttemptKey, Attempt] = {}
@@ -96,7 +99,7 @@ class Session:
                 if self._read_pending:
                     self._read_pending = False
                     await self._take_pending()
-                self._take(await self._log.read_inbox(self._outbox.worker, self.incarnation, count=MAX_BATCH, block_ms=BLOCK_MS))
+                self._take(await self._log.read_inbox(self._outbox.worker, self.incarnation, count=MAX_BATCH, block_ms=self._block_ms))
                 await self._acknowledge()
                 pause = FIRST_PAUSE_SEC
             except LogUnavailable:
@@ -140,21 +143,15 @@ class Session:
             starting.stop_reason = stop.reason or "stopped"
         else:
             self._inbox.refuse(stop.key)
-            self._report_stopped(stop.key, stop.reason, stop.waiting)
+            if stop.waiting is not None:
+                self._reports.stopped(stop.waiting, stop.reason)
+            else:
+                self._reports.stopped_unknown(stop.key, stop.reason)
 
     def _give_back_waiting(self) -> None:
         for attempt in self._inbox.take_all_waiting():
             self._inbox.refuse(attempt.key)
-            self._report_stopped(attempt.key, "drain", attempt)
-
-    def _report_stopped(self, key: AttemptKey, reason: str, attempt: Attempt | None) -> None:
-        outbox = self._outbox
-        task, number = key
-        event = AttemptStopped(
-            task=task, attempt=number, worker=outbox.worker, incarnation=outbox.incarnation, seq=outbox.next_seq, reason=reason
-        )  # fmt: skip
-        held = HeldAttempt(task, number, light=attempt.light if attempt else False)
-        outbox.put(event, attempt.entry_id if attempt else "", held=held)
+            self._reports.stopped(attempt, "drain")
 
     # --- starting ---
 
@@ -210,7 +207,7 @@ class Session:
             if attempt.stop_reason is not None:
                 self._table.release(attempt)
                 self._inbox.refuse(attempt.key)
-                self._report_stopped(attempt.key, attempt.stop_reason, attempt)
+                self._reports.stopped(attempt, attempt.stop_reason)
             elif may:
                 may_run.append(attempt)
             else:
