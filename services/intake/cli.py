@@ -8,16 +8,19 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import cast
 
+from msgspec import structs
+
 from mloc.core.language.errors import LanguageError, render
 from mloc.services.event_log import BacklogFull, KeyConflict, LogUnavailable
 from mloc.services.intake import cli_exit_codes as codes
 from mloc.services.intake import cli_submit, cli_tasks
 from mloc.services.intake.cli_output import print_json, say
 from mloc.services.intake.cli_session import UnknownTask
-from mloc.services.intake.results import UnsafePath
+from mloc.services.intake.published_results import UnsafePath
 from mloc.services.intake.task_file import TaskFileError
 from mloc.services.intake.task_query import MAX_PAGE_SIZE, SORTS, QueryError
 from mloc.services.server_address import NoServerError
+from mloc.services.service_logs import configure_logs
 from mloc.services.settings import Settings, SettingsError, load_settings
 
 EPILOG = """examples:
@@ -50,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.command in ("submit", "validate") and not asked.files and not asked.template:
         parser.error(f"{asked.command}: name a FILE, - for standard input, or --template NAME")
     try:
-        code = cast(Command, asked.go)(load_settings(), asked)
+        settings = load_settings()
+        configure_logs(_for_people(settings), "intake", to_file=False)
+        code = cast(Command, asked.go)(settings, asked)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -151,6 +156,11 @@ def _key(text: str) -> str:
     if not text or len(text) > 200 or not text.isprintable() or set(text) & set(" {}"):
         raise argparse.ArgumentTypeError("1 to 200 characters without blanks and braces")
     return text
+
+
+def _for_people(settings: Settings) -> Settings:
+    """What the parts below have to say goes to standard error, as lines; standard output is for answers."""
+    return structs.replace(settings, log_format="console", log_level="DEBUG" if settings.log_level == "DEBUG" else "WARNING", notes=())
 
 
 def _clear_failure(error: Exception) -> tuple[int, str] | None:

@@ -17,7 +17,7 @@ from mloc.services.connection import open_log
 from mloc.services.event_log import EventLog
 from mloc.services.intake.task_ids import TaskIds
 from mloc.services.observer import Observer
-from mloc.services.reader_snapshots import reader_snapshots
+from mloc.services.service_run import snapshots_of
 from mloc.services.settings import Settings
 from mloc.services.up_record import read_up_record
 
@@ -34,7 +34,7 @@ class Session:
     def __init__(self, settings: Settings, log: EventLog) -> None:
         self.settings = settings
         self.log = log
-        self.observer = Observer(log, snapshots=reader_snapshots(settings))
+        self.observer = Observer(log, snapshots=snapshots_of(settings, "scheduler"))
         self.ids = TaskIds(time.time, secrets.randbelow)
         self.results_dir = results_dir(settings)
 

@@ -16,10 +16,10 @@ from mloc.core.task import FINAL, Task
 from mloc.services.clock import SystemClock
 from mloc.services.intake import cli_exit_codes as codes
 from mloc.services.intake import task_requests
-from mloc.services.intake.cli_output import GLYPHS, age, one_line, print_json, say, table
+from mloc.services.intake.cli_output import GLYPHS, age, one_line, print_json, printable, say, table
 from mloc.services.intake.cli_session import Session, opened, user
 from mloc.services.intake.cli_wait import telemetry_line, wait_for
-from mloc.services.intake.results import read_result, result_folder
+from mloc.services.intake.published_results import log_text, read_result, result_folder
 from mloc.services.intake.submitter import Submitter
 from mloc.services.intake.task_file import templates as known_templates
 from mloc.services.intake.task_file import title_of
@@ -104,6 +104,8 @@ def show_logs(settings: Settings, asked: argparse.Namespace) -> int:
                         elif text := telemetry_line(point):
                             print(f"{part.stage or part.id} | {text}" if task.children else text)
                     after = points[-1][0]
+                if after == "0-0" and not asked.json and (kept := log_text(session.results_dir, part)):
+                    sys.stdout.write(printable(kept))
             return codes.OK
 
     return asyncio.run(go())

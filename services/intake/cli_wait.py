@@ -18,9 +18,10 @@ from mloc.services.event_log import EventLog, LogUnavailable, TelemetryPoint
 from mloc.services.intake import cli_exit_codes as codes
 from mloc.services.intake.cli_output import COLOURS, GLYPHS, age, one_line, print_json, printable, say
 from mloc.services.intake.cli_session import Session
-from mloc.services.intake.results import is_tree_complete, read_result, result_folder
+from mloc.services.intake.published_results import read_result, result_folder
 from mloc.services.intake.task_requests import words
 from mloc.services.intake.views import task_view
+from mloc.services.results.folders import is_tree_complete
 
 REDRAW_SEC = 0.25
 TREE_PATIENCE_SEC = 10.0
@@ -180,10 +181,10 @@ async def _trees(session: Session, ids: Sequence[str]) -> None:
     """The results' trees follow their publication; a folder that this machine does not see is not waited for."""
     if not session.results_dir.is_dir():
         return
-    published = [task.id for task in _parts(session, ids) if task.phase == "published" and not task.shard]
+    ended = [task for task in _parts(session, ids) if task.phase == "published"]
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(TREE_PATIENCE_SEC):
-            while not all(is_tree_complete(session.results_dir, id) for id in published):
+            while not all(is_tree_complete(session.results_dir, task) for task in ended):
                 await asyncio.sleep(0.01)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import gc
 import sys
 
 import structlog
@@ -17,12 +16,13 @@ from aiohttp import web
 from mloc.services.connection import open_log
 from mloc.services.event_log import EventLog, LogUnavailable
 from mloc.services.exit_codes import CLEAN, MISCONFIGURED
+from mloc.services.garbage_collection import collect_seldom, loading
 from mloc.services.intake import routes_health, routes_results, routes_submit, routes_tasks, routes_workers
 from mloc.services.intake.api_guard import one_error_shape, token_required
 from mloc.services.intake.api_state import STATE, ApiState
 from mloc.services.intake.request_body import MAX_BODY_BYTES
 from mloc.services.observer import Observer
-from mloc.services.reader_snapshots import reader_snapshots
+from mloc.services.service_run import snapshots_of
 from mloc.services.settings import Settings, api_address
 from mloc.services.signals import stop_on_signals
 
@@ -31,6 +31,7 @@ SHUTDOWN_SEC = 5.0
 
 def run(settings: Settings) -> int:
     """Until it is stopped; gives the exit code. Raises SettingsError, NoServerError."""
+    collect_seldom()
     return asyncio.run(serve(settings))
 
 
@@ -68,7 +69,7 @@ async def serve(settings: Settings) -> int:
     """Listen first, then fold: /healthz answers at once, /readyz when the log was folded."""
     host, port = api_address(settings)
     log = open_log(settings, "intake-api")
-    observer = Observer(log, snapshots=reader_snapshots(settings))
+    observer = Observer(log, snapshots=snapshots_of(settings, "scheduler"))
     runner = web.AppRunner(build_app(settings, log, observer), access_log=None, shutdown_timeout=SHUTDOWN_SEC)
     stop = stop_on_signals()
     say = structlog.get_logger()
@@ -96,10 +97,8 @@ async def serve(settings: Settings) -> int:
 
 
 async def _follow(observer: Observer) -> None:
-    with contextlib.suppress(LogUnavailable):  # `follow` says what the trouble is, and tries again
+    with contextlib.suppress(LogUnavailable), loading():  # `follow` says what the trouble is, and tries again
         await observer.catch_up()
-    gc.collect()
-    gc.freeze()  # what the log gave stays: the collector need not look at it again
     await observer.follow()
 
 

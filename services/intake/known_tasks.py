@@ -8,8 +8,9 @@ from pathlib import Path
 from mloc.core.cluster import Cluster
 from mloc.core.language.errors import did_you_mean
 from mloc.core.task import Task
-from mloc.services.intake.results import RESULT_FILE, UnsafePath, result_folder
+from mloc.services.intake.published_results import UnsafePath, result_folder
 from mloc.services.intake.submission import DependencyError, Found
+from mloc.services.results.folders import RESULT_FILE
 
 _NAMES_FOR_HINTS = 1000
 

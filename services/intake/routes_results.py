@@ -9,9 +9,10 @@ from aiohttp import web
 
 from mloc.core.task import Task
 from mloc.services.intake.api_state import state_of
+from mloc.services.intake.published_results import read_result, result_file, result_folder
 from mloc.services.intake.responses import ApiError, json_response, not_found
-from mloc.services.intake.results import RESULT_FILE, read_result, result_file, result_folder
 from mloc.services.intake.task_requests import words
+from mloc.services.results.folders import MANIFEST_FILE, RESULT_FILE
 
 _WITHOUT_RESULT = frozenset({"dead_lettered", "cancelled", "timed_out"})
 
@@ -53,7 +54,7 @@ async def list_files(request: web.Request) -> web.Response:
     """The manifest: every file of the result with size and sha256."""
     state = state_of(request)
     id = request.match_info["id"]
-    manifest = result_file(state.results_dir, id, "manifest.json")
+    manifest = result_file(state.results_dir, id, MANIFEST_FILE)
     if manifest is None:
         raise not_found("result tree of", id)
     return json_response({"ok": True, "task_id": id, "manifest": msgspec.Raw(manifest.read_bytes())})

@@ -10,7 +10,8 @@ from mloc.services.intake.request_body import MAX_BODY_BYTES
 from mloc.services.memory_log import MemoryLog
 from tests.services.intake.conftest import ECHO, serving
 
-AS_JSON = {"apiVersion": "mloc/v1", "kind": "EchoTask", "metadata": {"name": "hello"}, "spec": {"taskType": "echo", "data": {"prompts": ["a/b\t\u00e9"]}}}
+SPEC = {"taskType": "echo", "data": {"prompts": ["a/b\t\u00e9"]}}
+AS_JSON = {"apiVersion": "mloc/v1", "kind": "EchoTask", "metadata": {"name": "hello"}, "spec": SPEC}
 PIPELINE = """apiVersion: mloc/v1
 metadata: {name: chain}
 spec:

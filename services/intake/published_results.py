@@ -8,9 +8,7 @@ from mloc.core import codec
 from mloc.core.events import AttemptSucceeded, ResultPublished
 from mloc.core.task import Task
 from mloc.services.event_log import EventLog
-
-RESULT_FILE = "responses.json"
-MANIFEST_FILE = "manifest.json"
+from mloc.services.results.folders import RESULT_FILE, final_folder
 
 
 class UnsafePath(Exception):
@@ -25,8 +23,8 @@ def result_folder(results_dir: Path, task_id: str) -> Path:
 
 
 async def read_result(log: EventLog, results_dir: Path, task: Task) -> bytes | None:
-    """`responses.json` of an ended task, from the tree or from the log; None where it is in neither. Raises UnsafePath, LogUnavailable."""
-    file = result_folder(results_dir, task.id) / RESULT_FILE
+    """`responses.json` of a published task, from the tree or from the log; None where it is in neither. Raises LogUnavailable."""
+    file = results_dir / final_folder(task.id, is_shard=task.shard is not None) / RESULT_FILE
     try:
         return file.read_bytes()
     except OSError:
@@ -51,7 +49,9 @@ def result_file(results_dir: Path, task_id: str, name: str) -> Path | None:
     return file
 
 
-def is_tree_complete(results_dir: Path, task_id: str) -> bool:
-    """Whether the result's tree is written: the manifest comes last."""
-    folder = result_folder(results_dir, task_id)
-    return (folder / RESULT_FILE).is_file() and (folder / MANIFEST_FILE).is_file()
+def log_text(results_dir: Path, task: Task) -> str:
+    """The log lines that were kept with the result: telemetry itself expires. Empty where there are none."""
+    try:
+        return (results_dir / final_folder(task.id, is_shard=task.shard is not None) / "logs" / "task.log").read_text(errors="replace")
+    except OSError:
+        return ""
