@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from msgspec import Raw
-
 from mloc.core.events import (
     AttemptFailed,
     AttemptStopped,
@@ -20,6 +18,7 @@ from mloc.core.events import (
     Error,
     HeldAttempt,
     RowsCompleted,
+    raw,
 )
 from mloc.core.host_frames import CheckpointDone, RowsDone, Succeeded
 from mloc.services.worker.attempt import Attempt, AttemptKey
@@ -59,7 +58,7 @@ class Reports:
             sha256, size_bytes = hashlib.sha256(result).hexdigest(), len(result)
         event = AttemptSucceeded(
             task=frame.task, attempt=frame.attempt, worker=outbox.worker, incarnation=outbox.incarnation, seq=outbox.next_seq,
-            result=Raw(result), sha256=sha256, size_bytes=size_bytes, files=frame.files, duration_ms=frame.duration_ms, usage=frame.usage,
+            result=raw(result), sha256=sha256, size_bytes=size_bytes, files=frame.files, duration_ms=frame.duration_ms, usage=frame.usage,
         )  # fmt: skip
         self._put_last(attempt, event)
 
