@@ -146,6 +146,18 @@ async def test_light_and_other_tasks_give_their_results_through_the_log(worker: 
     assert all(msgspec.json.decode(event.result)["items"][0]["output"] == "hello" for event in succeeded)
 
 
+async def test_what_a_task_says_on_the_way_is_in_its_telemetry(worker: WorkerProcess, driver: Driver) -> None:
+    worker.start()
+    await driver.until("WorkerRegistered")
+    await driver.dispatch("talks", sleep_sec=0.3)
+    await driver.until("AttemptSucceeded")
+    async with asyncio.timeout(DEADLINE_SEC):
+        while not (points := await driver.log.read_telemetry("talks", "0-0")):
+            await asyncio.sleep(0.02)
+    assert all(point.attempt == 1 for _, point in points)
+    assert any(point.line or point.step or point.metrics for _, point in points)
+
+
 @linux_only
 async def test_a_killed_worker_leaves_no_host_behind_and_goes_on_under_its_name(worker: WorkerProcess, driver: Driver) -> None:
     process = worker.start()
