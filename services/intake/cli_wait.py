@@ -181,7 +181,7 @@ async def _trees(session: Session, ids: Sequence[str]) -> None:
     """The results' trees follow their publication; a folder that this machine does not see is not waited for."""
     if not session.results_dir.is_dir():
         return
-    ended = [task for task in _parts(session, ids) if task.phase == "published"]
+    ended = [task for task in _parts(session, ids) if task.phase == "published" and not task.shard]  # a shard's is in its parent's
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(TREE_PATIENCE_SEC):
             while not all(is_tree_complete(session.results_dir, task) for task in ended):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from mloc.core import codec
 from mloc.core.events import AttemptSucceeded, ResultPublished
 from mloc.core.task import Task
 from mloc.services.event_log import EventLog
-from mloc.services.results.folders import RESULT_FILE, final_folder
+from mloc.services.results.folders import RESULT_FILE, final_folder, is_tree_complete
 
 
 class UnsafePath(Exception):
@@ -24,11 +25,9 @@ def result_folder(results_dir: Path, task_id: str) -> Path:
 
 async def read_result(log: EventLog, results_dir: Path, task: Task) -> bytes | None:
     """`responses.json` of a published task, from the tree or from the log; None where it is in neither. Raises LogUnavailable."""
-    file = results_dir / final_folder(task.id, is_shard=task.shard is not None) / RESULT_FILE
-    try:
-        return file.read_bytes()
-    except OSError:
-        pass
+    if is_tree_complete(results_dir, task):  # not that of an earlier, failed attempt
+        with contextlib.suppress(OSError):
+            return (results_dir / final_folder(task.id, is_shard=task.shard is not None) / RESULT_FILE).read_bytes()
     entry = await log.entry(task.result_id) if task.result_id else None
     event = codec.decode(entry.type, entry.payload) if entry is not None else None
     if isinstance(event, AttemptSucceeded | ResultPublished) and event.result:

@@ -16,6 +16,7 @@ from mloc.core.language.errors import LanguageError
 from mloc.core.language.resolution import has_references, resolve_encoded
 from mloc.services.clock import Clock
 from mloc.services.event_log import EventLog, LogUnavailable, ServerChanged
+from mloc.services.results.folders import final_folder
 from mloc.services.worker.attempt import Attempt
 from mloc.services.worker.scrubbing import secrets_worth_hiding
 
@@ -80,7 +81,8 @@ class InputResolver:
         task, number = attempt.key
         folders = f"{self._root}/{ATTEMPTS_FOLDER}/{task}/"
         return RunTask(
-            task, number, dispatch.task_type, spec, f"{folders}{number}", f"{self._root}/{task}", f"{folders}rows",
+            task, number, dispatch.task_type, spec, f"{folders}{number}",
+            f"{self._root}/{final_folder(task, is_shard=dispatch.shard is not None)}", f"{folders}rows",
             dispatch.shard, inputs, attempt.devices, dispatch.checkpoint,
         )  # fmt: skip
 

@@ -41,7 +41,14 @@ async def test_a_spec_without_references_goes_to_the_host_byte_for_byte(log: Mem
     frame = await InputResolver(log, SystemClock(), tmp_path, {}).resolve(one)
     assert frame.spec == bytes(one.dispatch.spec)
     assert (frame.folder, frame.rows_folder) == (f"{tmp_path}/.attempts/t1/2", f"{tmp_path}/.attempts/t1/rows")
-    assert (frame.final_folder, frame.devices, frame.checkpoint, frame.shard) == (f"{tmp_path}/t1", (3,), "/c/10", (1, 4))
+    assert (frame.devices, frame.checkpoint, frame.shard) == ((3,), "/c/10", (1, 4))
+
+
+async def test_a_shards_result_will_lie_in_its_parents_folder(log: MemoryLog, tmp_path: Path) -> None:
+    resolver = InputResolver(log, SystemClock(), tmp_path, {})
+    whole, shard = attempt({}), Attempt(("t1.s2", 1), "1-2", 1, Dispatch("inference", Raw(b"{}"), shard=(2, 4)), ())
+    assert resolver.plain(whole).final_folder == f"{tmp_path}/t1"
+    assert resolver.plain(shard).final_folder == f"{tmp_path}/t1/shards/2"
 
 
 async def test_references_to_an_inline_result_are_resolved_from_the_log(log: MemoryLog, tmp_path: Path) -> None:
