@@ -84,9 +84,9 @@ async def test_a_result_is_there_as_soon_as_it_is_published_and_from_the_tree_af
     assert (await answer(api, f"/api/v1/results/{id}", 404))["error"]["code"] == "not_ready"
     await api.run_to_result(id, b'{"ok":true,"items":[1]}')
     assert await answer(api, f"/api/v1/results/{id}") == {"ok": True, "items": [1]}
-    write_tree(api, id, responses_json='{"ok":true,"items":[2]}', manifest_json='{"files":[]}', weights_bin="0123456789")
+    write_tree(api, id, responses_json='{"ok":true,"items":[2]}', manifest_json='{"attempt":1,"files":[]}', weights_bin="0123456789")
     assert await answer(api, f"/api/v1/results/{id}") == {"ok": True, "items": [2]}
-    assert (await answer(api, f"/api/v1/results/{id}/files"))["manifest"] == {"files": []}
+    assert (await answer(api, f"/api/v1/results/{id}/files"))["manifest"] == {"attempt": 1, "files": []}
     response = await api.get(f"/api/v1/results/{id}/files/weights.bin", headers={"Range": "bytes=2-4"})
     assert (response.status, await response.text()) == (206, "234")
 
