@@ -6,6 +6,7 @@ Every contestant gets the same server program with the same configuration, which
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -71,10 +72,8 @@ class World:
         for process in self._running.values():
             while process.poll() is None and asyncio.get_running_loop().time() < deadline:
                 await asyncio.sleep(0.01)
-            try:  # what is left of its group, too
+            with contextlib.suppress(ProcessLookupError):  # what is left of its group, too
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             process.wait()
         await self._server.stop()
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from contestants.contestant import Contestant
 from world import World
+
+from contestants.contestant import Contestant
 
 # name → (module, class, durability of its server)
 CONTESTANTS = {

@@ -16,9 +16,9 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import Retries, ShutdownNotifications
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
+from world import World
 
 from contestants.contestant import Contestant
-from world import World
 
 URL = "BENCHMARK_URL"
 ONE_AT_A_TIME = "BENCHMARK_ONE_AT_A_TIME"

@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from world import World
 
 from contestants.contestant import Contestant
 from mloc.core import codec
+from mloc.core.cluster import Cluster
 from mloc.core.events import AttemptSucceeded, ResultPublished
 from mloc.core.language.expansion import expand
 from mloc.core.language.plan import Plan
@@ -36,8 +38,6 @@ from mloc.services.intake.submitter import Submitter
 from mloc.services.intake.task_ids import TaskIds
 from mloc.services.redis_log import RedisLog
 from mloc.services.up import CORE_SERVICES, ONE_MACHINE_DEFAULTS
-from mloc.core.cluster import Cluster
-from world import World
 
 BATCH = 256
 BACKLOG_LIMIT = 1_000_000

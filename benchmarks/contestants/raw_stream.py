@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import redis
+from world import World
 
 from contestants.contestant import Contestant
-from world import World
 
 BATCH = 100
 READ = 256

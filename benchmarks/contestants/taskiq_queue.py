@@ -14,9 +14,9 @@ from typing import Any
 from redis.asyncio import Redis
 from taskiq.serializers import JSONSerializer
 from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
+from world import World
 
 from contestants.contestant import Contestant
-from world import World
 
 URL = "BENCHMARK_URL"
 ONE_AT_A_TIME = "BENCHMARK_ONE_AT_A_TIME"

@@ -20,15 +20,18 @@ _SECRET_KEY = re.compile(
 _NO_SECRET_KEY = re.compile(r"(?i)^(?:pad|eos|bos|unk|sep|cls|mask|image|video|audio|stop|start|end|prefix|suffix|decoder_start)_token$")
 _SECRET_VALUE = re.compile(r"(?:Bearer|Basic|Token) +(?!\$\{)\S{4,}|(?:hf|sk|ghp|github_pat|glpat|xox[abp]|AKIA)[_-]?[A-Za-z0-9_-]{16,}")
 _URL_PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://[^/@\s:]*:(?!\$\{)[^/@\s]+@\S+", re.IGNORECASE)
-_TRACE = re.compile(
-    rb"(?i)authorization|token|key|secret|passw|pwd|credential|cookie|x-auth|(?:bearer|basic) |://"
-    rb"|(?:hf|sk|ghp|github_pat|glpat|xox[abp]|AKIA)[A-Za-z0-9_-]{16}"
-)
+_TRACES = (b"authorization", b"token", b"key", b"secret", b"passw", b"pwd", b"credential", b"cookie", b"x-auth", b"bearer ", b"basic ", b"://")
+_PREFIXES = (rb"hf", rb"sk", rb"ghp", rb"github_pat", rb"glpat", rb"xox[abp]", rb"AKIA")
+_TOKEN_TRACES = tuple(re.compile(prefix + rb"[A-Za-z0-9_-]{16}").search for prefix in _PREFIXES)  # with a literal start each is 20 times quicker
 
 
 def may_hold_secrets(encoded: bytes) -> bool:
     """Whether a look at the JSON of a spec leaves it open that `move_secrets` finds something: most specs are spared its walk."""
-    return _TRACE.search(encoded) is not None
+    lower = encoded.lower()
+    for trace in _TRACES:
+        if trace in lower:
+            return True
+    return any(search(encoded) for search in _TOKEN_TRACES)
 
 
 def move_secrets(spec: TaskSpec) -> tuple[TaskSpec, dict[str, str]]:
