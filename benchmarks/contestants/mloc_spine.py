@@ -25,22 +25,19 @@ from world import World
 from contestants.contestant import Contestant
 from mloc.core import codec
 from mloc.core.cluster import Cluster
-from mloc.core.events import AttemptSucceeded, ResultPublished
+from mloc.core.events import AttemptSucceeded, ResultPublished, TaskSubmitted
 from mloc.core.language.expansion import expand
 from mloc.core.language.plan import Plan
 from mloc.core.language.spec import Metadata
 from mloc.core.language.stages import Surroundings
-from mloc.services.clock import SystemClock
 from mloc.services.command_line import SERVICES
 from mloc.services.intake.known_tasks import KnownTasks
 from mloc.services.intake.submission import ModelDefaults, submission_of
-from mloc.services.intake.submitter import Submitter
 from mloc.services.intake.task_ids import TaskIds
 from mloc.services.redis_log import RedisLog
 from mloc.services.up import CORE_SERVICES, ONE_MACHINE_DEFAULTS
 
 BATCH = 256
-BACKLOG_LIMIT = 1_000_000
 TREES_SEC = 60.0
 TMPFS = Path("/dev/shm")
 
@@ -63,7 +60,6 @@ class MlocSpine(Contestant):
     async def open(self) -> None:
         self._log = RedisLog(self._world.url)
         self._ids = TaskIds(time.time, secrets.randbelow)
-        self._submitter = Submitter(self._log, SystemClock(), BACKLOG_LIMIT)
         self._known = KnownTasks(Cluster(), self._results)
         self._position = (await self._log.ends())[1]
 
@@ -99,11 +95,11 @@ class MlocSpine(Contestant):
 
     async def submit_one_by_one(self, payloads: Sequence[str]) -> None:
         for payload in payloads:
-            await self._submit(payload)
+            await self._log.submit(self._events(payload, 0))
 
     async def submit_batches(self, payloads: Sequence[str]) -> None:
         for first in range(0, len(payloads), BATCH):
-            await asyncio.gather(*(self._submit(payload) for payload in payloads[first : first + BATCH]))
+            await self._log.submit_each([self._events(payload, 0) for payload in payloads[first : first + BATCH]])
 
     async def end_to_end(self, payloads: Sequence[str], sleep_ms: int = 0) -> None:
         await self._echo([(payload, sleep_ms) for payload in payloads])
@@ -115,13 +111,14 @@ class MlocSpine(Contestant):
         """Submit and read at the same time."""
         reading = asyncio.create_task(self._until_published(len(tasks)))
         for first in range(0, len(tasks), BATCH):
-            await asyncio.gather(*(self._submit(*task) for task in tasks[first : first + BATCH]))
+            await self._log.submit_each([self._events(*task) for task in tasks[first : first + BATCH]])
         await reading
 
-    async def _submit(self, payload: str, sleep_ms: int = 0) -> None:
+    def _events(self, payload: str, sleep_ms: int) -> Sequence[TaskSubmitted]:
+        """One task, checked, as intake logs it."""
         submission = submission_of([_plan(payload, sleep_ms)], new_id=self._ids.new, known=self._known, defaults=ModelDefaults())
         self._sent[submission.events[0].task] = payload
-        await self._submitter.submit(submission, 0)
+        return submission.events
 
     async def _until_published(self, count: int) -> None:
         published = 0

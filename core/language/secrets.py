@@ -6,12 +6,15 @@ import re
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
+from mloc.core.language.data_spec import ListData, MessagesData, PreferencesData
 from mloc.core.language.errors import Path, dotted
 from mloc.core.language.references import is_content, is_reference
-from mloc.core.language.spec import TaskSpec
+from mloc.core.language.spec import TaskSpec, encode_spec
 
 MASK = "***"
+_ONLY_ROWS = (ListData, MessagesData, PreferencesData)
 
 _SECRET_KEY = re.compile(
     r"(?i)(?:^|[_.-])(?:authorization|(?:access|api|auth|hf|hub|bearer|session|refresh|use_auth)?[_-]?token|(?:api|access|private|secret|auth)[_-]?key"
@@ -25,13 +28,11 @@ _PREFIXES = (rb"hf", rb"sk", rb"ghp", rb"github_pat", rb"glpat", rb"xox[abp]", r
 _TOKEN_TRACES = tuple(re.compile(prefix + rb"[A-Za-z0-9_-]{16}").search for prefix in _PREFIXES)  # with a literal start each is 20 times quicker
 
 
-def may_hold_secrets(encoded: bytes) -> bool:
-    """Whether a look at the JSON of a spec leaves it open that `move_secrets` finds something: most specs are spared its walk."""
+def may_hold_secrets(spec: TaskSpec) -> bool:
+    """Whether a look at the spec's JSON, without rows, leaves it open that `move_secrets` finds something: most specs are spared its walk."""
+    encoded = encode_spec(replace(spec, data=None) if isinstance(spec.data, _ONLY_ROWS) else spec)
     lower = encoded.lower()
-    for trace in _TRACES:
-        if trace in lower:
-            return True
-    return any(search(encoded) for search in _TOKEN_TRACES)
+    return any(trace in lower for trace in _TRACES) or any(search(encoded) for search in _TOKEN_TRACES)
 
 
 def move_secrets(spec: TaskSpec) -> tuple[TaskSpec, dict[str, str]]:

@@ -117,7 +117,7 @@ def _event(
     spec = _with_model(task, defaults)
     secrets: dict[str, str] = {}
     encoded = encode_spec(spec)
-    if may_hold_secrets(encoded):
+    if may_hold_secrets(spec):
         spec, secrets = move_secrets(spec)
         encoded = encode_spec(spec)
     if len(encoded) > MAX_SPEC_BYTES:
