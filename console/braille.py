@@ -45,5 +45,9 @@ def _resampled(values: Sequence[float | None], columns: int) -> list[float | Non
             continue
         at = x * (count - 1) / (columns - 1)
         left, right = values[int(at)], values[min(int(at) + 1, count - 1)]
-        sampled.append(None if left is None or right is None else left + (right - left) * (at - int(at)))
+        part_way = at - int(at)
+        if left is None or (right is None and part_way):
+            sampled.append(None)
+        else:
+            sampled.append(left if right is None else left * (1 - part_way) + right * part_way)
     return sampled

@@ -117,13 +117,14 @@ class TasksScreen(Page):
         self.query_one(RowTable).focus()
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Filter while it is typed; what cannot be understood (yet) leaves the rows as they are and says why."""
+        """Filter while it is typed; what cannot be understood (yet) filters nothing and says why."""
         complaint = self.query_one("#complaint", Static)
         try:
             test = task_filter.parse(event.value)
         except FilterError as error:
             complaint.display = True
             complaint.update(f"✗ {error}")
+            self._take(None)
             return
         complaint.display = False
         self._take(test)
