@@ -46,6 +46,9 @@ class ListedEntries:
         start = bisect.bisect_left(self.entries, log_ids.key(id), key=lambda entry: log_ids.key(entry.id))
         return self.entries[start] if start < len(self.entries) and self.entries[start].id == id else None
 
+    async def run_id(self) -> str:
+        return ""
+
     async def look_up(self, id: str) -> Entry | None:
         return await self.entry(id)
 

@@ -47,14 +47,13 @@ class LiveLog:
     # --- reading ---
 
     async def read(self, after: str, count: int = MAX_BATCH, block_ms: int = 0) -> list[Entry]:
-        if self._following is None:
-            self._following = self._open()
-        return await self._following.read(after, count, block_ms)
+        return await self._follow().read(after, count, block_ms)
 
     async def entry(self, id: str) -> Entry | None:
-        if self._following is None:
-            self._following = self._open()
-        return await self._following.entry(id)
+        return await self._follow().entry(id)
+
+    async def run_id(self) -> str:
+        return await self._follow().run_id()
 
     async def read_page(self, after: str, count: int) -> list[Entry]:
         log = self._ask()
@@ -95,6 +94,11 @@ class LiveLog:
         for log in (self._following, self._asking):
             if log is not None:
                 await log.close()
+
+    def _follow(self) -> EventLog:
+        if self._following is None:
+            self._following = self._open()
+        return self._following
 
     def _ask(self) -> EventLog:
         if self._asking is None:

@@ -14,7 +14,7 @@ class RequestRefused(Exception):
 
 
 class Source(Protocol):
-    """Reading is as of an EventLog (`read` and `entry` raise LogUnavailable while there is no connection)."""
+    """An Observer follows it by `read`, `entry` and `run_id`, which are as an EventLog's; all reading calls may raise LogUnavailable."""
 
     name: str  # for a person: where this history comes from
     is_live: bool  # whether entries may still come
@@ -25,6 +25,8 @@ class Source(Protocol):
         """The same entries, for looking back beside who follows."""
 
     async def entry(self, id: str) -> Entry | None: ...
+
+    async def run_id(self) -> str: ...
 
     async def look_up(self, id: str) -> Entry | None:
         """The same entry, for looking back."""
