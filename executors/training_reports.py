@@ -10,7 +10,7 @@ from mloc.executors.contract import Checkpoint, Context, Progress
 from mloc.executors.durable_files import sync_tree
 
 MAX_HISTORY = 500
-SHOWN_FIRST = ("loss", "reward", "eval_loss", "learning_rate")
+SHOWN_FIRST = ("loss", "reward", "eval_loss", "learning_rate", "tokens_per_sec")
 
 
 def reporting_callback(context: Context) -> Any:
@@ -57,7 +57,7 @@ class TokenSpeed:
 
 
 def log_line(state: Any, metrics: dict[str, float]) -> str:
-    """One line for a person: `step 20/300  loss 2.280  learning_rate 0.001`."""
+    """One line for a person: `step 20/300  loss 2.28  learning_rate 0.001  tokens_per_sec 9600`."""
     names = [name for name in SHOWN_FIRST if name in metrics] or sorted(metrics)[:6]
     return f"step {state.global_step}/{state.max_steps}  " + "  ".join(f"{name} {metrics[name]:.4g}" for name in names)
 

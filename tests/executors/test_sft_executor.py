@@ -48,17 +48,42 @@ def test_a_model_is_trained_from_nothing_and_its_curve_told(warm_host: DrivenHos
     assert [frame.step for frame in saved] == [4]
 
 
-def test_an_adapter_is_trained_on_a_stage_and_answers_with_it(warm_host: DrivenHost, tmp_path: Path) -> None:
+def stage_of(name: str, result: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return {name: {"task_id": name, "folder": str(folder / name), "result": result}}
+
+
+def test_an_adapter_is_trained_on_a_stage_and_serves_in_every_way_alike(warm_host: DrivenHost, tmp_path: Path) -> None:
     warm_host.send(training("base", tmp_path))
-    base = {"base": {"task_id": "base", "folder": str(tmp_path / "base"), "result": published_result(warm_host, "base", tmp_path)}}
+    base = stage_of("base", published_result(warm_host, "base", tmp_path), tmp_path)
     source = {"source": {"type": "stage", "identifier": "base"}}
-    warm_host.send(training("adapter", tmp_path, "lora_sft", model={**source, "adapter": {"r": 4}}, run_inputs=base))
+    learn = {"max_steps": 30, "learning_rate": 5e-2}
+    warm_host.send(training("adapter", tmp_path, "lora_sft", model={**source, "adapter": {"r": 4}}, run_inputs=base, training=learn))
     result = published_result(warm_host, "adapter", tmp_path)
     assert result["final_lora_path"] == str(tmp_path / "adapter" / "artifacts" / "final_lora")
-    given = {"adapter": {"task_id": "adapter", "folder": str(tmp_path / "adapter"), "result": result}}
-    ask = {"data": {"type": "list", "items": ["What is 3?"]}, "inference": {"max_tokens": 4}}
-    warm_host.send(task("asked", "inference", tmp_path, model={"source": {"type": "stage", "identifier": "adapter"}}, run_inputs=given, **ask))
-    assert published_result(warm_host, "asked", tmp_path)["model"] == "adapter/final_lora"
+
+    def answers(name: str, model: dict[str, Any], inputs: dict[str, Any]) -> list[str]:
+        asked = {"data": {"type": "list", "items": ["What is 3?", "What is 12?"]}, "inference": {"max_tokens": 8, "temperature": 0}}
+        warm_host.send(task(name, "inference", tmp_path, model=model, run_inputs=inputs, **asked))
+        return [item["output"] for item in published_result(warm_host, name, tmp_path)["items"]]
+
+    tuned = answers("by-stage", {"source": {"type": "stage", "identifier": "adapter"}}, stage_of("adapter", result, tmp_path))
+    adapters = [{"name": "a", "path": result["final_lora_path"]}]
+    assert tuned != answers("base-alone", source, base)
+    assert tuned == answers("at-runtime", {**source, "adapters": adapters}, base)
+    assert tuned == answers("merged", {**source, "adapters": [{**adapters[0], "apply": "merge"}]}, base)
+
+
+@pytest.mark.deep
+def test_an_adapter_is_trained_further_or_merged_into_all_weights(warm_host: DrivenHost, tmp_path: Path) -> None:
+    warm_host.send(training("root", tmp_path))
+    root = stage_of("root", published_result(warm_host, "root", tmp_path), tmp_path)
+    warm_host.send(training("first", tmp_path, "lora_sft", model={"source": {"type": "stage", "identifier": "root"}}, run_inputs=root))
+    first = stage_of("first", published_result(warm_host, "first", tmp_path), tmp_path)
+    source = {"source": {"type": "stage", "identifier": "first"}}
+    warm_host.send(training("further", tmp_path, "lora_sft", model=source, run_inputs=first))
+    assert "final_lora_path" in published_result(warm_host, "further", tmp_path)
+    warm_host.send(training("whole", tmp_path, "sft", model=source, run_inputs=first))
+    assert "final_model_path" in published_result(warm_host, "whole", tmp_path)
 
 
 @pytest.mark.parametrize(
