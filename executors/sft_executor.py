@@ -66,7 +66,8 @@ def _prepared(task: RunTask, spec: TaskSpec, loaded: LoadedModel) -> tuple[Any, 
     wanted = spec.model.adapter or (Adapter() if task.task_type == "lora_sft" else None)
     is_adapted = hasattr(loaded.model, "peft_config")
     if wanted is None:
-        return (loaded.model.merge_and_unload() if is_adapted else loaded.model), None
+        whole = loaded.model.merge_and_unload() if is_adapted else loaded.model
+        return whole.requires_grad_(True), None  # the adapter had frozen what lies below it
     if wanted.type == "qlora":
         raise ExecutorError("NotSupported", "an adapter of type qlora is not in this version; use type lora")
     if loaded.weights is None:
