@@ -92,9 +92,9 @@ class Observer:
         """Wait until `follow`, which must be running, has folded to `position`: reading one's own writes. False: not in time."""
         deadline = self._clock.monotonic() + timeout_sec
         while log_ids.before(self.cluster.position, position):
-            left = deadline - self._clock.monotonic()
             try:
-                await asyncio.wait_for(self._moved.wait(), max(left, 0))
+                async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
+                    await self._moved.wait()
             except TimeoutError:
                 return False
         return True
@@ -102,7 +102,8 @@ class Observer:
     async def moved(self, timeout_sec: float) -> None:
         """Wait for the next batch that `follow` folds, at most `timeout_sec`."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._moved.wait(), timeout_sec)
+            async with asyncio.timeout(timeout_sec):
+                await self._moved.wait()
 
     # --- folding ---
 

@@ -27,6 +27,7 @@ def say(line: str = "") -> None:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as their widest cell; the last one runs free."""
+    rows = [[" ".join(printable(cell).split()) for cell in row] for row in rows]
     widths = [max(_width(row[at]) for row in (head, *rows)) for at in range(len(head) - 1)]
     lines = []
     for row in (head, *rows):

@@ -37,10 +37,19 @@ class Session:
         self.observer = Observer(log, snapshots=snapshots_of(settings, "scheduler"))
         self.ids = TaskIds(time.time, secrets.randbelow)
         self.results_dir = results_dir(settings)
+        self._clock_ms = 0  # the server's clock less the own monotonic one
 
     @property
     def cluster(self) -> Cluster:
         return self.observer.cluster
+
+    async def look_at_clock(self) -> None:
+        """Learn the server's clock, for `now_ms`. Raises LogUnavailable."""
+        self._clock_ms = await self.log.now_ms() - int(time.monotonic() * 1000)
+
+    def now_ms(self) -> int:
+        """The server's time, which the log's times are in."""
+        return self._clock_ms + int(time.monotonic() * 1000)
 
     def task(self, text: str) -> Task:
         """The task of this id, else the newest of this name, else the only one whose id starts so. Raises UnknownTask."""

@@ -147,7 +147,8 @@ async def _look_at_cluster(session: Session, plans: Sequence[Plan], asked: argpa
         await session.observer.catch_up()
     elif not session.observer.caught_up:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(session.observer.catch_up(), LOOK_AT_WORKERS_SEC)
+            async with asyncio.timeout(LOOK_AT_WORKERS_SEC):
+                await session.observer.catch_up()
 
 
 def _read_all(asked: argparse.Namespace) -> tuple[list[TaskFile], list[Outcome]]:

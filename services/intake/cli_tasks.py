@@ -58,7 +58,7 @@ def show(settings: Settings, asked: argparse.Namespace) -> int:
                 print_json({"ok": True, **page})
                 return codes.OK
             for name, value in _facts(session, task):
-                print(f"{name:<12} {value}")
+                print(f"{name:<12} {printable(value)}")
             parts = session.family(task)[1:]
             if parts:
                 now_ms = await session.log.now_ms()
@@ -102,7 +102,7 @@ def show_logs(settings: Settings, asked: argparse.Namespace) -> int:
                             line = {"task_id": part.id, "id": id, "at": iso(int(id.partition("-")[0])), **msgspec.to_builtins(point)}
                             print(msgspec.json.encode(line).decode())
                         elif text := telemetry_line(point):
-                            print(f"{part.stage or part.id} | {text}" if task.children else text)
+                            print(f"{part.stage or part.name} | {text}" if task.children else text)
                     after = points[-1][0]
                 if after == "0-0" and not asked.json and (kept := log_text(session.results_dir, part)):
                     sys.stdout.write(printable(kept))

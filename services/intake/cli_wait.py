@@ -33,6 +33,7 @@ async def wait_for(session: Session, ids: Sequence[str], *, as_json: bool, with_
     observer = session.observer
     following = asyncio.create_task(observer.follow())
     try:
+        await session.look_at_clock()
         with _shower(session, ids, as_json) as shower:
             lines = LogLines(session.log, shower.line) if with_logs else None
             while not _all_ended(session.cluster, ids):
@@ -147,7 +148,7 @@ def _shower(session: Session, ids: Sequence[str], as_json: bool) -> LiveShower |
 
 def _lines(session: Session, ids: Sequence[str]) -> list[Text]:
     parts = _parts(session, ids)
-    now_ms = max((task.since_ms for task in parts), default=0)
+    now_ms = session.now_ms()
     shown = [task for task in parts if task.phase != "published" or not task.parent] if len(parts) > _SHOWN_PARTS else parts
     lines = []
     for task in shown[:_SHOWN_PARTS]:
@@ -155,11 +156,15 @@ def _lines(session: Session, ids: Sequence[str]) -> list[Text]:
         spent = age((task.ended_ms or now_ms) - task.started_ms) if task.started_ms else ""
         done = f" {task.done}/{len(task.children)} parts" if task.children else f" {task.rows} rows" if task.rows else ""
         line = Text(f"{indent}{GLYPHS[task.phase]} ", style=COLOURS.get(task.phase, ""))
-        line.append(f"{(task.stage or task.id):<24} {_said(task)}{done} {spent}")
+        line.append(f"{_named(task):<24} {_said(task)}{done} {spent}")
         lines.append(line)
     if len(shown) > _SHOWN_PARTS:
         lines.append(Text(f"  … showing {_SHOWN_PARTS} of {len(parts)} tasks", style="dim"))
     return lines
+
+
+def _named(task: Task) -> str:
+    return printable(task.stage or (task.name if task.parent else "") or task.id)
 
 
 def _said(task: Task) -> str:

@@ -339,3 +339,11 @@ def test_a_full_disk_for_its_output_is_said(cli: Cli) -> None:
     assert shown.returncode == 1
     assert "No space left" in shown.stderr
     assert "Traceback" not in shown.stderr
+
+
+def test_a_name_cannot_drive_the_terminal(cli: Cli) -> None:
+    Path("evil.yaml").write_text(ECHO.replace("name: hello", r'name: "a\e[31m\nb"'))
+    id = cli.json("evil.yaml")["task_id"]
+    for command in (("list",), ("show", id), ("explain", id)):
+        assert cli(*command) == 0
+        assert "\x1b" not in cli.out
