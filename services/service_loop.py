@@ -102,16 +102,18 @@ class ServiceLoop:
 
     async def run(self) -> None:
         self._load_snapshot()
+        step = self._lead
         while not self._stop.is_set():
             try:
-                await self._lead()
+                await step()
+                step = self._lead
             except Fenced as error:
                 self._say.warning("another leader took over; standing by", reason=str(error))
             except LeaseHeld:
-                await self._fold_while_standing_by()
+                step = self._fold_while_standing_by
             except ServerChanged as error:
                 self._say.warning("the server or its log changed; comparing", reason=str(error))
-                await self._find_common_point()
+                step = self._find_common_point
             except LogUnavailable as error:
                 self._say.warning("the event log cannot be reached; trying again", reason=str(error))
                 await self._clock.sleep(RETRY_SEC)

@@ -18,10 +18,11 @@ class Chances:
         self.crash = random.choice([0.0, 0.0005, 0.002, 0.005])
         self.lost = random.choice([0.0, 0.005, 0.03])
         self.repeated = random.choice([0.0, 0.01, 0.05])
+        self.stall = random.choice([0.0, 0.02, 0.1])  # a leader stands still just before a commit, about as long as its lease lasts
         self.latency_sec = random.choice([0.0002, 0.002, 0.02])
 
     def rest(self) -> None:
-        self.crash = self.lost = self.repeated = 0.0
+        self.crash = self.lost = self.repeated = self.stall = 0.0
 
 
 class Life:
@@ -47,6 +48,8 @@ class Life:
 
     async def network(self, moment: str, call: str) -> None:
         """The hook of the log in memory: a request on its way there, or a reply on its way back."""
+        if call == "commit" and moment == "request" and self.chance(self.chances.stall):
+            self.paused_until = self._loop.time() + self.random.uniform(1.5, 2.6)
         await self.gate()
         await asyncio.sleep(self.random.expovariate(1 / self.chances.latency_sec))
         await self.gate()

@@ -1,0 +1,134 @@
+"""What must hold in every history, checked as each entry is appended, by rules that do not trust the fold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mloc.core import codec
+from mloc.core.cluster import Cluster
+from mloc.core.events import (
+    AttemptFailed,
+    AttemptRecalled,
+    AttemptStarted,
+    AttemptStopped,
+    AttemptStopRequested,
+    AttemptSucceeded,
+    Event,
+    ServerRestarted,
+    TaskCancelled,
+    TaskDispatched,
+    TaskTimedOut,
+    WorkerRegistered,
+)
+from mloc.core.fold import evolve
+from mloc.core.task import FINAL
+from mloc.services.event_log import Entry
+from mloc.services.memory_records import Writer
+
+
+MOST_ENTRIES = 5000  # of a history of a few dozen tasks
+
+
+class EndlessLog(BaseException):
+    """Somebody appends for ever."""
+
+
+class Audit:
+    """Sees every entry of the log. `violation` is told what broke."""
+
+    def __init__(self, violation: Callable[[str], None]) -> None:
+        self._violation = violation
+        self.cluster = Cluster()
+        self._entries = 0
+        self._incarnations: dict[str, int] = {}
+        self._dispatched: set[tuple[str, int]] = set()
+        self._started: set[tuple[str, int, int]] = set()
+        self._recalled: set[tuple[str, int]] = set()
+        self._stops: set[tuple[str, int, str, int]] = set()
+        self._on_device: dict[tuple[str, int], tuple[str, int]] = {}
+        self._first_outcome: dict[str, tuple[str, str]] = {}
+
+    def __call__(self, entry: Entry, writer: Writer) -> None:
+        event = codec.decode(entry.type, entry.payload)
+        assert isinstance(event, Event)
+        self._entries += 1
+        if self._entries > MOST_ENTRIES:
+            raise EndlessLog
+        if writer.script == "commit" and writer.epoch != writer.leading_epoch:
+            self._violation(f"epoch {writer.epoch} committed while {writer.leading_epoch} holds the lease")
+        self._look(entry.id, event)
+        touched = self.cluster.tasks.get(getattr(event, "task", ""))
+        evolve(self.cluster, entry.id, event)
+        if touched is not None and touched.phase in (*FINAL, "succeeded"):
+            now = self.cluster.tasks[touched.id].phase
+            if now != touched.phase and (touched.phase, now) != ("succeeded", "published"):
+                self._violation(f"{touched.id} was {touched.phase} and became {now} by {entry.type}")
+
+    def go_back(self, entries: list[Entry]) -> None:
+        """The log lost its tail: what is left is the truth, but a number that a lost dispatch used must not come again."""
+        dispatched = self._dispatched
+        self.__init__(self._violation)  # type: ignore[misc]
+        for entry in entries:
+            self(entry, Writer(""))
+        self._dispatched |= dispatched
+
+    def _look(self, id: str, event: Event) -> None:
+        match event:
+            case TaskDispatched():
+                self._look_at_dispatch(event)
+            case AttemptStarted():
+                self._once(self._started, (event.task, event.attempt, event.incarnation), "started")
+                if (event.task, event.attempt) in self._recalled:
+                    self._violation(f"attempt {event.attempt} of {event.task} was recalled and started")
+            case AttemptRecalled():
+                self._recalled.add((event.task, event.attempt))
+                self._free(event.worker, (event.task, event.attempt))
+                if any(key[:2] == (event.task, event.attempt) for key in self._started):
+                    self._violation(f"attempt {event.attempt} of {event.task} was started and recalled")
+            case AttemptStopRequested():
+                self._once(self._stops, (event.task, event.attempt, event.worker, event.incarnation), "asked to stop")
+            case AttemptSucceeded() | AttemptFailed() | AttemptStopped():
+                self._free(event.worker, (event.task, event.attempt))
+                if isinstance(event, AttemptSucceeded):
+                    self._first_outcome.setdefault(event.task, ("published", id))
+            case TaskCancelled() | TaskTimedOut():
+                self._first_outcome.setdefault(event.task, ("ended", id))
+            case WorkerRegistered():
+                self._incarnations[event.worker] = event.incarnation
+                for key in [key for key in self._on_device if key[0] == event.worker]:
+                    del self._on_device[key]
+                for held in event.attempts:
+                    for device in held.devices:
+                        self._on_device[event.worker, device] = (held.task, held.attempt)
+            case ServerRestarted():
+                self._incarnations.clear()  # a dispatch is right only after the next registration
+
+    def _look_at_dispatch(self, event: TaskDispatched) -> None:
+        self._once(self._dispatched, (event.task, event.attempt), "dispatched")
+        if self._incarnations.get(event.worker) != event.incarnation:
+            return  # the registration came first: void
+        for device in event.devices:
+            holder = self._on_device.get((event.worker, device))
+            if holder is not None:
+                self._violation(f"{event.task}#{event.attempt} was dispatched to device {device} of {event.worker}, which {holder} holds")
+            self._on_device[event.worker, device] = (event.task, event.attempt)
+
+    def _free(self, worker: str, attempt: tuple[str, int]) -> None:
+        for key in [key for key, holder in self._on_device.items() if key[0] == worker and holder == attempt]:
+            del self._on_device[key]
+
+    def _once(self, seen: set, key: tuple, what: str) -> None:
+        if key in seen:
+            self._violation(f"attempt {key[1]} of {key[0]} was {what} twice")
+        seen.add(key)
+
+    def check_end(self) -> None:
+        """Every task ended; a success that came first is the result."""
+        for task in self.cluster.tasks.values():
+            if task.phase not in FINAL:
+                self._violation(f"{task.id} never ended: it is {task.phase} ({task.reason})")
+            outcome = self._first_outcome.get(task.id)
+            if outcome is not None and outcome[0] == "published" and not task.children and task.result_id != outcome[1]:
+                self._violation(f"the first success of {task.id} is {outcome[1]}, its result is {task.result_id or 'none'}")
+        if left := [attempt for attempt in self.cluster.holdings.all() if self.cluster.workers[attempt.worker].phase == "alive"]:
+            self._violation(f"attempts are still held at the end: {left[:3]}")
