@@ -118,9 +118,9 @@ def evolve(cluster: Cluster, id: str, event: Event | UnknownEvent) -> None:
         case LogStarted():
             cluster.log_id, cluster.run_id, cluster.first_ms = event.log_id, event.run_id, now
         case ServerRestarted():
-            # numbers that a lost tail may have used are left out: seconds since the log began only grow
+            # numbers that a lost tail may have used are left out: milliseconds since the log began only grow
             cluster.run_id = event.run_id
-            cluster.attempt_base = max(cluster.attempt_base + 1, (now - cluster.first_ms) // 1000)
+            cluster.attempt_base = max(cluster.attempt_base + 1, now - cluster.first_ms)
         case PolicyChanged():
             cluster.dispatch_policy = event.dispatch or cluster.dispatch_policy
         case UnknownEvent():

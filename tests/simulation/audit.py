@@ -25,7 +25,6 @@ from mloc.core.task import FINAL
 from mloc.services.event_log import Entry
 from mloc.services.memory_records import Writer
 
-
 MOST_ENTRIES = 5000  # of a history of a few dozen tasks
 
 
@@ -89,7 +88,7 @@ class Audit:
                 self._once(self._stops, (event.task, event.attempt, event.worker, event.incarnation), "asked to stop")
             case AttemptSucceeded() | AttemptFailed() | AttemptStopped():
                 self._free(event.worker, (event.task, event.attempt))
-                if isinstance(event, AttemptSucceeded):
+                if isinstance(event, AttemptSucceeded) and event.task in self.cluster.tasks:
                     self._first_outcome.setdefault(event.task, ("published", id))
             case TaskCancelled() | TaskTimedOut():
                 self._first_outcome.setdefault(event.task, ("ended", id))

@@ -6,12 +6,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.simulation.faults import Life
-
 from mloc.core.events import Error
 from mloc.core.host_frames import Failed, Go, HostReady, RunTask, Stopped, StopTask, Succeeded, WorkerFrame
 from mloc.services.worker.host_link import HostExit, HostPlan, HostWatch
 from mloc.services.worker.ledger import HostStarted
+from tests.simulation.faults import Life
 
 Violation = Callable[[str], None]
 

@@ -6,6 +6,7 @@ A failing seed replays: `MLOC_SEEDS=17 python -m pytest tests/simulation -k brea
 import os
 
 import pytest
+
 from tests.simulation.mutants import MUTANTS, mutant
 from tests.simulation.world import Violation, run_history
 

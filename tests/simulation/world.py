@@ -11,10 +11,6 @@ from random import Random
 from typing import Any
 
 import structlog
-from tests.simulation.audit import Audit, EndlessLog
-from tests.simulation.faults import Chances, FaultyLog, Life, LifeClock
-from tests.simulation.hosts import Machine, MemoryLedgerStore, SimulatedLauncher
-from tests.simulation.virtual_loop import Stalled, VirtualLoop
 
 from mloc.core import aggregation
 from mloc.core.aggregation import Done, Effect
@@ -42,6 +38,10 @@ from mloc.services.worker.agent import Agent, WorkerPlan
 from mloc.services.worker.hardware import Usage
 from mloc.services.worker.input_resolution import InputResolver
 from mloc.services.worker.ledger import Ledger
+from tests.simulation.audit import Audit, EndlessLog
+from tests.simulation.faults import Chances, FaultyLog, Life, LifeClock
+from tests.simulation.hosts import Machine, MemoryLedgerStore, SimulatedLauncher
+from tests.simulation.virtual_loop import Stalled, VirtualLoop
 
 EPOCH_MS = 1_700_000_000_000
 TROUBLE_SEC = 25.0
@@ -144,7 +144,7 @@ class World:
 
     async def _service(self, life: Life, decider: Any) -> None:
         log = FaultyLog(self.server, life)
-        service = ServiceLoop(log, LifeClock(life, self.loop), decider, f"{life.name}-{id(life)}", stop=asyncio.Event())
+        service = ServiceLoop(log, LifeClock(life, self.loop), decider, f"{life.name}-{len(self.tasks)}", stop=asyncio.Event())
         if isinstance(decider, SimulatedAggregator):
             decider.wake = service.wake.set
         self.clusters[life.name] = service
@@ -256,8 +256,6 @@ class World:
         life = Life("person", self.loop, self.random, self.chances)
         while self.loop.time() < PATIENCE_SEC:
             await asyncio.sleep(1.0)
-            if self.loop.time() < TROUBLE_SEC:
-                continue
             await self._append(life, [WorkerDrainRequested(worker="w2", undo=True)] if self.audit.cluster.workers.get("w2") else [_NOTHING])
             open_tasks = [task for task in self.audit.cluster.tasks.values() if task.phase not in FINAL]
             for task in open_tasks:
@@ -269,9 +267,9 @@ class World:
     async def run(self) -> None:
         for name in self._starters:
             self.start(name)
-        client = self.loop.create_task(self._client())
-        self.tasks += [client, self.loop.create_task(self._supervise()), self.loop.create_task(self._trouble())]
-        await asyncio.wait([client], timeout=PATIENCE_SEC)
+        client, trouble = self.loop.create_task(self._client()), self.loop.create_task(self._trouble())
+        self.tasks += [client, trouble, self.loop.create_task(self._supervise())]
+        await asyncio.wait([client, trouble], timeout=PATIENCE_SEC)
         await self._until_all_ended()
         for _ in range(60):  # what is still held ends, and everyone reads to the tail
             await asyncio.sleep(1.0)
