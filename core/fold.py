@@ -172,7 +172,7 @@ def _dispatch(cluster: Cluster, id: str, event: TaskDispatched, now: int) -> Non
     task = cluster.tasks.get(event.task)
     worker = _current_worker(cluster, event.worker, event.incarnation)
     fits = task is not None and task.phase in tasks.PLACEABLE and event.attempt > task.last and worker is not None
-    if worker is not None:
+    if worker is not None and cluster.holdings.find(worker.id, (event.task, event.attempt)) is None:
         need = task.need if task else None
         attempt = Attempt(
             event.task, event.attempt, event.worker, event.incarnation, id, event.devices,
@@ -215,15 +215,23 @@ def _succeed(cluster: Cluster, id: str, event: AttemptSucceeded, now: int) -> No
 
 def _fail(cluster: Cluster, event: AttemptFailed, now: int) -> None:
     cluster.holdings.remove(event.worker, (event.task, event.attempt))
+    _mark_over(cluster, event)
     if task := _current_task(cluster, event):
         cluster.put(task, tasks.failed(task, event.error, now))
 
 
 def _end_without_verdict(cluster: Cluster, event: AttemptStopped | AttemptRecalled, now: int) -> None:
     cluster.holdings.remove(event.worker, (event.task, event.attempt))
+    _mark_over(cluster, event)
     if task := _current_task(cluster, event):
         reason = event.reason if isinstance(event, AttemptStopped) else "taken back before it started"
         cluster.put(task, tasks.lost(task, reason or "its attempt was stopped", now))
+
+
+def _mark_over(cluster: Cluster, event: AttemptFailed | AttemptStopped | AttemptRecalled) -> None:
+    task = cluster.tasks.get(event.task)
+    if task is not None and tasks.is_open(task):
+        cluster.put(task, tasks.over(task, event.attempt))
 
 
 def _lose_attempt(cluster: Cluster, event: AttemptLost, now: int) -> None:
@@ -375,7 +383,7 @@ def _register(cluster: Cluster, event: WorkerRegistered, now: int) -> None:
 
 
 def _adopt(cluster: Cluster, task: Task, attempt: Attempt, now: int) -> bool:
-    if not tasks.is_open(task) or task.children or task.phase == "waiting" or (task.current and task.current != attempt.number):
+    if not tasks.is_open(task) or task.children or task.phase == "waiting" or attempt.number in task.over or (task.current and task.current != attempt.number):
         return False
     if task.current and task.worker != attempt.worker:
         return False

@@ -24,6 +24,7 @@ Phase = Literal[
 
 ENDED = frozenset({"succeeded", "published", "cancelled", "timed_out"})  # nothing that an attempt does changes the outcome
 FINAL = frozenset({"published", "cancelled", "timed_out"})  # nothing at all changes it
+OVER_KEPT = 8
 PLACEABLE = frozenset({"ready", "backoff"})
 IN_FLIGHT = frozenset({"dispatched", "running"})
 
@@ -69,6 +70,7 @@ class Task(Struct, frozen=True, array_like=True, gc=False):
     current: int = 0  # the attempt that is dispatched or runs
     last: int = 0  # the highest attempt number used up
     tries: int = 0  # dispatches so far
+    over: tuple[int, ...] = ()  # the newest attempts whose own last event the log has: never to be adopted again
     failures: int = 0  # counted against max_attempts
     worker: str = ""  # of the present or last attempt
     incarnation: int = 0
@@ -149,6 +151,11 @@ def succeeded(task: Task, attempt: int, worker: str, result_id: str, inline: boo
         task, phase="succeeded", since_ms=now_ms, ended_ms=now_ms, current=0, worker=worker, error=None, reason="", retry_by="",
         result_id=result_id, result_attempt=attempt, result_inline=inline, result_files=files,
     )  # fmt: skip
+
+
+def over(task: Task, attempt: int) -> Task:
+    """The log has the attempt's own last event. A worker that did not hear so may still list it."""
+    return replace(task, over=(*task.over[1 - OVER_KEPT :], attempt))
 
 
 def failed(task: Task, error: Error, now_ms: int) -> Task:

@@ -29,7 +29,7 @@ class ServerChanged(LogError):
     """The connection was made anew, to another server run: compare the last folded entry, lease and register again.
 
     Calls that go on from before (read from a position, renew, commit, start, report, heartbeat, read_inbox) raise it until the caller looks at
-    the new run with `entry`, `run_id`, `lease`, `register` or a read from the start. So one log object belongs to one service, observer or worker.
+    the new run with `run_id`, `lease`, `register` or a read from the start. So one log object belongs to one service, observer or worker.
     """
 
 

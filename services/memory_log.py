@@ -62,7 +62,7 @@ class MemoryLog:
 
     async def entry(self, id: str) -> Entry | None:
         limits.check_position(id)
-        await self._asked("entry", looks=True)
+        await self._asked("entry")
         found = self._server.state.entry(id)
         await self._answered("entry")
         return found

@@ -155,8 +155,8 @@ class Observer:
             self._start_empty()
 
     async def _is_in_log(self) -> bool:
+        await self._log.run_id()  # looking at the new run is what lets reads go on
         if self.cluster.position == log_ids.START:
-            await self._log.run_id()  # looking at the new run is what lets reads go on
             return True
         entry = await self._log.entry(self.cluster.position)
         expected = self._known_sha256 or hashlib.sha256(self._last_payload).hexdigest()

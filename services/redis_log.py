@@ -77,7 +77,7 @@ class RedisLog:
 
     async def entry(self, id: str) -> Entry | None:
         limits.check_position(id)
-        found = replies.entries(await self._ask(await self._link(looks=True), "XRANGE", self._events, id, id))
+        found = replies.entries(await self._ask(await self._link(), "XRANGE", self._events, id, id))
         return found[0] if found else None
 
     async def ends(self) -> tuple[str, str]:

@@ -102,7 +102,7 @@ class ServiceLoop:
 
     async def run(self) -> None:
         self._load_snapshot()
-        step = self._lead
+        step = self._find_common_point  # a snapshot may be of another log
         while not self._stop.is_set():
             try:
                 await step()
@@ -134,6 +134,7 @@ class ServiceLoop:
     # --- leading ---
 
     async def _lead(self) -> None:
+        self._drop_read()  # one that was left standing began before what is folded now
         await self._fold_to_tail()
         lease = await self._log.lease(self._decider.name, self._holder)
         self._lease, self._commit_no, self._barrier, self._fenced = lease, lease.commit_no, lease.last_id, False
@@ -234,6 +235,7 @@ class ServiceLoop:
 
     def _fold(self, entries: list[Entry]) -> None:
         cluster, decider = self.cluster, self._decider
+        assert not entries or log_ids.before(cluster.position, entries[0].id), "an entry would be folded twice"
         for entry in entries:
             event = codec.decode(entry.type, entry.payload)
             if isinstance(event, codec.UnknownEvent):
@@ -257,6 +259,7 @@ class ServiceLoop:
     async def _find_common_point(self) -> None:
         """The log may have lost its tail: go on from here only if the last folded entry is still what it was."""
         self._drop_read()
+        await self._log.run_id()  # looking at the new run is what lets the log's other calls go on
         if await self._is_in_log():
             return
         self._say.error("the log lost its tail: folding it again", position=self.cluster.position)

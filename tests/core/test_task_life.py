@@ -323,3 +323,16 @@ def test_the_same_submission_twice_in_the_log_is_one_task(history):
     history.submit("a", priority=10)
     history.submit("a", priority=20)
     assert history.task("a").priority == 10
+
+
+def test_an_attempt_that_failed_is_not_adopted_when_its_worker_did_not_hear_that_the_log_has_it(history):
+    history.worker()
+    history.submit("a", TRAIN)
+    first = dispatch_of(history.settle(), "a")
+    history.start(first)
+    history.fail(first)
+    history.worker("w", 2, attempts=(HeldAttempt("a", 1),))
+    assert history.task("a").phase == "failed"
+    answers = history.settle()
+    assert [(e.task, e.attempt) for e in only(answers, AttemptStopRequested)] == [("a", 1)]
+    assert history.task("a").phase == "backoff"

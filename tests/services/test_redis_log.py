@@ -119,7 +119,8 @@ async def test_who_goes_on_from_before_is_told_of_a_new_run_until_he_looks(serve
         with pytest.raises(ServerChanged):
             await after_trouble(call)
     await log.submit([submitted("b")])
-    assert await log.entry(last) is not None  # looks
+    assert await log.entry(last) is not None  # says nothing of the run
+    await log.run_id()  # looks
     for call in going_on:
         await call()
 
