@@ -125,17 +125,18 @@ def test_the_end_of_the_pipe_kills_the_host_at_once(host: StartHost, light: bool
 
 
 PLUGIN = '''
-import subprocess, sys, time
-from mloc.executors.contract import Progress, Result
+import ctypes, json, pathlib, subprocess, sys, time
+from mloc.executors.contract import Progress
 
 def run(task, engine, context):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     yield Progress(lines=(str(child.pid),))
-    mode = task.spec.decode()
-    if "hold the lock" in mode:  # a call into C that keeps the interpreter's lock
-        import ctypes
-        time.sleep(0.5)  # lets the report above out
-        ctypes.PyDLL(None).sleep(600)
+    spec = json.loads(task.spec)
+    if "hold" in spec:
+        sleep = ctypes.PyDLL(None).sleep  # a call into C that keeps the interpreter's lock
+        time.sleep(0.2)  # lets the report above out
+        pathlib.Path(spec["hold"]).touch()
+        sleep(600)
     time.sleep(600)
 '''
 
@@ -152,11 +153,15 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("plugin")
-@pytest.mark.parametrize("mode", ["release the lock", "hold the lock"])
-def test_what_an_executor_started_dies_with_the_pipe_even_while_a_library_holds_the_interpreter(host: StartHost, mode: str) -> None:
+@pytest.mark.parametrize("holds_lock", [False, True])
+def test_what_an_executor_started_dies_with_the_pipe_even_while_a_library_holds_the_interpreter(
+    host: StartHost, tmp_path: Path, holds_lock: bool
+) -> None:
     driven = host()
-    driven.send(task("a", task_type="spawning", mode=mode))
+    driven.send(task("a", task_type="spawning", **({"hold": str(tmp_path / "held")} if holds_lock else {})))
     grandchild = int(driven.wait_of(Telemetry, "a").lines[0])
+    if holds_lock:
+        wait_until((tmp_path / "held").exists)
     driven.close_pipe()
     driven.child.wait(10)
     wait_until(lambda: is_gone(grandchild))
