@@ -6,6 +6,9 @@ it back. Every reader folds the same order, so every reader has the same state.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from msgspec.structs import replace
 
 from mloc.core import log_ids
@@ -55,17 +58,15 @@ from mloc.core.worker import Attempt, Worker
 def evolve(cluster: Cluster, id: str, event: Event | UnknownEvent) -> None:
     """Fold the entry `id` into the state."""
     now = log_ids.time_ms(id)
+    if (often := _OFTEN.get(type(event))) is not None:
+        often(cluster, id, event, now)
+    else:
+        _evolve_seldom(cluster, event, now)
+    cluster.position = id
+
+
+def _evolve_seldom(cluster: Cluster, event: Event | UnknownEvent, now: int) -> None:
     match event:
-        case TaskSubmitted():
-            _submit(cluster, event, now)
-        case TaskDispatched():
-            _dispatch(cluster, id, event, now)
-        case AttemptStarted():
-            _start(cluster, event, now)
-        case AttemptSucceeded():
-            _succeed(cluster, id, event, now)
-        case ResultPublished():
-            _publish(cluster, id, event, now)
         case AttemptFailed():
             _fail(cluster, event, now)
         case AttemptStopped() | AttemptRecalled():
@@ -127,13 +128,12 @@ def evolve(cluster: Cluster, id: str, event: Event | UnknownEvent) -> None:
             cluster.unknown += 1
         case LeaderElected() | FoldVersionActivated():
             pass
-    cluster.position = id
 
 
 # --- tasks ---
 
 
-def _submit(cluster: Cluster, event: TaskSubmitted, now: int) -> None:
+def _submit(cluster: Cluster, id: str, event: TaskSubmitted, now: int) -> None:
     if event.task in cluster.tasks:
         return
     cluster.submissions += 1
@@ -152,7 +152,7 @@ def _submit(cluster: Cluster, event: TaskSubmitted, now: int) -> None:
             cluster.met[task.id] = event.met
     if not task.children:
         cluster.specs[task.id] = bytes(event.spec)
-    parent = cluster.tasks.get(task.parent)
+    parent = cluster.tasks.get(task.parent) if task.parent else None
     if parent is not None and parent.phase in ("cancelled", "timed_out"):
         cluster.doomed[task.id] = f"its pipeline {_past(parent.phase)}"
 
@@ -182,13 +182,14 @@ def _dispatch(cluster: Cluster, id: str, event: TaskDispatched, now: int) -> Non
         if not fits or worker.draining:
             cluster.holdings.mark_unneeded(attempt)
     if task is not None and fits:
-        _touch_parent(cluster, task, now)
+        if task.parent:
+            _touch_parent(cluster, task, now)
         cluster.put(task, tasks.dispatched(task, event.attempt, event.worker, event.incarnation, now))
     elif task is not None:
         cluster.put(task, tasks.used_up(task, event.attempt))
 
 
-def _start(cluster: Cluster, event: AttemptStarted, now: int) -> None:
+def _start(cluster: Cluster, id: str, event: AttemptStarted, now: int) -> None:
     attempt = cluster.holdings.find(event.worker, (event.task, event.attempt))
     if attempt is None or attempt.incarnation != event.incarnation:
         return
@@ -205,7 +206,8 @@ def _succeed(cluster: Cluster, id: str, event: AttemptSucceeded, now: int) -> No
         return
     mean = cluster.mean_ms.get(task.task_type)
     cluster.mean_ms[task.task_type] = event.duration_ms if mean is None else mean * 0.9 + event.duration_ms * 0.1
-    _release_other_attempt(cluster, task, event.attempt)
+    if task.current != event.attempt:
+        _release_other_attempt(cluster, task, event.attempt)
     inline = bool(event.result)
     _leave_dead_letter(cluster, task, now)
     cluster.doomed.pop(task.id, None)
@@ -286,7 +288,8 @@ def _publish(cluster: Cluster, id: str, event: ResultPublished, now: int) -> Non
     cluster.put(task, tasks.published(task_with_result, now))
     for id_ in cluster.dependants.get(task.id, ()):
         _meet(cluster, id_, now)
-    _count_ended_child(cluster, task, now, published=True)
+    if task.parent:
+        _count_ended_child(cluster, task, now, published=True)
 
 
 def _meet(cluster: Cluster, dependant_id: str, now: int) -> None:
@@ -434,3 +437,9 @@ def _current_task(cluster: Cluster, event: RowsCompleted | AttemptFailed | Attem
 
 def _past(phase: str) -> str:
     return "timed out" if phase == "timed_out" else "was cancelled"
+
+
+# What happens to every task; a look here costs less than the walk down a match.
+_OFTEN: dict[type, Callable[[Cluster, str, Any, int], None]] = {
+    TaskSubmitted: _submit, TaskDispatched: _dispatch, AttemptStarted: _start, AttemptSucceeded: _succeed, ResultPublished: _publish,
+}  # fmt: skip

@@ -57,16 +57,22 @@ class Holdings:
 
     def add(self, attempt: Attempt) -> None:
         key = (attempt.task, attempt.number)
-        self.by_worker.setdefault(attempt.worker, {})[key] = attempt
+        held = self.by_worker.get(attempt.worker)
+        if held is None:
+            held = self.by_worker[attempt.worker] = {}
+        elif key in held:  # dispatched or listed twice under one number
+            self.remove(attempt.worker, key)
+        held[key] = attempt
         self._count(attempt, 1)
         for device in attempt.devices:
             self._devices.setdefault(attempt.worker, {}).setdefault(device, []).append(key)
 
     def remove(self, worker: str, key: AttemptKey) -> Attempt | None:
-        attempt = self.by_worker.get(worker, {}).pop(key, None)
+        held = self.by_worker.get(worker)
+        attempt = held.pop(key, None) if held is not None else None
         if attempt is None:
             return None
-        if self.unneeded.get(key) == worker:
+        if self.unneeded and self.unneeded.get(key) == worker:
             del self.unneeded[key]
         self._count(attempt, -1)
         for device in attempt.devices:
