@@ -14,6 +14,7 @@ from mloc.core.cluster import Cluster
 from mloc.core.events import Need
 from mloc.core.placement import Room
 from mloc.core.task import FINAL, Task
+from mloc.core.worker import draining
 
 Reason = Literal["no_worker", "never_fits", "held", "busy", "next", "sent", "ended", "dead_lettered", "children"]
 
@@ -57,6 +58,8 @@ def explain_need(cluster: Cluster, need: Need, held: str = "") -> Explanation:
     if not any(need.task_type in worker.task_types for worker in alive):
         return Explanation("no_worker", f"none of {_count(len(alive), 'worker')} offers task type {need.task_type}", verdicts)
     if not any(verdict.fits for verdict in verdicts):
+        if would := [worker.id for worker in alive if worker.draining and not placement.misfit(cluster, draining(worker, False, 0), need)]:
+            return Explanation("held", f"{', '.join(would)} would fit and {'is' if len(would) == 1 else 'are'} draining", verdicts)
         nearest = next((v for v in verdicts if need.task_type in cluster.workers[v.worker].task_types), verdicts[0])
         return Explanation("never_fits", f"no worker fits; {nearest.worker}: {nearest.why}", verdicts)
     if held:

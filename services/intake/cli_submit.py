@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -28,6 +29,7 @@ from mloc.services.intake.local_paths import with_absolute_paths
 from mloc.services.intake.submission import ModelDefaults, Submission, submission_of, unoffered_types
 from mloc.services.intake.submitter import Submitter
 from mloc.services.intake.task_file import TaskFile, TaskFileError, read_named, read_template
+from mloc.services.intake.task_ids import slug
 from mloc.services.intake.views import accepted_view
 from mloc.services.settings import Settings
 
@@ -89,11 +91,11 @@ async def _submit_all(settings: Settings, asked: argparse.Namespace, files: list
         return _report(outcomes, asked.json)
     async with opened(settings, catch_up=False) as session:
         submitter = Submitter(session.log, SystemClock(), settings.backlog_limit)
-        for number, (outcome, file, plans, warnings) in enumerate(right):
+        for outcome, file, plans, warnings in right:
             await _look_at_cluster(session, plans, asked)
             key = asked.idempotency_key or ""
             if key and len(right) > 1:  # one key names one body
-                key = f"{key}.{number}"
+                key = f"{key}.{slug(Path(file.source).name)}"
             await _submit_one(session, submitter, asked, outcome, file, plans, [str(warning) for warning in warnings], key)
         tasks = [id for outcome in outcomes for id in outcome.tasks]
         if (asked.wait or asked.follow) and tasks:

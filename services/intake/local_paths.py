@@ -62,7 +62,7 @@ class _Anchoring:
                 return replace(data, path=self._path(path, "spec.data.jsonl.path", other=url))
             case DatasetData(path=str(path), url=url):
                 return replace(data, path=self._path(path, "spec.data.path", other=url))
-            case DatasetData(identifier=str(name)) if Path(name).suffix in _ROW_FILES and (self.folder / name).is_file():
+            case DatasetData(identifier=str(name)) if Path(name).suffix in _ROW_FILES and _is_there(self.folder / name):
                 return replace(data, identifier=str(self.folder / name))
             case _:
                 return data
@@ -84,8 +84,8 @@ class _Anchoring:
         """The absolute path. Missing is fine where `other` may serve; where `relative_only`, an absolute one may be on the workers' disks."""
         if "${" in written or "://" in written:
             return written
-        path = self.folder / Path(written).expanduser()
-        if not other and not (relative_only and Path(written).is_absolute()) and not path.exists():
+        path = self.folder / written
+        if not other and not (relative_only and Path(written).is_absolute()) and not _is_there(path):
             hint = "" if Path(written).is_absolute() else f"relative paths start at the folder of the file, {self.folder}"
             self.missing.append(self._located(Problem("the file is not there", path=place, found=shown(written), hint=hint), written))
         return str(path)
@@ -96,6 +96,13 @@ class _Anchoring:
             if (column := line.find(written)) >= 0:
                 return self.positions.at_line(problem, number, column + 1)
         return problem
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _changed(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any]]:

@@ -41,7 +41,10 @@ def result_file(results_dir: Path, task_id: str, name: str) -> Path | None:
     if not name or "\0" in name or name.startswith("/") or ".." in Path(name).parts:
         raise UnsafePath(f"{name!r} does not lie in the result of {task_id}")
     file = folder / name
-    if not file.is_file():
+    try:
+        if not file.is_file():
+            return None
+    except OSError:  # a name that no file can have
         return None
     if not file.resolve().is_relative_to(folder.resolve()):
         raise UnsafePath(f"{name!r} is a link that leads out of the result of {task_id}")

@@ -13,6 +13,7 @@ from mloc.core.language.secrets import masked
 from mloc.core.task import Task
 from mloc.services.intake import task_requests
 from mloc.services.intake.api_state import ApiState, state_of
+from mloc.services.intake.published_results import log_text
 from mloc.services.intake.responses import ApiError, json_response
 from mloc.services.intake.task_history import event_view, history_of
 from mloc.services.intake.task_query import QueryError, find_tasks, parse_query
@@ -69,6 +70,9 @@ async def show_logs(request: web.Request) -> web.Response:
     task = await state.task(request.match_info["id"])
     points = await state.log.read_telemetry(task.id, _after(request) or "0-0", _limit(request))
     lines = [{"id": id, "at": iso(int(id.partition("-")[0])), **msgspec.to_builtins(point)} for id, point in points]
+    if not points and not _after(request):  # telemetry expires; its lines were kept with the result
+        kept = log_text(state.results_dir, task).splitlines()[-_limit(request) :]
+        return json_response({"ok": True, "task_id": task.id, "lines": [{"line": line} for line in kept], "next": None})
     return json_response({"ok": True, "task_id": task.id, "lines": lines, "next": lines[-1]["id"] if lines else None})
 
 

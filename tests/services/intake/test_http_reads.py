@@ -72,7 +72,10 @@ async def test_a_filter_that_cannot_be_used_is_said(api, query):
 
 
 async def test_what_is_not_there_is_404_in_the_one_shape(api):
-    for path in ("/api/v1/tasks/no", "/api/v1/tasks/no/events", "/api/v1/results/no", "/workers/no", "/api/v1/nothing", "/api/v1/results/no/files/a"):
+    too_long = f"/api/v1/results/{'a' * 4000}"
+    for path in (
+        "/api/v1/tasks/no", "/api/v1/tasks/no/events", "/api/v1/results/no", "/workers/no", "/api/v1/nothing", "/api/v1/results/no/files/a", too_long,
+    ):  # fmt: skip
         assert set((await answer(api, path, 404))["error"]) == {"code", "message", "path", "hint"}
     response = await api.client.delete("/api/v1/tasks")
     assert (response.status, (await response.json())["error"]["code"]) == (405, "method_not_allowed")
@@ -101,7 +104,7 @@ async def test_a_failed_task_has_its_error_for_a_result(api):
 
 
 @pytest.mark.parametrize(
-    "name", ["../secret", "%2e%2e/secret", "..%2fsecret", "a/../../secret", "%2fetc/passwd", "link", "%00", "../../../../etc/passwd"]
+    "name", ["../secret", "%2e%2e/secret", "..%2fsecret", "a/../../secret", "%2fetc/passwd", "link", "%00", "../../../../etc/passwd", "a" * 4000]
 )
 async def test_files_outside_of_a_result_are_never_served(api, name):
     folder = write_tree(api, "t", responses_json="{}")
@@ -160,6 +163,15 @@ async def test_a_tasks_history_and_log_lines_are_paged(api):
     assert (await answer(api, f"/api/v1/tasks/{a}/logs?after={lines[0]['id']}"))["lines"] == lines[1:]
     await answer(api, f"/api/v1/tasks/{a}/events?limit=0", 400)
     await answer(api, f"/api/v1/tasks/{a}/events?after=x", 400)
+
+
+async def test_log_lines_that_expired_are_read_from_the_result(api):
+    await api.register()
+    (a,) = await submit_named(api, "aa")
+    await api.run_to_result(a)
+    (write_tree(api, a) / "logs").mkdir()
+    (api.results / a / "logs" / "task.log").write_text("one\ntwo\n")
+    assert [line["line"] for line in (await answer(api, f"/api/v1/tasks/{a}/logs"))["lines"]] == ["one", "two"]
 
 
 async def test_why_a_task_waits_is_explained(api):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 
 import pytest
 
@@ -195,3 +196,20 @@ async def test_secrets_of_a_submission_that_was_not_taken_are_forgotten(api):
     await api.post("/api/v1/tasks", text, headers=headers)
     await api.post("/api/v1/tasks", text + "  timeout_sec: 1\n", headers=headers)
     assert list(api.memory.state.secrets) == [first["task_id"]]
+
+
+async def test_no_body_at_all_breaks_the_api(api):
+    chance = random.Random(7)
+    pieces = ["\0", "~nobody/x.jsonl", "a" * 5000, "{", "]", ": ", "\n", "- ", "&a ", "*a", "!!python/object:os.system", "'", '"', "é", "${x.y}"]
+    paths = ("~nobody/x", "a" * 5000, "../" * 500, "/dev/zero")
+    bodies = [ECHO.replace("{prompts: [a, b]}", f"{{jsonl: {{path: '{path}'}}}}") for path in paths]
+    for _ in range(300):
+        text = list(ECHO)
+        for _ in range(chance.randrange(1, 4)):
+            text[chance.randrange(len(text))] = chance.choice(pieces)
+        bodies.append("".join(text))
+    for number, body in enumerate(bodies):
+        kind = ("text/yaml", "application/json")[number % 2]
+        response = await api.post("/api/v1/tasks", body.encode(), headers={"Content-Type": kind})
+        assert response.status in (201, 400, 422), body
+        assert (await response.json())["ok"] == (response.status == 201)
