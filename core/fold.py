@@ -386,9 +386,9 @@ def _register(cluster: Cluster, event: WorkerRegistered, now: int) -> None:
 
 
 def _adopt(cluster: Cluster, task: Task, attempt: Attempt, now: int) -> bool:
-    if not tasks.is_open(task) or task.children or task.phase == "waiting" or attempt.number in task.over or (task.current and task.current != attempt.number):
+    if not tasks.is_open(task) or task.children or task.phase == "waiting" or attempt.number in task.over:
         return False
-    if task.current and task.worker != attempt.worker:
+    if task.current and (task.current, task.worker) != (attempt.number, attempt.worker):
         return False
     _leave_dead_letter(cluster, task, now)
     cluster.retries.pop(task.id, None)
