@@ -7,6 +7,7 @@ the log from its cursor until it has caught up. Nobody waits for it, and nothing
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -130,8 +131,11 @@ class TreeProjection:
 
     async def _wait_for_more(self) -> None:
         self._waiting.clear()
-        if not self._fed:
-            await self._waiting.wait()
+        if self._fed:
+            return
+        unsaved = self.state.written != self._saved
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._waiting.wait(), max(0.05, self._save_at - self._clock.monotonic()) if unsaved else None)
 
     async def _look_at_new_run(self) -> None:
         try:
