@@ -6,6 +6,7 @@ holds up publication. It ends with its parent, by the end of its stdin.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -24,8 +25,11 @@ def main(root: Path, orders: BinaryIO, replies: BinaryIO) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides when it ends
         signal.signal(number, signal.SIG_IGN)
     while body := _next(orders):
-        replies.write(message(carry_out(root, decode_order(body))))
-        replies.flush()
+        try:
+            replies.write(message(carry_out(root, decode_order(body))))
+            replies.flush()
+        except BrokenPipeError:  # the parent was killed meanwhile; its successor asks again
+            os._exit(0)
 
 
 def carry_out(root: Path, order: Order) -> Reply:

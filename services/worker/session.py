@@ -71,6 +71,9 @@ class Session:
             for task in others:
                 task.cancel()
         await asyncio.wait([starter, *others])
+        for task in (starter, *others):  # several may have failed at once; one reason is enough
+            if not task.cancelled():
+                task.exception()
         for task in ended - {left}:
             if not isinstance(reason := task.exception(), IncarnationLost | ServerChanged):
                 raise reason if reason is not None else RuntimeError("a loop of the worker ended by itself")
