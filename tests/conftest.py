@@ -1,5 +1,6 @@
 """What all tests share: the processes that they start import this checkout's rooms, as the tests themselves do."""
 
+import logging
 import os
 import time
 import uuid
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+import structlog
 
 from mloc.services.memory_server import MemoryServer
 from mloc.services.redis_log import RedisLog
@@ -46,3 +48,13 @@ async def redis_log(valkey_url: str, namespace: str) -> AsyncIterator[RedisLog]:
 @pytest.fixture
 def memory_server() -> MemoryServer:
     return MemoryServer(lambda: int(time.time() * 1000))
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A command that a test runs in this process sets up logging for good; the next test starts without that."""
+    handlers, level, catching = logging.root.handlers[:], logging.root.level, logging.raiseExceptions
+    yield
+    structlog.reset_defaults()
+    logging.root.handlers[:], logging.raiseExceptions = handlers, catching
+    logging.root.setLevel(level)
