@@ -12,6 +12,7 @@ from mloc.console.chronicle import Chronicle, compressed
 from mloc.console.sources import Source
 from mloc.core.cluster import Cluster
 from mloc.services.event_log import EventLog, Heartbeat, LogError
+from mloc.services.garbage_collection import collect_seldom
 from mloc.services.observer import Observed, Observer
 
 HEARTBEATS_EVERY_SEC = 1.0
@@ -53,6 +54,7 @@ class Follower:
 
     async def run(self) -> None:
         """Until it is cancelled. Never ends for what the server does."""
+        collect_seldom()
         gc.disable()  # until the log is read: it makes many lasting values
         beating = asyncio.create_task(self._read_heartbeats())
         thawing = asyncio.create_task(self._collect_once_caught_up())
@@ -103,7 +105,6 @@ class Follower:
     async def _collect_once_caught_up(self) -> None:
         while not self.caught_up:
             await asyncio.sleep(0.05)
-        gc.collect()
         gc.freeze()
         gc.enable()
 

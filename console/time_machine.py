@@ -12,6 +12,7 @@ from mloc.core.cluster import Cluster
 from mloc.core.codec import CodecError, UnknownEvent
 from mloc.core.fold import evolve
 from mloc.services.event_log import Entry
+from mloc.services.garbage_collection import loading
 
 SLICE = 256  # events folded before others may run
 AT_HAND = 24  # states kept in memory; they share the tasks
@@ -34,14 +35,15 @@ class TimeMachine:
 
     async def at(self, ordinal: int) -> Cluster:
         """The state after `ordinal` events. Raises LogUnavailable."""
-        start, state = await self._nearest(ordinal)
-        if start == ordinal:
+        with loading():
+            start, state = await self._nearest(ordinal)
+            if start == ordinal:
+                return state
+            state = state.copy()
+            for entry in await self._entries_from_page(start, ordinal, state):
+                _fold(state, entry)
+            self._keep(ordinal, state)
             return state
-        state = state.copy()
-        for entry in await self._entries_from_page(start, ordinal, state):
-            _fold(state, entry)
-        self._keep(ordinal, state)
-        return state
 
     async def entries(self, first: int, last: int) -> list[Entry]:
         """The entries number `first` to `last`, both included."""
