@@ -11,7 +11,7 @@ from textual.widgets import Static
 
 from mloc.console.page import Page
 from mloc.console.phases import BAD, DIM
-from mloc.console.quantities_shown import clock
+from mloc.console.quantities_shown import clock, middle_cut
 from mloc.console.questions import Payload
 from mloc.console.row_table import Cells, Column, RowTable
 from mloc.console.time_machine import SLICE, event_of
@@ -69,10 +69,11 @@ class EventsScreen(Page):
         if entry is None:
             return ((f"{ordinal:,}", DIM), ("", ""), (self.console_app.chronicle.type_of(ordinal), DIM), ("…", DIM), ("", ""))
         event = event_of(entry)
+        about = event_line.task_of(event) or event_line.worker_of(event)
         style = f"bold {BAD}" if entry.type in event_line.FAILURES else "bold"
         return (
             (f"{ordinal:,}", DIM), (clock(log_ids.time_ms(entry.id)), DIM), (entry.type, style),
-            (event_line.task_of(event) or event_line.worker_of(event), ""), (event_line.describe(event), ""),
+            (middle_cut(about, self.query_one(RowTable).widths[3]), ""), (event_line.describe(event), ""),
         )  # fmt: skip
 
     def _entry(self, ordinal: int) -> Entry | None:

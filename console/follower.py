@@ -94,7 +94,9 @@ class Follower:
     def _measure(self) -> None:
         at, count = self._rate_from
         now = time.monotonic()
-        if now - at >= 1.0:
+        if not self.caught_up:  # how fast the past is read is not how fast events come
+            self._rate_from = (now, len(self._chronicle))
+        elif now - at >= 1.0:
             self.events_per_sec = (len(self._chronicle) - count) / (now - at)
             self._rate_from = (now, len(self._chronicle))
 

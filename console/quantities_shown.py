@@ -37,6 +37,20 @@ def day_and_clock(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] if ms else "-"
 
 
+def task_name(id: str, parent: str, width: int) -> str:
+    """A task's id in at most `width` characters; of a stage or shard the end stays, for it says which one it is."""
+    if len(id) <= width or not parent:
+        return id
+    end = id[max(0, len(parent) - 4) :]
+    return f"{id[: width - len(end) - 1]}…{end}" if len(end) + 6 <= width else f"…{id[len(id) - width + 1 :]}"
+
+
+def middle_cut(text: str, width: int) -> str:
+    """At most `width` characters: the beginning and the end."""
+    end = width * 3 // 5
+    return text if len(text) <= width else f"{text[: width - end - 1]}…{text[-end:]}"
+
+
 def fitted(text: str, width: int) -> str:
     """Exactly `width` characters; what is cut off ends in an ellipsis."""
     flat = text.replace("\n", " ").replace("\t", " ")

@@ -64,6 +64,7 @@ class RowTable(ScrollView, can_focus=True, inherit_bindings=False):
         self._was_moved = False  # a cursor that nobody moved stays at the top (or at the end, where the table follows it)
         self._follows_end = follows_end
         self.empty = empty
+        self.widths: Sequence[int] = [column.least for column in columns]  # of the columns as they are drawn; 0 for one that is not
 
     # --- what is shown ---
 
@@ -123,8 +124,8 @@ class RowTable(ScrollView, can_focus=True, inherit_bindings=False):
         if is_cursor:
             base += self.get_component_rich_style("row-table--cursor") if self.has_focus else Style(bold=True)
         segments = [Segment(MARKER if is_cursor else "  ", base)]
-        cells = self._cells_of(self._rows[index])
-        for column, cell_width, (text, style) in zip(self._columns, _all_widths(self._columns, shown, widths), cells, strict=True):
+        all_widths = self.widths = _all_widths(self._columns, shown, widths)
+        for column, cell_width, (text, style) in zip(self._columns, all_widths, self._cells_of(self._rows[index]), strict=True):
             if cell_width:
                 segments.append(Segment(_cell(text, cell_width, column.right), base + Style.parse(style) if style else base))
                 segments.append(Segment(" ", base))

@@ -92,7 +92,7 @@ class TaskScreen(Page):
         if view.is_past:
             history = [(id, event) for id, event in history if not log_ids.before(position, id)]
             telemetry = [(id, point) for id, point in telemetry if log_ids.time_ms(id) <= view.now_ms]
-        width = self.size.width - 2
+        width = self.size.width - 4  # padding and scrollbar
         match PANES[self._pane]:
             case "Overview":
                 return task_text.overview(view, task, history, telemetry, width)

@@ -62,17 +62,20 @@ def _facts(task: Task, width: int) -> list[Line]:
         ("checkpoint", f"step {task.checkpoint_step}" if task.checkpoint else ""), ("submitted", clock(task.submitted_ms)),
         ("started", clock(task.started_ms) if task.started_ms else ""), ("ended", clock(task.ended_ms) if task.ended_ms else ""),
         ("ran", duration(task.ended_ms - task.started_ms) if task.ended_ms and task.started_ms else ""),
-        ("labels", ", ".join(f"{key}={value}" for key, value in task.labels.items())), ("waits for", ", ".join(task.depends_on)),
+        ("labels", ", ".join(f"{key}={value}" for key, value in task.labels.items())), ("waits for", ", ".join(id.removeprefix(f"{task.parent}.") for id in task.depends_on)),
     ]  # fmt: skip
     known = [(name, value) for name, value in facts if value]
     across = max(1, width // 38)
     cell = width // across
     rows: list[list[tuple[str, str]]] = []
+    taken = across
     for name, value in known:
-        needed = -(-(len(value) + 12) // cell)
-        if not rows or sum(-(-(len(text) + 1) // cell) for text, style in rows[-1] if style != DIM) + needed > across:
+        needed = min(across, -(-(len(value) + 14) // cell))  # cells that this fact takes
+        if taken + needed > across:
             rows.append([])
-        rows[-1] += [(f"  {name:10}", DIM), (value.ljust(cell * needed - 12), "")]
+            taken = 0
+        taken += needed
+        rows[-1] += [(f"  {name:11}", DIM), (value.ljust(cell * needed - 13), "")]
     return list(rows)
 
 
@@ -160,12 +163,13 @@ def _yaml_line(line: str) -> Line:
 def log_text(telemetry: Telemetry, kept: bytes | None) -> list[Line]:
     """Log lines as they came; `kept` is the log file of a task that ended, where its telemetry is gone."""
     lines: list[Line] = []
+    speaks = any(point.line for _, point in telemetry)
     for id, point in telemetry:
         if point.dropped:
             lines.append([(f"dropped {point.dropped} lines here", BAD)])
         if point.line:
             lines.append([(f"{clock(log_ids.time_ms(id))} ", DIM), (point.line, "")])
-        elif point.metrics:
+        elif point.metrics and not speaks:  # who writes lines writes the metrics into them
             shown = "  ".join(f"{name} {value:.4g}" for name, value in point.metrics.items())
             lines.append([(f"{clock(log_ids.time_ms(id))} ", DIM), (f"step {point.step}  ", SKY), (shown, "")])
     if not lines and kept:

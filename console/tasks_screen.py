@@ -13,7 +13,7 @@ from textual.widgets import Input, Static
 from mloc.console import task_filter
 from mloc.console.page import Page
 from mloc.console.phases import BAD, DIM, TASK, by_attention
-from mloc.console.quantities_shown import duration
+from mloc.console.quantities_shown import duration, task_name
 from mloc.console.row_table import Cells, Column, RowTable
 from mloc.console.task_filter import FilterError
 from mloc.console.view import View
@@ -21,7 +21,7 @@ from mloc.core.cluster import Cluster
 from mloc.core.task import FINAL, Task
 
 COLUMNS = (
-    Column("State", 13), Column("Task", 14, 3), Column("Type", 9, from_width=96), Column("Owner", 8, from_width=120), Column("Worker", 9, 1),
+    Column("State", 13), Column("Task", 14, 4), Column("Type", 9, from_width=96), Column("Owner", 8, from_width=120), Column("Worker", 9, 1),
     Column("Age", 5, right=True), Column("Note", 10, 3),
 )  # fmt: skip
 SLICE = 2000  # tasks filtered before others may run
@@ -95,8 +95,9 @@ class TasksScreen(Page):
         if view is None or task is None:
             return [("", ""), (str(key), DIM), *[("", "")] * 5]
         look = TASK[task.phase]
+        name = task_name(task.id, task.parent, self.query_one(RowTable).widths[1])
         return (
-            (f"{look.glyph} {look.word}", look.style), (task.id, "bold" if task.children else ""), (task.task_type or "pipeline", DIM),
+            (f"{look.glyph} {look.word}", look.style), (name, "bold" if task.children else ""), (task.task_type or "pipeline", DIM),
             (task.owner, DIM), (task.worker, ""), (duration(view.now_ms - task.since_ms), DIM), (note(task), BAD if task.error else DIM),
         )  # fmt: skip
 
@@ -157,7 +158,7 @@ def note(task: Task) -> str:
     if task.children:
         return f"{task.done} of {len(task.children)} {'shards' if task.task_type else 'stages'} done"
     if task.phase == "waiting":
-        return f"for {', '.join(task.depends_on)}"
+        return f"for {', '.join(id.removeprefix(f'{task.parent}.') for id in task.depends_on)}"
     if task.phase == "running":
         rows = f"{task.rows:,} of {task.items:,} rows" if task.rows and task.items else f"{task.rows:,} rows" if task.rows else ""
         return rows or (f"checkpoint at step {task.checkpoint_step}" if task.checkpoint else "")

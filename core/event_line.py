@@ -77,7 +77,7 @@ def describe(event: Event | UnknownEvent) -> str:
 def _report(event: AttemptReport) -> str:
     match event:
         case AttemptSucceeded():
-            return f", {event.duration_ms / 1000:.3g} s"
+            return f", {event.duration_ms / 1000:.3g} s" if event.duration_ms >= 100 else f", {event.duration_ms:.2g} ms"
         case AttemptFailed():
             again = "" if event.error.retryable else " (trying again cannot help)"
             return f": {event.error.type}: {_first_line(event.error.message)}{again}"
@@ -86,7 +86,7 @@ def _report(event: AttemptReport) -> str:
         case RowsCompleted():
             return f": {event.rows} more rows in {event.part}"
         case CheckpointSaved():
-            return f": step {event.step}, {event.path}"
+            return f": step {event.step}, {event.path.rstrip('/').rpartition('/')[2]}"
         case AttemptStarted() | _:
             return ""
 

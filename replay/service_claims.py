@@ -7,7 +7,7 @@ from mloc.services import snapshots
 from mloc.services.settings import Settings
 
 FOLDER = "snapshots"
-REQUIRABLE = ("scheduler", "aggregator", "metrics")
+REQUIRABLE = ("scheduler", "aggregator")  # those that keep a state
 
 
 def newest(settings: Settings, log_id: str = "") -> list[Claim]:

@@ -94,7 +94,7 @@ def as_of_text(found: AsOf, limit: int) -> str:
 
 def task_text(whole: dict[str, Any], events: list[Happened]) -> str:
     width = max(len(name) for name in whole)
-    facts = [f"  {name:{width}}  {_fact(name, value)}" for name, value in whole.items() if value not in (None, "", 0, [], {}, 0.0) or name == "phase"]
+    facts = [f"  {name:{width}}  {_fact(name, value)}" for name, value in whole.items() if value not in (None, "", 0, [], {}, ()) or name == "phase"]
     lines = [f"{happened.time}  {happened.id:18} {happened.type:20} {happened.what}".rstrip() for happened in events]
     return "\n".join([f"task {whole['id']}", *facts, "", f"its {len(events)} events", *(f"  {line}" for line in lines)])
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 import redis
 
 from mloc.core.events import Error
 from mloc.replay import cli
+from mloc.services.cluster_snapshots import ClusterSnapshots
 from tests.histories import History
 
 
@@ -96,3 +99,24 @@ def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     assert "mloc-replay at -5m" in capsys.readouterr().out
+
+
+def test_verify_compares_with_the_snapshots_of_the_services(history: History, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # given the scheduler's snapshot as it writes it when it stops
+    keeper = ClusterSnapshots(tmp_path / "state" / "snapshots", "scheduler")
+    keeper.offer(history.cluster, hashlib.sha256(history.entries[-1].payload).hexdigest(), now=0.0, final=True)
+    # then the log gives the same state
+    assert cli.main(["verify", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["ok"], found["verdicts"][0]["service"], found["verdicts"][0]["same"]) == (True, "scheduler", True)
+    # and a service that must have a snapshot and has none is a failure
+    assert cli.main(["verify", "--require", "all"]) == 1
+    assert "aggregator  NO SNAPSHOT" in capsys.readouterr().out
+
+
+def test_verify_shows_a_state_that_the_log_does_not_give(history: History, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = history.cluster.tasks["good"]
+    history.cluster.tasks["good"] = msgspec.structs.replace(task, worker="w9")
+    ClusterSnapshots(tmp_path / "state" / "snapshots", "scheduler").offer(history.cluster, "", now=0.0, final=True)
+    assert cli.main(["verify"]) == 1
+    assert "task good: worker 'w9', by the log 'w1'" in capsys.readouterr().out
