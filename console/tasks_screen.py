@@ -29,7 +29,10 @@ SLICE = 2000  # tasks filtered before others may run
 
 class TasksScreen(Page):
     kind = "tasks"
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("slash", "filter", "filter"), Binding("escape", "no_filter", "", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("slash", "filter", "filter", priority=True),  # before the next key is read, so that a fast typist's keys reach the field
+        Binding("escape", "no_filter", "", show=False),
+    ]
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +109,10 @@ class TasksScreen(Page):
     def action_filter(self) -> None:
         field = self.query_one("#filter", Input)
         field.display = True
-        field.focus()
+        self.set_focus(field)  # at once: what is typed next belongs to it
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return not (action == "filter" and isinstance(self.focused, Input))  # a slash in the field is text
 
     def action_no_filter(self) -> None:
         field = self.query_one("#filter", Input)

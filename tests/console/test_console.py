@@ -103,7 +103,7 @@ async def test_the_filter_narrows_the_list_says_what_is_wrong_and_goes_away(sour
     async with opened(source) as person:
         await person.press("slash", *"state:publishd")
         await person.sees("did you mean published?")
-        await person.press("backspace", *"ed", "enter")
+        await person.press("backspace", *"ed /./", "enter")
         shown = await person.sees("showing 4 of 7")
         assert "did you mean" not in shown
         await person.press("escape")
@@ -303,6 +303,7 @@ async def test_without_colour_everything_is_still_told_by_glyphs_and_words(sourc
         assert len(colours) > 2
 
 
+@pytest.mark.deep
 async def test_a_hundred_thousand_tasks_are_shown_filtered_and_travelled_without_a_wait() -> None:
     # given many tasks that wait for a worker which is not there
     made = History(step_ms=1)
