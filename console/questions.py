@@ -72,7 +72,9 @@ class Ask(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="window"):
             yield Static(self._question, classes="question", markup=False)
-            yield Input(compact=True)
+            field = Input(compact=True)
+            field.cursor_blink = False
+            yield field
             yield Static(self._hint, classes="hint", markup=False)
 
     def complain(self, what: str) -> None:

@@ -62,7 +62,8 @@ def _facts(task: Task, width: int) -> list[Line]:
         ("checkpoint", f"step {task.checkpoint_step}" if task.checkpoint else ""), ("submitted", clock(task.submitted_ms)),
         ("started", clock(task.started_ms) if task.started_ms else ""), ("ended", clock(task.ended_ms) if task.ended_ms else ""),
         ("ran", duration(task.ended_ms - task.started_ms) if task.ended_ms and task.started_ms else ""),
-        ("labels", ", ".join(f"{key}={value}" for key, value in task.labels.items())), ("waits for", ", ".join(id.removeprefix(f"{task.parent}.") for id in task.depends_on)),
+        ("labels", ", ".join(f"{key}={value}" for key, value in task.labels.items())),
+        ("waits for", ", ".join(id.removeprefix(f"{task.parent}.") for id in task.depends_on)),
     ]  # fmt: skip
     known = [(name, value) for name, value in facts if value]
     across = max(1, width // 38)

@@ -45,7 +45,9 @@ class TasksScreen(Page):
         yield Static(id="summary", markup=True)
         yield RowTable(COLUMNS, self._cells, empty="no tasks yet: mloc-intake submit FILE")
         yield Static(id="complaint", markup=False)
-        yield Input(id="filter", compact=True, placeholder=task_filter.EXAMPLE)
+        field = Input(id="filter", compact=True, placeholder=task_filter.EXAMPLE)
+        field.cursor_blink = False
+        yield field
 
     def on_mount(self) -> None:
         self.query_one("#filter").display = False
@@ -112,7 +114,7 @@ class TasksScreen(Page):
         self.set_focus(field)  # at once: what is typed next belongs to it
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        return not (action == "filter" and isinstance(self.focused, Input))  # a slash in the field is text
+        return None if action == "filter" and isinstance(self.focused, Input) else True  # a slash in the field is text
 
     def action_no_filter(self) -> None:
         field = self.query_one("#filter", Input)
