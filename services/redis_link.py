@@ -20,7 +20,8 @@ from mloc.services.event_log import LogUnavailable
 WATCH_SEC = 0.5
 NOT_YET = object()
 
-Command = tuple[bytes | str | int, ...]
+Argument = bytes | str | int
+Command = tuple[Argument, ...]
 Reply = Any  # what hiredis makes of it; errors are values: redis ResponseErrors
 BROKEN = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)
 

@@ -36,12 +36,11 @@ from mloc.services.event_log import (
     TelemetryPoint,
 )
 from mloc.services.redis_connection import Connections
-from mloc.services.redis_link import Command, Link
+from mloc.services.redis_link import Argument, Command, Link
 from mloc.services.redis_scripts import SCRIPTS
+from mloc.services.redis_submissions import Submission, SubmissionAnswer, SubmissionCall, call_of, calls_of
 
-Argument = bytes | str | int
 _encode = msgspec.json.Encoder().encode
-_decode_tasks = msgspec.json.Decoder(tuple[str, ...]).decode
 _decode_heartbeat = msgspec.json.Decoder(Heartbeat).decode
 _decode_point = msgspec.json.Decoder(TelemetryPoint).decode
 _decode_secrets = msgspec.json.Decoder(dict[str, str]).decode
@@ -96,29 +95,18 @@ class RedisLog:
 
     # --- intake and console ---
     async def submit(self, events: Sequence[Event], *, key: str = "", body_sha256: str = "", backlog_limit: int = 0) -> Submitted:
-        limits.check_submission(events, key, body_sha256)
+        one = Submission.of(events, key, body_sha256)
         link = await self._link()
-        reply = await self._run(link, "submit", *self._submission(link, events, key, body_sha256, backlog_limit))
-        return _submitted(reply, events, key, backlog_limit)
+        return _granted(await self._submit(link, [call_of(one, self._run_and_start(link), backlog_limit)]))[0]
 
     async def submit_each(self, submissions: Sequence[Sequence[Event]], *, backlog_limit: int = 0) -> list[Submitted]:
-        keys = [limits.submission_key(events) for events in submissions]
-        for events, (key, body_sha256) in zip(submissions, keys, strict=True):
-            limits.check_submission(events, key, body_sha256)
+        checked = [Submission.of(events, *limits.submission_key(events)) for events in submissions]
         link = await self._link()
-        submitted: list[Submitted] = []
-        refused: list[LogError] = []
-        for first in range(0, len(submissions), limits.SENT_TOGETHER):
-            some = range(first, min(first + limits.SENT_TOGETHER, len(submissions)))
-            arguments = [self._submission(link, submissions[i], *keys[i], backlog_limit) for i in some]
-            for i, reply in zip(some, await self._run_each(link, "submit", arguments), strict=True):
-                try:
-                    submitted.append(_submitted(_checked(reply), submissions[i], keys[i][0], backlog_limit))
-                except LogError as error:
-                    refused.append(error)
-        if refused:
-            raise refused[0]
-        return submitted
+        answers: list[SubmissionAnswer] = []
+        for first in range(0, len(checked), limits.SENT_TOGETHER):
+            some = checked[first : first + limits.SENT_TOGETHER]
+            answers += await self._submit(link, list(calls_of(some, self._run_and_start(link), backlog_limit)))
+        return _granted(answers)
 
     # --- a service ---
     async def lease(self, service: str, holder: str) -> Lease:
@@ -270,14 +258,9 @@ class RedisLog:
             self._first_entry = link.run_id, codec.encode(LogStarted(log_id=self._log_id, run_id=link.run_id))
         return self._first_entry
 
-    def _submission(self, link: Link, events: Sequence[Event], key: str, body_sha256: str, limit: int) -> list[Argument]:
-        tasks = limits.submitted_tasks(events)
-        arguments: list[Argument] = [
-            *self._run_and_start(link), key, body_sha256, limits.IDEMPOTENCY_KEPT_MS, limit, _encode(tasks), len(tasks),
-        ]  # fmt: skip
-        for event in events:
-            arguments += (codec.type_of(event), codec.encode(event))
-        return arguments
+    async def _submit(self, link: Link, calls: Sequence[SubmissionCall]) -> list[SubmissionAnswer]:
+        found = await self._run_each(link, [(call.script, call.arguments) for call in calls])
+        return [answer for call, reply in zip(calls, found, strict=True) for answer in call.answers(reply)]
 
     async def _link(self, *, goes_on: bool = False, looks: bool = False) -> Link:
         """The link for commands; calls that `go on` from before are told of a new run of the server until the caller `looks` at it."""
@@ -303,16 +286,16 @@ class RedisLog:
         return [_checked(reply) for reply in await link.calls(commands)]
 
     async def _run(self, link: Link, name: str, *arguments: Argument) -> Any:
-        return _checked((await self._run_each(link, name, [arguments]))[0])
+        return _checked((await self._run_each(link, [(name, arguments)]))[0])
 
-    async def _run_each(self, link: Link, name: str, arguments: Sequence[Sequence[Argument]]) -> list[Any]:
-        """Replies of a script, errors as values; a server that does not know it (a new run) is given its text first."""
-        script = SCRIPTS[name]
-        commands: list[Command] = [("EVALSHA", script.sha1, 1, self._events, self._ns, *some) for some in arguments]
+    async def _run_each(self, link: Link, calls: Sequence[tuple[str, Sequence[Argument]]]) -> list[Any]:
+        """Replies of scripts, errors as values; a server that does not know one (a new run) is given its text first."""
+        commands: list[Command] = [("EVALSHA", SCRIPTS[name].sha1, 1, self._events, self._ns, *arguments) for name, arguments in calls]
         results = await link.calls(commands)
         unknown = [i for i, reply in enumerate(results) if isinstance(reply, redis_errors.NoScriptError)]
         if unknown:
-            _checked(await link.call("SCRIPT", "LOAD", script.text))
+            for name in dict.fromkeys(calls[i][0] for i in unknown):
+                _checked(await link.call("SCRIPT", "LOAD", SCRIPTS[name].text))
             for i, reply in zip(unknown, await link.calls([commands[i] for i in unknown]), strict=True):
                 results[i] = reply
         return results
@@ -324,12 +307,11 @@ def _checked(reply: Any) -> Any:
     return reply
 
 
-def _submitted(reply: Any, events: Sequence[Event], key: str, limit: int) -> Submitted:
-    match reply[0]:
-        case b"CONFLICT":
-            raise refusals.key_conflict(key)
-        case b"FULL":
-            raise refusals.backlog_full(int(reply[1]), len(limits.submitted_tasks(events)), limit)
-        case b"REPEATED":
-            return Submitted(_decode_tasks(reply[1]), reply[2].decode(), repeated=True)
-    return Submitted(limits.submitted_tasks(events), reply[1].decode())
+def _granted(answers: Sequence[SubmissionAnswer]) -> list[Submitted]:
+    """Raises the first refusal."""
+    granted: list[Submitted] = []
+    for answer in answers:
+        if isinstance(answer, LogError):
+            raise answer
+        granted.append(answer)
+    return granted

@@ -12,7 +12,7 @@ class Script(NamedTuple):
     sha1: str  # by which the server knows it
 
 
-NAMES = ("submit", "lease", "renew", "commit", "register", "retire", "heartbeat", "start", "report", "acknowledge")
+NAMES = ("submit", "submit_each", "lease", "renew", "commit", "register", "retire", "heartbeat", "start", "report", "acknowledge")
 
 
 def _load(name: str) -> Script:
