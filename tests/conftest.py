@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -17,6 +18,9 @@ from tests.log_server import LogServer
 
 _TYPINGS = str(Path(__file__).parents[1] / "typings")
 os.environ["PYTHONPATH"] = os.pathsep.join(part for part in (_TYPINGS, os.environ.get("PYTHONPATH", "")) if part)
+
+# a suite that was started in the background ignores ctrl-C, and so would every process that a test starts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

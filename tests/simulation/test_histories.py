@@ -10,6 +10,8 @@ import pytest
 from tests.simulation.mutants import MUTANTS, mutant
 from tests.simulation.world import Violation, run_history
 
+pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # of the dead processes
+
 QUICK, DEEP, LOST_TAILS = 30, 300, 60
 MUTANT_SEEDS = 400
 
