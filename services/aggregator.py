@@ -18,6 +18,7 @@ from mloc.services.connection import open_log
 from mloc.services.event_log import Entry, EventLog
 from mloc.services.results.effects import Effects
 from mloc.services.results.tree_cursor import TreeCursor, cursor_path
+from mloc.services.results.tree_fold import matters
 from mloc.services.results.tree_projection import TreeProjection
 from mloc.services.results.writer_link import WriterProcess
 from mloc.services.service_loop import IDLE_BLOCK_MS, ServiceLoop
@@ -51,6 +52,8 @@ class Aggregator:
         if kind is ResultPublished:
             self._effects.forget(event.task, event.attempt)  # type: ignore[union-attr]
         if self._trees is None or isinstance(event, UnknownEvent):
+            return
+        if isinstance(event, TaskSubmitted) and not matters(event):
             return
         if kind in _FEEDING or (kind in _FAILURES and _took_effect(cluster, event)):
             self._trees.feed(entry.id, event)

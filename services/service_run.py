@@ -24,7 +24,7 @@ from mloc.services.service_loop import UpgradeNeeded
 from mloc.services.settings import Settings
 from mloc.services.signals import stop_on_signals
 
-PATIENCE_SEC = 5.0  # a server that is just being started again is worth waiting for
+PATIENCE_SEC = 3.0  # a server that is just being started again is worth waiting for
 RETRY_SEC = 0.2
 
 Serve = Callable[[EventLog, asyncio.Event], Awaitable[None]]

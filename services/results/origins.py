@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 _WORTH_READING = (b'"output"', b'"seed"')
 
@@ -38,13 +38,18 @@ _decode_spec = msgspec.json.Decoder(_Spec).decode
 NONE = Wishes()
 
 
-def wishes_of(spec: bytes | memoryview) -> Wishes:
-    """Read from the spec's JSON; cheap for the many that say nothing."""
-    raw = bytes(spec)
-    if not any(word in raw for word in _WORTH_READING):
+def mentions_result(spec: Raw | bytes) -> bool:
+    """Whether the spec may say anything about its result; cheap, because most say nothing."""
+    text = bytes(spec)
+    return any(word in text for word in _WORTH_READING)
+
+
+def wishes_of(spec: Raw | bytes) -> Wishes:
+    """Read from the spec's JSON."""
+    if not mentions_result(spec):
         return NONE
     try:
-        read = _decode_spec(raw)
+        read = _decode_spec(bytes(spec))
     except msgspec.MsgspecError:  # a reference that is resolved on the worker stands where a value will be
         return NONE
     destination = read.output.destination

@@ -19,7 +19,7 @@ from mloc.core.events import (
     TaskTimedOut,
 )  # fmt: skip
 from mloc.services.results.manifest import Origin
-from mloc.services.results.origins import wishes_of
+from mloc.services.results.origins import mentions_result, wishes_of
 from mloc.services.results.tree_cursor import Note, TreeState
 
 TYPES = {
@@ -28,6 +28,11 @@ TYPES = {
 }
 KEPT_BYTES = 32 * 1024 * 1024  # of results between success and publication; what does not fit is read from the log again
 _NO_NOTE = Note()
+
+
+def matters(event: TaskSubmitted) -> bool:
+    """Whether a submission says anything that its tree needs: most do not."""
+    return event.need is None or not event.need.light or mentions_result(event.spec)
 
 
 class Draft(Struct, gc=False):
