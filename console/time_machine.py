@@ -15,7 +15,9 @@ from mloc.services.event_log import Entry
 from mloc.services.garbage_collection import loading
 
 SLICE = 256  # events folded before others may run
-AT_HAND = 24  # states kept in memory; they share the tasks
+AT_HAND = 24  # states kept in memory; they share the tasks, and cost some 200 bytes each
+TASKS_AT_HAND = 800_000  # in all of them
+EVENTS_A_TASK = 0.8  # events that are folded in the time in which one task of a mark is decoded
 PAGES = 64  # of SLICE entries each
 
 
@@ -35,11 +37,10 @@ class TimeMachine:
 
     async def at(self, ordinal: int) -> Cluster:
         """The state after `ordinal` events. Raises LogUnavailable."""
+        if ordinal in self._at_hand:
+            return self._at_hand[ordinal]
         with loading():
             start, state = await self._nearest(ordinal)
-            if start == ordinal:
-                return state
-            state = state.copy()
             for entry in await self._entries_from_page(start, ordinal, state):
                 _fold(state, entry)
             self._keep(ordinal, state)
@@ -54,33 +55,33 @@ class TimeMachine:
         return found
 
     async def _entries_from_page(self, start: int, ordinal: int, state: Cluster) -> list[Entry]:
-        """Fold whole pages up to the one of `ordinal`, keeping the state before it; gives what is left to fold."""
+        """Fold whole pages up to the one of `ordinal`, keeping the state before it for steps back; gives what is left to fold."""
         while start // SLICE < ordinal // SLICE:
             end = (start // SLICE + 1) * SLICE
             for entry in await self.entries(start + 1, end):
                 _fold(state, entry)
             start = end
-            if ordinal - start < 4 * SLICE:
+            if ordinal - start < SLICE:
                 self._keep(start, state.copy())
             await asyncio.sleep(0)
         return await self.entries(start + 1, ordinal) if ordinal > start else []
 
     async def _nearest(self, ordinal: int) -> tuple[int, Cluster]:
+        """A state of its own at or before this event: of a mark, or the copy of one at hand where folding on from there costs less."""
         kept = max((at for at in self._at_hand if at <= ordinal), default=-1)
         mark = self._chronicle.mark_before(ordinal)
-        if mark is not None and mark.ordinal > kept:
-            state = await asyncio.to_thread(self._chronicle.state_at, mark)
-            self._keep(mark.ordinal, state)
-            return mark.ordinal, state
+        if mark is not None and (kept < 0 or mark.ordinal - kept > EVENTS_A_TASK * len(self._at_hand[kept].tasks)):
+            return mark.ordinal, await asyncio.to_thread(self._chronicle.state_at, mark)
         if kept < 0:
             return 0, Cluster()
         self._at_hand.move_to_end(kept)
-        return kept, self._at_hand[kept]
+        return kept, self._at_hand[kept].copy()
 
     def _keep(self, ordinal: int, state: Cluster) -> None:
         self._at_hand[ordinal] = state
         self._at_hand.move_to_end(ordinal)
-        while len(self._at_hand) > AT_HAND:
+        most = max(3, min(AT_HAND, TASKS_AT_HAND // (len(state.tasks) + 1)))
+        while len(self._at_hand) > most:
             self._at_hand.popitem(last=False)
 
     async def _page(self, page: int) -> list[Entry]:

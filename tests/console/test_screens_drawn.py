@@ -69,7 +69,7 @@ async def _wait(pilot: Pilot[None], app: ConsoleApp, texts: tuple[str, ...]) -> 
         ("tasks_as_of_the_past", WIDE, shows("AS OF", "1 failed", press=("comma", "comma"))),
         ("tasks_filter_with_an_error", NARROW, shows("did you mean state?", press=("slash", *"sate:x"))),
         ("workers", WIDE, shows("64%", "□0 91%", press=("3",))),
-        ("events_narrow", NARROW, shows("ResultPublished", press=("5",))),
+        ("events_narrow", NARROW, shows("▸ 22:13:27.250 ResultPublished", press=("5",))),
         ("task_with_its_curve", WIDE, shows("at step 59 of 100", "last of its log", "AttemptStarted", press=("j", "enter"))),
         ("cancel_is_asked", NARROW, shows("Cancel long?", press=("j", "x"))),
     ],
