@@ -22,8 +22,11 @@ FOLD_VERSION = 1
 KEEP_ENDED = 20_000  # tasks in a final phase that stay in memory
 
 
-class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The state as a snapshot keeps it; specs apart, because the digest covers them by `spec_digest`."""
+class Stored(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """The state as a snapshot keeps it; specs apart, because the digest covers them by `spec_digest`.
+
+    Defaults are left out, here and in the values inside, so that a field that is added later changes no digest of an old log.
+    """
 
     fold_version: int
     position: str

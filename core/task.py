@@ -36,7 +36,7 @@ STATUS: dict[str, str] = {
 }  # fmt: skip
 
 
-class Task(Struct, frozen=True, array_like=True, gc=False):
+class Task(Struct, frozen=True, omit_defaults=True, gc=False):
     """What the log says of one task. Times are ms since 1970, of the entry that caused them; 0 for never."""
 
     id: str

@@ -18,7 +18,7 @@ from mloc.core.events import Hardware, WorkerRegistered
 AttemptKey = tuple[str, int]  # (task id, attempt number)
 
 
-class Worker(Struct, frozen=True, array_like=True, gc=False):
+class Worker(Struct, frozen=True, omit_defaults=True, gc=False):
     """What the log says of one worker; liveness is not here, because folding never looks at a clock."""
 
     id: str
@@ -37,7 +37,7 @@ class Worker(Struct, frozen=True, array_like=True, gc=False):
     version: str = ""
 
 
-class Attempt(Struct, frozen=True, array_like=True, gc=False):
+class Attempt(Struct, frozen=True, omit_defaults=True, gc=False):
     """An attempt that a worker holds. `entry_id` is its dispatch's id in the log and in the inbox, empty where it was listed."""
 
     task: str
