@@ -106,8 +106,8 @@ class ConsoleApp(App[None]):
         ordinal, cluster = self._past if self._past is not None else (total, follower.cluster)
         now = log_ids.time_ms(cluster.position) if self._past is not None else self.source.now_ms()
         return View(
-            cluster, ordinal, total, now, self._past is not None, follower.heartbeats, self.source.name, follower.trouble,
-            not follower.caught_up, follower.rate(), self.read_only,
+            cluster, ordinal, total, now, self._past is not None, follower.heartbeats,
+            "" if self.source.is_live else self.source.name, follower.trouble, not follower.caught_up, follower.rate(), self.read_only,
         )  # fmt: skip
 
     def show_soon(self) -> None:

@@ -9,9 +9,7 @@ from pathlib import Path
 
 from mloc.console.sources import RequestRefused
 from mloc.core.events import Event
-from mloc.services.connection import open_log
 from mloc.services.event_log import MAX_BATCH, Entry, EventLog, Heartbeat, LogUnavailable, ServerChanged, TelemetryPoint
-from mloc.services.server_address import NoServerError, event_log_url, shown_url
 from mloc.services.settings import Settings
 from mloc.services.up_record import read_up_record
 
@@ -25,6 +23,7 @@ class LiveLog:
     server changed."""
 
     is_live = True
+    name = "live"
 
     def __init__(self, settings: Settings, *, read_only: bool = False) -> None:
         self._settings = settings
@@ -33,13 +32,6 @@ class LiveLog:
         self._asking: EventLog | None = None
         self._clock_offset_ms = 0.0
         self._clock_read = 0.0
-
-    @property
-    def name(self) -> str:
-        try:
-            return shown_url(event_log_url(self._settings))
-        except NoServerError:
-            return "no event log"
 
     def now_ms(self) -> int:
         return int(time.time() * 1000 + self._clock_offset_ms)
@@ -106,6 +98,9 @@ class LiveLog:
         return self._asking
 
     def _open(self) -> EventLog:
+        from mloc.services.connection import open_log  # Redis' client takes as long to import as all the rest: after the first paint
+        from mloc.services.server_address import NoServerError
+
         try:
             return open_log(self._settings, "console", patience_sec=PATIENCE_SEC)
         except NoServerError as error:

@@ -81,6 +81,9 @@ def _where(view: View, width: int) -> tuple[str, str]:
         return "○ away", "bold #FF7F3F"
     if view.reading:
         return f"… reading, {view.total:,} events", "#F0E442"
+    if view.archive:
+        full = f"■ {view.archive} · {view.total:,} events"
+        return (full if len(full) <= width else f"■ {view.total:,} events"), "#E69F00"
     rate = f" · {view.events_per_sec:,.0f}/s" if view.events_per_sec >= 1 else ""
     full = f"{lock}● live · {view.total:,} events{rate}"
     return (full if len(full) <= width else f"{lock}● live"), "#009E73"

@@ -174,10 +174,15 @@ class RowTable(ScrollView, can_focus=True, inherit_bindings=False):
         # the title takes the first line of the screen and scrolls with nothing, so that the last row needs one line more
         height = max(1, self.size.height - 1)
         top = self.scroll_offset.y
-        if self._at < top:
-            self.scroll_to(y=self._at, animate=False, immediate=True, force=True)
-        elif self._at >= top + height:
-            self.scroll_to(y=self._at - height + 1, animate=False, immediate=True, force=True)
+        wanted = min(max(top, self._at - height + 1), self._at, max(0, len(self._rows) - height))  # nor beyond the last row
+        if wanted != top:
+            self.scroll_to(y=wanted, animate=False, immediate=True, force=True)
+        self.call_after_refresh(self._place_scrollbar)
+
+    def _place_scrollbar(self) -> None:
+        """A scroll from before the scrollbar was there is not known to it."""
+        if self.show_vertical_scrollbar and self.vertical_scrollbar.position != self.scroll_y:
+            self.vertical_scrollbar.position = self.scroll_y
 
     def on_resize(self) -> None:
         self.virtual_size = Size(self.size.width, len(self._rows) + 1)

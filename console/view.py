@@ -18,7 +18,7 @@ class View(NamedTuple):
     now_ms: int  # the log's clock; in the past, the time of the last event
     is_past: bool
     heartbeats: Mapping[str, Heartbeat]
-    source: str
+    archive: str = ""  # the name of a history that does not go on; "" for a live one
     trouble: str = ""
     reading: bool = False  # the log is still being read for the first time
     events_per_sec: float = 0.0

@@ -6,11 +6,15 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
+import msgspec
 import pytest
+import zstandard
 from textual.pilot import Pilot
 
-from mloc.console.app import ConsoleApp
+from mloc.console.app import ConsoleApp, main
+from mloc.console.listed_entries import ListedEntries, open_archive
 from mloc.console.row_table import RowTable
 from mloc.core.events import CancelRequested, Error, RetryRequested
 from mloc.services.event_log import Heartbeat, TelemetryPoint
@@ -72,7 +76,7 @@ class Person:
 
 
 @asynccontextmanager
-async def opened(source: FakeSource, size: tuple[int, int] = SIZE, **options: bool) -> AsyncIterator[Person]:
+async def opened(source: ListedEntries, size: tuple[int, int] = SIZE, **options: bool) -> AsyncIterator[Person]:
     app = ConsoleApp(source, **options)
     async with app.run_test(size=size, notifications=True) as pilot:
         person = Person(pilot, app)
@@ -275,6 +279,27 @@ async def test_a_log_that_is_not_there_at_all_is_waited_for() -> None:
         await person.sees("no event log found: start `mloc up`")
         source.away = ""
         await person.sees("showing 7 of 7")
+
+
+async def test_an_archive_is_a_history_like_any_other_of_which_nothing_can_be_asked(source: FakeSource, tmp_path: Path) -> None:
+    # given the entries in a file
+    file = tmp_path / "log.jsonl.zst"
+    lines = b"\n".join(msgspec.json.encode([entry.id, msgspec.Raw(entry.payload)]) for entry in source.entries)
+    file.write_bytes(zstandard.compress(lines))
+    # then the console shows it, travels in it, and sends nothing
+    async with opened(open_archive(file)) as person:
+        await person.sees("■ archive log.jsonl.zst · 29 events", "✗ dead-letter")
+        await person.press("x", "comma")
+        shown = await person.sees("AS OF #")
+        assert "Cancel" not in shown
+
+
+def test_a_file_that_is_no_archive_is_refused_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "log.jsonl"
+    file.write_text("hello\n")
+    assert main(["--archive", str(file)]) == 2
+    assert f"{file} line 1 is no entry of a log" in capsys.readouterr().err
+    assert main(["--archive", str(tmp_path / "none")]) == 2
 
 
 async def test_the_mouse_chooses_a_row_opens_it_and_changes_screens(source: FakeSource) -> None:
