@@ -6,7 +6,10 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import cast
+
+from msgspec import structs
 
 from mloc.services.exit_codes import FAILED, MISCONFIGURED, UNAVAILABLE, USAGE
 from mloc.services.settings import Settings, SettingsError, load_settings, read_environment
@@ -73,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
 
     about = "Train, tune, infer on two workers, survive kills, verify."
     demo = commands.add_parser("demo", help="the main job once, on tiny models", description=about)
+    demo.add_argument("--dir", type=Path, metavar="FOLDER", help="a new folder for everything that it makes (default ./demo/<time>)")
+    demo.add_argument("--port", type=_port, metavar="N", help="of its API (default: a free one)")
     demo.set_defaults(go=_demo)
     return parser
 
@@ -99,10 +104,12 @@ def _doctor(parsed: argparse.Namespace) -> int:
     return doctor.run(load_settings(), as_json=parsed.json)
 
 
-def _demo(_parsed: argparse.Namespace) -> int:
+def _demo(parsed: argparse.Namespace) -> int:
+    from mloc.services.demo import course
+
     settings = load_settings()
-    _logs(settings, "demo", to_file=False)
-    return _module_run("mloc.services.demo")(settings)
+    _logs(structs.replace(settings, log_format="console", log_level="WARNING", notes=()), "demo", to_file=False)
+    return course.run(settings, parsed.dir, parsed.port)
 
 
 def _run_up(workers: int, fast: bool) -> int:
@@ -160,6 +167,13 @@ def _count(text: str) -> int:
     number = int(text)
     if not 0 <= number <= 256:
         raise argparse.ArgumentTypeError("a number from 0 to 256")
+    return number
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 65535:
+        raise argparse.ArgumentTypeError("a number from 1 to 65535")
     return number
 
 

@@ -48,7 +48,7 @@ class _Offer(Struct):
 
 
 def run(settings: Settings, as_json: bool = False) -> int:
-    findings = [*_machine(), *_task_types(), *asyncio.run(_event_log(settings)), *_folders(settings), *_api(settings)]
+    findings = [*_machine(), *task_types(), *asyncio.run(_event_log(settings)), *_folders(settings), *_api(settings)]
     print(msgspec.json.format(msgspec.json.encode(findings)).decode() if as_json else shown(findings, sys.stdout.isatty()))
     return FAILED if any(finding.status == "error" for finding in findings) else CLEAN
 
@@ -102,7 +102,7 @@ def _installed(distribution: str) -> bool:
     return True
 
 
-def _task_types() -> list[Finding]:
+def task_types() -> list[Finding]:
     """What a worker here would offer; asked of a process of its own, since executors know heavy libraries and this room must not."""
     asked = subprocess.run([sys.executable, "-m", "mloc.executors.registry", "--json"], capture_output=True, text=True, check=False)
     try:

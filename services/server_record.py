@@ -85,7 +85,7 @@ def process_start(pid: int) -> str:
     """When the kernel started this process, in the kernel's words; "" where it does not exist. A zombie does not count."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter where it ends between the open and the read
         return "" if Path("/proc/self").exists() or not _exists(pid) else "alive"
     return "" if fields[0] == "Z" else fields[19]
 

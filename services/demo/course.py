@@ -1,0 +1,149 @@
+"""The demo from start to end: its own MLOC, the main job, the kills, the proof, the clean stop.
+
+    mloc demo                  in ./demo/<time>
+    mloc demo --dir FOLDER     in a new folder of that name
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from mloc.core.language.errors import LanguageError
+from mloc.services import snapshots
+from mloc.services.demo import readiness
+from mloc.services.demo.failure import DemoFailed
+from mloc.services.demo.main_job import run_main_job
+from mloc.services.demo.own_system import WORKERS, OwnSystem
+from mloc.services.demo.screen import Screen
+from mloc.services.demo.survival import run_survival
+from mloc.services.event_log import LogError
+from mloc.services.exit_codes import CLEAN
+from mloc.services.intake.cli_session import Session, opened
+from mloc.services.server_address import NoServerError
+from mloc.services.settings import Settings
+from mloc.services.signals import stop_on_signals
+
+INTERRUPTED = 130
+PROVEN = ("scheduler", "aggregator")  # services that hold the cluster's state and write it down
+SNAPSHOT_PATIENCE_SEC = 15.0
+
+
+def run(settings: Settings, folder: Path | None = None, port: int | None = None) -> int:
+    """Gives the exit code: 0 only where everything was as it should be and nothing is left running."""
+    screen, began = Screen(), time.monotonic()
+    try:
+        system = _prepared(settings, folder or Path("demo") / time.strftime("%Y%m%d-%H%M%S"), port, screen)
+        if not asyncio.run(_run(system, screen)):
+            return INTERRUPTED
+    except DemoFailed as error:
+        for line in f"the demo failed: {error}".splitlines():
+            print(f"mloc demo: {line}", file=sys.stderr)
+        return error.code
+    _say_what_next(system, screen, time.monotonic() - began)
+    return CLEAN
+
+
+def _prepared(settings: Settings, folder: Path, port: int | None, screen: Screen) -> OwnSystem:
+    """Nothing is started yet. Raises DemoFailed for what would not go well."""
+    screen.say("MLOC demo: train a model, tune it, ask it on two workers, kill services under it, prove the state.", style="bold")
+    readiness.check_libraries()
+    port = readiness.free_port(port)
+    folder = readiness.make_folder(folder)
+    readiness.check_disk(folder, settings.min_free_disk)
+    return OwnSystem(folder, port)
+
+
+async def _run(system: OwnSystem, screen: Screen) -> bool:
+    """False where it was interrupted; whatever happens, everything is stopped on return. Raises DemoFailed."""
+    acts = asyncio.ensure_future(_all_acts(system, screen))
+
+    def interrupt(_: signal.Signals) -> None:
+        acts.cancel()
+
+    interrupted = stop_on_signals(interrupt, system.end_at_once)
+    try:
+        await acts
+    except asyncio.CancelledError:
+        if not interrupted.is_set():
+            raise
+    except (LogError, NoServerError, LanguageError, OSError) as error:
+        raise DemoFailed(str(error)) from error
+    finally:
+        screen.title("Stopping everything" + (" (ctrl-C again: at once)" if interrupted.is_set() else ""))
+        count = await system.stop()
+        screen.say(f"  all {count} processes that were started have ended")
+    return not interrupted.is_set()
+
+
+async def _all_acts(system: OwnSystem, screen: Screen) -> None:
+    screen.title(f"1  Start: event log, scheduler, aggregator, metrics, API and {WORKERS} workers, in {system.folder}")
+    began = time.monotonic()
+    record = await system.start()
+    screen.say(f"  up after {time.monotonic() - began:.1f} s: {len(record.services)} services and the event log; API {record.api}")
+    async with _following(system) as session:
+        screen.title("2  The main job: one pipeline in YAML (mloc-intake templates tiny_pipeline)")
+        await run_main_job(session, screen)
+        screen.title("3  Kills: a second pipeline of 24 parts, and kill -9 for the scheduler and for a worker in the middle of it")
+        await run_survival(session, system, screen)
+        screen.title("4  The proof: the state computed anew from the log, beside what the services hold")
+        await _until_snapshots(system, session)
+    await _verify(system, screen)
+    system.record()  # nothing has ended by itself
+
+
+@contextlib.asynccontextmanager
+async def _following(system: OwnSystem) -> AsyncIterator[Session]:
+    """A reader of the demo's log that keeps up with it."""
+    async with opened(system.settings) as session:
+        following = asyncio.create_task(session.observer.follow())
+        try:
+            await session.look_at_clock()
+            yield session
+        finally:
+            following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await following
+
+
+async def _until_snapshots(system: OwnSystem, session: Session) -> None:
+    """Until the services have written down their state at the log's end, so that the proof covers all of it. Raises DemoFailed."""
+    _, last = await session.log.ends()
+    folder = system.settings.state_dir / "snapshots"
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SNAPSHOT_PATIENCE_SEC):
+            while late := [name for name in PROVEN if (newest := snapshots.newest_good(folder, name)) is None or newest.header.id != last]:
+                await asyncio.sleep(0.1)
+            return
+    raise DemoFailed(f"{' and '.join(late)} wrote no snapshot of the log's last entry {last} in {folder}")
+
+
+async def _verify(system: OwnSystem, screen: Screen) -> None:
+    arguments = ("verify", "--require", ",".join(PROVEN))
+    screen.say(f"  $ mloc-replay {' '.join(arguments)}")
+    code, said = await system.run_command("mloc.replay.cli", *arguments)
+    for line in said.splitlines():
+        screen.say(f"  {line}")
+    if code != CLEAN:
+        raise DemoFailed(f"mloc-replay verify ended with exit code {code}: the services' state is not the one that the log gives")
+
+
+def _say_what_next(system: OwnSystem, screen: Screen, seconds: float) -> None:
+    folder = Path(os.path.relpath(system.folder))
+    program = "" if shutil.which("mloc") else f"{shlex.quote(str(Path(sys.executable).parent))}/"
+    screen.title(f"Done in {seconds:.0f} s. All of it is kept in {folder}: results, state, logs")
+    screen.say("  look at it again, with the same log:")
+    screen.say(f"    cd {shlex.quote(str(folder))} && {program}mloc up --workers 2")
+    screen.say("  and there, in a second terminal:")
+    screen.say(f"    {program}mloc-console                    every task and worker, live and at any earlier event")
+    screen.say(f"    {program}mloc-intake list                what ran; mloc-intake show, result, logs <task>")
+    screen.say(f"    {program}mloc-replay at -1m              the state a minute ago, from the log")
+    screen.say(f"    {program}mloc-intake submit --template inference_tiny --wait")
