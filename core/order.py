@@ -15,11 +15,11 @@ from mloc.core.events import Need
 from mloc.core.task import Task
 
 Ordered = TypeVar("Ordered", bound=tuple[Any, ...])
-Rank = tuple[int, int, str]  # (-priority, order of submission, task id)
+Rank = tuple[int, int, int, str]  # (-priority, order of submission, number of the shard, task id)
 
 
 def rank(task: Task) -> Rank:
-    return -task.priority, task.order, task.id
+    return -task.priority, task.order, task.shard[0] if task.shard else 0, task.id
 
 
 def ascending(heap: list[Ordered]) -> Iterator[Ordered]:
@@ -110,14 +110,14 @@ class ReadyQueues:
             need, walk = walks[number]
             if need in closed:
                 continue
-            if found[2] != previous and _is_current(found, tasks):
-                previous = found[2]  # a task that came back may stand twice, side by side
-                yield tasks[found[2]]
+            if found[3] != previous and _is_current(found, tasks):
+                previous = found[3]  # a task that came back may stand twice, side by side
+                yield tasks[found[3]]
             following = next(walk, None)
             if following is not None and need not in closed:
                 heapq.heappush(fronts, (following, number))
 
 
 def _is_current(found: Rank, tasks: Mapping[str, Task]) -> bool:
-    task = tasks.get(found[2])
+    task = tasks.get(found[3])
     return task is not None and task.phase == "ready" and task.priority == -found[0] and task.order == found[1]

@@ -43,6 +43,7 @@ def run(settings: Settings, folder: Path | None = None, port: int | None = None)
     try:
         system = _prepared(settings, folder or Path("demo") / time.strftime("%Y%m%d-%H%M%S"), port, screen)
         if not asyncio.run(_run(system, screen)):
+            screen.say(f"  interrupted; what it made is in {system.folder}")
             return INTERRUPTED
     except DemoFailed as error:
         for line in f"the demo failed: {error}".splitlines():

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+from mloc.core import log_ids
 from mloc.core.events import (
     AttemptFailed,
     AttemptLost,
@@ -22,6 +23,13 @@ from mloc.core.events import (
 )
 
 
+class Comeback(Struct, frozen=True):
+    """A service leads in this epoch, or a worker is there as this incarnation, since `at_ms`."""
+
+    number: int
+    at_ms: int
+
+
 class Evidence(Struct):
     """Counts by task of one job, and who led and registered since the log began."""
 
@@ -33,23 +41,22 @@ class Evidence(Struct):
     lost: Counter[str] = Counter()
     requeued: Counter[str] = Counter()
     published: Counter[str] = Counter()
-    elections: dict[str, list[int]] = {}  # service → epochs
-    registrations: dict[str, list[int]] = {}  # worker → incarnations
+    comebacks: dict[str, list[Comeback]] = {}  # by service: each time it began to lead; by worker: each time it registered
 
     @property
     def tried_again(self) -> list[str]:
         return [task for task, count in self.started.items() if count > 1]
 
 
-def gathered(events: Iterable[Event], job: str) -> Evidence:
-    """Of the whole log, what concerns this job."""
+def gathered(entries: Iterable[tuple[str, Event]], job: str) -> Evidence:
+    """Of the whole log's (id, event)s what concerns this job."""
     found = Evidence(started=Counter(), succeeded=Counter(), failed=Counter(), lost=Counter(), requeued=Counter(), published=Counter())
-    for event in events:
+    for id, event in entries:
         match event:
             case LeaderElected():
-                found.elections.setdefault(event.service, []).append(event.epoch)
+                found.comebacks.setdefault(event.service, []).append(Comeback(event.epoch, log_ids.time_ms(id)))
             case WorkerRegistered():
-                found.registrations.setdefault(event.worker, []).append(event.incarnation)
+                found.comebacks.setdefault(event.worker, []).append(Comeback(event.incarnation, log_ids.time_ms(id)))
             case TaskSubmitted() if _is_of(event.task, job):
                 found.submitted.append(event.task)
                 if event.children:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 
 import msgspec
 from rich.text import Text
@@ -45,7 +44,7 @@ async def run_survival(session: Session, system: OwnSystem, screen: Screen) -> N
     act = _KillingAct(watch, system, screen)
     await act.run()
     await watch.until_written()
-    found = gathered([event async for event in all_events(session.log)], watch.root)
+    found = gathered(await all_events(session.log), watch.root)
     items = await _items(session, next(part for part in watch.parts() if part.stage == "work"))
     act.check_came_back(found)
     if wrong := objections(found):
@@ -60,28 +59,28 @@ class _KillingAct:
         self._watch = watch
         self._system = system
         self._screen = screen
-        self._before: dict[str, int] = {}  # who was killed → its newest epoch or incarnation before
+        self._killed: dict[str, int] = {}  # who → when, by the server's clock in ms
         self._region = Region(None)
         self._said = (0, 0.0)
 
     async def run(self) -> None:
         with self._screen.region() as self._region:
             await self._watch.until(self._can_kill, self._look, TIMEOUT_SEC)
-            victim = next(part for part in self._shards() if part.phase == "running")
-            found = gathered([event async for event in all_events(self._watch.session.log)], self._watch.root)
-            self._before = {"scheduler": found.elections["scheduler"][-1], victim.worker: found.registrations[victim.worker][-1]}
-            await self._kill("scheduler", "")
-            await self._kill(victim.worker, f" while it runs {victim.id.rpartition('.')[2]}")
+            pids = {"scheduler": self._kill("scheduler")}
+            victim = max((part for part in self._shards() if part.phase == "running"), key=lambda part: part.started_ms)
+            pids[victim.worker] = self._kill(victim.worker, f" while it runs {victim.id.rpartition('.')[2]}")
+            for service, pid in pids.items():
+                self._screen.say(f"  {service} is started again, as {await self._system.until_restarted(service, pid)}")
             await self._watch.until_ended(self._look, TIMEOUT_SEC)
 
     def check_came_back(self, found: Evidence) -> None:
-        """By the log: the scheduler leads in a later epoch, the worker registered as a newer incarnation. Raises DemoFailed."""
-        now = {"scheduler": found.elections["scheduler"][-1]} | {worker: numbers[-1] for worker, numbers in found.registrations.items()}
-        for name, before in self._before.items():
-            if now[name] <= before:
+        """By the log: the scheduler leads again, the worker registered again. Raises DemoFailed."""
+        for name, killed_ms in self._killed.items():
+            after = [comeback for comeback in found.comebacks.get(name, []) if comeback.at_ms > killed_ms]
+            if not after:
                 raise DemoFailed(f"the log does not show that {name} came back after its kill")
-            what = "leads again, in epoch" if name == "scheduler" else "registered again, as incarnation"
-            self._screen.say(f"  {name} {what} {now[name]} (before the kill: {before})")
+            what = "decides again, in epoch" if name == "scheduler" else "is registered again, as incarnation"
+            self._screen.say(f"  {name:<14} {what} {after[0].number}, {(after[0].at_ms - killed_ms) / 1000:.1f} s after its kill")
 
     def _shards(self) -> list[Task]:
         return [part for part in self._watch.parts() if part.shard]
@@ -90,13 +89,12 @@ class _KillingAct:
         shards = self._shards()
         return sum(part.phase == "published" for part in shards) >= KILL_AFTER and any(part.phase == "running" for part in shards)
 
-    async def _kill(self, service: str, why: str) -> None:
+    def _kill(self, service: str, why: str = "") -> int:
+        """The pid that it had."""
+        self._killed[service] = self._watch.session.now_ms()
         pid = self._system.kill(service)
-        began = time.monotonic()
         self._screen.say(f"  kill -9 {pid}: {service}{why}", style="bold red" if self._screen.draws else "")
-        self._look()
-        started = await self._system.until_restarted(service, pid)
-        self._screen.say(f"  {service} is started again after {time.monotonic() - began:.1f} s, as {started}")
+        return pid
 
     def _look(self) -> None:
         shards = self._shards()
@@ -110,15 +108,17 @@ class _KillingAct:
             self._screen.change(f"{phases['published']}/{len(shards)} parts done" + (f"; {running}" if running else ""))
 
 
-async def all_events(log: EventLog) -> AsyncIterator[Event]:
-    """The whole log from its first entry. Raises LogError."""
+async def all_events(log: EventLog) -> list[tuple[str, Event]]:
+    """(id, event) of the whole log from its first entry. Raises LogError."""
     position = log_ids.START
+    found = []
     while entries := await log.read(position):
         position = entries[-1].id
         for entry in entries:
             event = codec.decode(entry.type, entry.payload)
             if isinstance(event, Event):
-                yield event
+                found.append((entry.id, event))
+    return found
 
 
 async def _items(session: Session, work: Task) -> list[Echoed]:
@@ -133,10 +133,9 @@ async def _items(session: Session, work: Task) -> list[Echoed]:
 
 
 def _show(found: Evidence, items: list[Echoed], watch: Watch, screen: Screen) -> None:
-    tasks, starts = len(found.submitted), found.started.total()
-    screen.say(f"  by the log     {tasks} tasks, {found.published.total()} results published, each exactly once")
     again = ", ".join(task.removeprefix(watch.root + ".") for task in found.tried_again) or "none"
-    screen.say(f"                 {starts} attempts started, {found.lost.total()} lost with their worker; run again: {again}")
+    screen.say(f"  by the log     {len(found.submitted)} tasks, {found.published.total()} results published, each exactly once")
+    screen.say(f"                 {found.started.total()} attempts started; cut off by the kill and run again: {again}")
     screen.say(f"  by the result  {len(items)} items, none missing, none twice, in order: {items[0].output} … {items[-1].output}")
     screen.say(f"  results        {result_folder(watch.session.results_dir, watch.root)}")
 

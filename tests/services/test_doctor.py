@@ -73,7 +73,7 @@ def test_too_little_room_is_an_error_with_what_to_do(tmp_path: Path) -> None:
 def test_the_json_report_is_a_list_of_findings_and_the_exit_code_tells_of_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(doctor, "_task_types", lambda: [])
+    monkeypatch.setattr(doctor, "task_types", lambda: [])
     settings = Settings(orchestrator_state_dir=str(tmp_path), results_dir=str(tmp_path), min_free_disk=0)
     assert doctor.run(settings, as_json=True) == 0
     areas = {finding["area"] for finding in json.loads(capsys.readouterr().out)}
