@@ -279,7 +279,7 @@ class WorkerRegistered(Event, frozen=True):
     slots: int = 1  # host tasks without a device at a time
     cost_per_hour: float = 0.0
     attempts: tuple[HeldAttempt, ...] = ()
-    version: str = ""
+    versions: dict[str, str] = {}  # of MLOC and the libraries that run its tasks
 
 
 class WorkerRetired(Event, frozen=True):

@@ -34,7 +34,7 @@ class Worker(Struct, frozen=True, omit_defaults=True, gc=False):
     engines: tuple[str, ...] = ()  # warm ones, the latest last
     registered_ms: int = 0
     since_ms: int = 0
-    version: str = ""
+    versions: dict[str, str] = {}
 
 
 class Attempt(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -56,7 +56,7 @@ def registered(before: Worker | None, event: WorkerRegistered, now_ms: int) -> W
     return Worker(
         id=event.worker, incarnation=event.incarnation, run_id=event.run_id, draining=before.draining if before else False,
         hardware=event.hardware, task_types=frozenset(event.task_types), tags=frozenset(event.tags), slots=event.slots,
-        cost_per_hour=event.cost_per_hour, registered_ms=now_ms, since_ms=now_ms, version=event.version,
+        cost_per_hour=event.cost_per_hour, registered_ms=now_ms, since_ms=now_ms, versions=event.versions,
     )  # fmt: skip
 
 

@@ -124,4 +124,4 @@ def _took_effect(cluster: Cluster, event: Event) -> bool:
 
 def _versions(cluster: Cluster, worker: str) -> dict[str, str]:
     known = cluster.workers.get(worker)
-    return {"mloc": known.version} if known is not None and known.version else {}
+    return known.versions if known is not None else {}

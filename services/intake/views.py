@@ -116,7 +116,7 @@ def worker_view(cluster: Cluster, worker: Worker, beat: tuple[int, Heartbeat] | 
         "running_count": len(held),
         "registered_at": iso(worker.registered_ms),
         "since": iso(worker.since_ms),
-        "version": worker.version,
+        "versions": worker.versions,
         "heartbeat": _heartbeat_view(beat, now_ms),
     }
 

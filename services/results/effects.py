@@ -117,7 +117,7 @@ def _order_of(cluster: Cluster, task: Task, children: list[Task]) -> Publish | M
     wishes = wishes_of(cluster.spec_of(task))
     worker = cluster.workers.get(task.worker)
     origin = Origin(
-        task.id, task.result_attempt, task.worker, task.result_id, {"mloc": worker.version} if worker is not None and worker.version else {},
+        task.id, task.result_attempt, task.worker, task.result_id, worker.versions if worker is not None else {},
         wishes.seed, wishes.declared,
     )  # fmt: skip
     folder = final_folder(task.id, is_shard=task.shard is not None)

@@ -26,6 +26,7 @@ from mloc.services.worker.host_process import ProcessLauncher
 from mloc.services.worker.input_resolution import InputResolver
 from mloc.services.worker.ledger import LedgerError
 from mloc.services.worker.ledger_file import open_ledger
+from mloc.services.worker.library_versions import library_versions
 
 OFFER_TIMEOUT_SEC = 60
 
@@ -89,7 +90,7 @@ def _plan(settings: Settings, environ: Mapping[str, str]) -> WorkerPlan:
         hardware=measure_hardware(environ), task_types=task_types, families={offer.task_type: offer.family for offer in offers if offer.family},
         tags=settings.worker_tags, slots=settings.worker_slots, cost_per_hour=settings.worker_cost_per_hour,
         heartbeat_interval_sec=settings.heartbeat_interval_sec, heartbeat_ttl_sec=settings.heartbeat_ttl_sec,
-        drain_sec=settings.worker_drain_sec, stop_grace_sec=settings.stop_grace_sec,
+        drain_sec=settings.worker_drain_sec, stop_grace_sec=settings.stop_grace_sec, versions=library_versions(),
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import math
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mloc.core.language.quantities import QuantityError, cores, size_bytes, written_bytes
@@ -52,6 +52,7 @@ def test_milli_cores_are_thousandths(count: int) -> None:
     assert cores(f"{count}m") == count / 1000
 
 
+@example(999 * 1024 + 512)
 @given(st.integers(0, 1 << 55))
 def test_a_size_that_is_written_is_near_what_it_says(size: int) -> None:
     assert size_bytes(written_bytes(size)) == pytest.approx(size, rel=0.01)
