@@ -46,7 +46,7 @@ def run(settings: Settings, folder: Path | None = None, port: int | None = None)
             screen.say(f"  interrupted; what it made is in {system.folder}")
             return INTERRUPTED
     except DemoFailed as error:
-        for line in f"the demo failed: {error}".splitlines():
+        for line in str(error).splitlines():
             print(f"mloc demo: {line}", file=sys.stderr)
         return error.code
     _say_what_next(system, screen, time.monotonic() - began)
@@ -58,9 +58,8 @@ def _prepared(settings: Settings, folder: Path, port: int | None, screen: Screen
     screen.say("MLOC demo: train a model, tune it, ask it on two workers, kill services under it, prove the state.", style="bold")
     readiness.check_libraries()
     port = readiness.free_port(port)
-    folder = readiness.make_folder(folder)
     readiness.check_disk(folder, settings.min_free_disk)
-    return OwnSystem(folder, port)
+    return OwnSystem(readiness.make_folder(folder), port)
 
 
 async def _run(system: OwnSystem, screen: Screen) -> bool:
@@ -90,6 +89,22 @@ async def _all_acts(system: OwnSystem, screen: Screen) -> None:
     began = time.monotonic()
     record = await system.start()
     screen.say(f"  up after {time.monotonic() - began:.1f} s: {len(record.services)} services and the event log; API {record.api}")
+    working = asyncio.ensure_future(_work(system, screen))
+    ending = asyncio.ensure_future(system.until_ended())
+    try:
+        await asyncio.wait([working, ending], return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+        else:
+            raise DemoFailed(f"`mloc up` ended by itself: {ending.result()}")
+    finally:
+        for one in (working, ending):
+            one.cancel()
+        await asyncio.gather(working, ending, return_exceptions=True)
+
+
+async def _work(system: OwnSystem, screen: Screen) -> None:
+    """What the demo shows. Raises DemoFailed."""
     async with _following(system) as session:
         screen.title("2  The main job: one pipeline in YAML (mloc-intake templates tiny_pipeline)")
         await run_main_job(session, screen)
@@ -98,7 +113,6 @@ async def _all_acts(system: OwnSystem, screen: Screen) -> None:
         screen.title("4  The proof: the state computed anew from the log, beside what the services hold")
         await _until_snapshots(system, session)
     await _verify(system, screen)
-    system.record()  # nothing has ended by itself
 
 
 @contextlib.asynccontextmanager

@@ -68,11 +68,17 @@ class OwnSystem:
         """What runs now. Raises DemoFailed where `mloc up` has ended."""
         record = read_up_record(self.settings.state_dir)
         if record is None:
-            raise DemoFailed(f"`mloc up` ended by itself: {self._last_words()}")
+            raise DemoFailed(f"`mloc up` does not run any more: {self._last_words()}")
         server = read_record(self.settings.state_dir)
         running = {"mloc up": record.pid, **record.services, **({"event log": server.pid} if server else {})}
         self._seen |= {pid: (name, started) for name, pid in running.items() if pid not in self._seen and (started := process_start(pid))}
         return record
+
+    async def until_ended(self) -> str:
+        """Until `mloc up` has ended; gives what it said last."""
+        assert self._child is not None
+        await self._child.wait()
+        return self._last_words()
 
     def kill(self, service: str) -> int:
         """kill -9; gives the pid that it had."""

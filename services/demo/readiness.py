@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import shlex
 import shutil
 import socket
 import sys
@@ -14,7 +15,20 @@ from mloc.services.demo.failure import DemoFailed
 from mloc.services.exit_codes import MISCONFIGURED
 
 NEEDED = ("sft", "lora_sft", "inference")
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def check_disk(folder: Path, least_bytes: int) -> None:
+    """Raises DemoFailed below what the embedded server asks for, where `folder` would be made."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < least_bytes:
+        raise DemoFailed(
+            f"only {free / 1024**3:.2f} GiB are free at {folder}, and the event log wants {least_bytes / 1024**3:.2f}: "
+            "make room, name a folder on another disk with --dir, or set MIN_FREE_DISK lower", MISCONFIGURED,
+        )  # fmt: skip
 
 
 def make_folder(folder: Path) -> Path:
@@ -26,16 +40,6 @@ def make_folder(folder: Path) -> Path:
     except OSError as error:
         raise DemoFailed(f"the folder {folder} cannot be made ({error.strerror}): name another one with --dir", MISCONFIGURED) from error
     return folder.resolve()
-
-
-def check_disk(folder: Path, least_bytes: int) -> None:
-    """Raises DemoFailed below what the embedded server asks for."""
-    free = shutil.disk_usage(folder).free
-    if free < least_bytes:
-        raise DemoFailed(
-            f"only {free / 1024**3:.2f} GiB are free at {folder}, and the event log wants {least_bytes / 1024**3:.2f}: "
-            "make room, name a folder on another disk with --dir, or set MIN_FREE_DISK lower", MISCONFIGURED,
-        )  # fmt: skip
 
 
 def free_port(wanted: int | None) -> int:
@@ -65,5 +69,5 @@ def check_libraries() -> None:
 def install_command() -> str:
     """What installs the training extra into this Python."""
     if (CHECKOUT / "pyproject.toml").is_file():
-        return f"cd {CHECKOUT} && {sys.executable} -m pip install -c constraints.txt -e '.[training]'"
+        return f"cd {shlex.quote(str(CHECKOUT))} && {shlex.quote(sys.executable)} -m pip install -c constraints.txt -e '.[training]'"
     return f"{sys.executable} -m pip install 'mloc[training]'"
