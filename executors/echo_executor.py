@@ -6,6 +6,7 @@ a host answers hundreds in one go, so only the parts of the spec that matter are
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -81,13 +82,14 @@ def run(task: RunTask, engine: None, context: Context) -> Iterator[Report]:
 
 
 def _sleep(behaviour: Echo, context: Context) -> Iterator[Report]:
-    steps = round(behaviour.sleep_sec / STEP_SEC)
+    steps = math.ceil(behaviour.sleep_sec / STEP_SEC)
     for step in range(1, steps + 1):
         if context.stopping() and not behaviour.ignore_stop:
             return
-        time.sleep(STEP_SEC)
+        time.sleep(min(STEP_SEC, max(0.0, behaviour.sleep_sec - (step - 1) * STEP_SEC)))
         if step % 20 == 0 or step == steps:
-            yield Progress(step=step, total_steps=steps, lines=(f"slept {step * STEP_SEC:.1f} of {behaviour.sleep_sec:g} s",))
+            slept = min(step * STEP_SEC, behaviour.sleep_sec)
+            yield Progress(step=step, total_steps=steps, lines=(f"slept {slept:.2g} of {behaviour.sleep_sec:g} s",))
 
 
 def _misbehave(behaviour: Echo, attempt: int) -> None:
