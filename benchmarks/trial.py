@@ -16,12 +16,32 @@ from typing import Any
 import msgspec
 from contestants import by_name, durability_of
 from contestants.contestant import Contestant, payloads
+from contestants.mloc_spine import MlocSpine
 from measuring import CpuMeter, percentile
 from world import World
+
+from mloc.core import codec
+from mloc.core.cluster import Cluster
+from mloc.core.fold import evolve
+from mloc.core.language.reading import read_tasks
+from mloc.services.garbage_collection import collect_seldom
 
 WARM_UP = 300
 PAUSE_SEC = 0.005
 KILL_TASKS, KILL_TASK_MS, KILL_AFTER_SEC, RESTART_AFTER_SEC = 500, 20, 4.0, 1.0
+
+YAML_TASK = """apiVersion: mloc/v1
+kind: Task
+metadata:
+  name: echo
+spec:
+  taskType: echo
+  data:
+    type: list
+    items:
+      - "%s"
+"""
+JSON_TASK = '{"apiVersion":"mloc/v1","kind":"Task","metadata":{"name":"echo"},"spec":{"taskType":"echo","data":{"type":"list","items":["%s"]}}}'
 
 Figures = dict[str, Any]
 
@@ -83,6 +103,47 @@ async def kill(contestant: Contestant, world: World, tasks: int, workers: int) -
     return {"all_done_sec": seconds, "ideal_sec": ideal, "late_sec": seconds - ideal, "foreign_cores": meter.foreign_cores()}
 
 
+async def reading(contestant: Contestant, world: World, tasks: int, workers: int) -> Figures:
+    """Task files of one task with a text of 1 KB, read and checked in a second, as YAML and as JSON."""
+    text = payloads(1, "file")[0]
+    sources = {
+        "yaml_per_sec": YAML_TASK % text,
+        "json_per_sec": JSON_TASK % text,
+    }
+    figures = {}
+    for name, source in sources.items():
+        read_tasks(source)
+        began = time.perf_counter()
+        for _ in range(tasks):
+            read_tasks(source)
+        figures[name] = tasks / (time.perf_counter() - began)
+    return figures
+
+
+async def fold(contestant: Contestant, world: World, tasks: int, workers: int) -> Figures:
+    """Events a second that a replay reads from the server and folds; without the reading; and in how many events a task results."""
+    assert isinstance(contestant, MlocSpine)
+    await contestant.start(workers)
+    await contestant.end_to_end(payloads(tasks, uuid.uuid4().hex[:8]))
+    for name in set(world.roots()) - {"server"}:
+        world.kill(name)
+    collect_seldom()
+    replayed, began = Cluster(), time.perf_counter()
+    entries = []
+    while batch := await contestant.log.read(replayed.position):
+        entries += batch
+        for entry in batch:
+            evolve(replayed, entry.id, codec.decode(entry.type, entry.payload))
+    from_server = time.perf_counter() - began
+    folded, began = Cluster(), time.perf_counter()
+    for entry in entries:
+        evolve(folded, entry.id, codec.decode(entry.type, entry.payload))
+    from_memory = time.perf_counter() - began
+    assert folded.digest() == replayed.digest()
+    count = len(entries)
+    return {"replayed_per_sec": count / from_server, "decoded_and_folded_per_sec": count / from_memory, "events_per_task": count / tasks}
+
+
 async def _in_own_loop(contestant: Contestant, world: World) -> None:
     """The client on a thread and loop of its own: some clients block, and the killing must not wait for them."""
     async with asyncio.timeout(150):
@@ -93,7 +154,7 @@ async def _in_own_loop(contestant: Contestant, world: World) -> None:
 
 
 FIGURES: dict[str, Callable[[Contestant, World, int, int], Awaitable[Figures]]] = {
-    "submissions": submissions, "end_to_end": end_to_end, "idle": idle, "kill": kill,
+    "submissions": submissions, "end_to_end": end_to_end, "idle": idle, "kill": kill, "reading": reading, "fold": fold,
 }  # fmt: skip
 
 

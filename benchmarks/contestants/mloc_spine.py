@@ -58,10 +58,10 @@ class MlocSpine(Contestant):
         self._results_read: set[str] = set()
 
     async def open(self) -> None:
-        self._log = RedisLog(self._world.url)
+        self.log = RedisLog(self._world.url)
         self._ids = TaskIds(time.time, secrets.randbelow)
         self._known = KnownTasks(Cluster(), self._results)
-        self._position = (await self._log.ends())[1]
+        self._position = (await self.log.ends())[1]
 
     async def start(self, workers: int, *, one_at_a_time: bool = False) -> None:
         for service in CORE_SERVICES:
@@ -95,11 +95,11 @@ class MlocSpine(Contestant):
 
     async def submit_one_by_one(self, payloads: Sequence[str]) -> None:
         for payload in payloads:
-            await self._log.submit(self._events(payload, 0))
+            await self.log.submit(self._events(payload, 0))
 
     async def submit_batches(self, payloads: Sequence[str]) -> None:
         for first in range(0, len(payloads), BATCH):
-            await self._log.submit_each([self._events(payload, 0) for payload in payloads[first : first + BATCH]])
+            await self.log.submit_each([self._events(payload, 0) for payload in payloads[first : first + BATCH]])
 
     async def end_to_end(self, payloads: Sequence[str], sleep_ms: int = 0) -> None:
         await self._echo([(payload, sleep_ms) for payload in payloads])
@@ -111,7 +111,7 @@ class MlocSpine(Contestant):
         """Submit and read at the same time."""
         reading = asyncio.create_task(self._until_published(len(tasks)))
         for first in range(0, len(tasks), BATCH):
-            await self._log.submit_each([self._events(*task) for task in tasks[first : first + BATCH]])
+            await self.log.submit_each([self._events(*task) for task in tasks[first : first + BATCH]])
         await reading
 
     def _events(self, payload: str, sleep_ms: int) -> Sequence[TaskSubmitted]:
@@ -139,7 +139,7 @@ class MlocSpine(Contestant):
             self._results_read.add(event.task)
 
     async def _read(self) -> list[Any]:
-        entries = await self._log.read(self._position, block_ms=1000)
+        entries = await self.log.read(self._position, block_ms=1000)
         if entries:
             self._position = entries[-1].id
         else:
@@ -154,7 +154,7 @@ class MlocSpine(Contestant):
         return {"trees_late_sec": round(time.monotonic() - began, 3), "trees": written}
 
     async def close(self) -> None:
-        await self._log.close()
+        await self.log.close()
         if TMPFS in self._results.parents:
             shutil.rmtree(self._results, ignore_errors=True)
 
