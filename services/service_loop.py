@@ -36,6 +36,7 @@ from mloc.services.event_log import (
 
 RENEW_SEC = 0.5
 GAP_SEC = 1.0  # a loop that stood still longer than this trusts no liveness from before
+CURSOR_SEC = 0.2  # the cursor that others see may stay behind for so long; an answer moves it at once
 IDLE_BLOCK_MS = 1000
 RETRY_SEC = 0.25
 
@@ -87,7 +88,7 @@ class ServiceLoop:
         self._stop = stop
         self._snapshots = snapshots
         self._say = structlog.get_logger().bind(service=decider.name)
-        self.wake = asyncio.Event()  # set by the end of an effect
+        self.wake = asyncio.Event()  # set by the end of an effect, of a read, and by a stop
         self.cluster = Cluster()
         self._last_payload = b""  # of the entry at the position
         self._known_sha256 = ""  # the same, where the position came from a snapshot
@@ -101,6 +102,14 @@ class ServiceLoop:
         self._read: asyncio.Task[list[Entry]] | None = None
 
     async def run(self) -> None:
+        stopping = asyncio.ensure_future(self._stop.wait())
+        stopping.add_done_callback(self._set_wake)
+        try:
+            await self._run()
+        finally:
+            stopping.cancel()
+
+    async def _run(self) -> None:
         self._load_snapshot()
         step = self._find_common_point  # a snapshot may be of another log
         while not self._stop.is_set():
@@ -150,7 +159,7 @@ class ServiceLoop:
 
     async def _decide_forever(self, lease: Lease) -> None:
         turned = self._clock.monotonic()
-        committed = self.cluster.position
+        committed, moved = self.cluster.position, turned
         while not self._stop.is_set():
             behind = log_ids.before(self.cluster.position, self._barrier)
             block = 0 if behind else self._decider.block_ms(self.cluster, self.now_ms())
@@ -165,9 +174,9 @@ class ServiceLoop:
                 continue
             await self._decider.before_deciding(self._log, self.now_ms())
             events = self._decider.decide(self.cluster, self.now_ms())
-            if events or self.cluster.position != committed:
+            if events or (self.cluster.position != committed and now - moved > CURSOR_SEC):
                 await self._commit(lease.epoch, events)
-                committed = self.cluster.position
+                committed, moved = self.cluster.position, now
             if self._snapshots is not None:
                 self._snapshots.offer(self.cluster, self._payload_sha256(), now=now, folded=self._folded)
 
@@ -199,22 +208,21 @@ class ServiceLoop:
         self._server_ms, self._server_at = max(server_ms, known), self._clock.monotonic()
 
     async def _next_entries(self, block_ms: int) -> list[Entry]:
-        """The next entries; a wake-up (the end of an effect) ends the wait without them."""
+        """The next entries; a wake-up (the end of an effect, a stop) ends the wait without them."""
         if self._read is None:
             self._read = asyncio.ensure_future(self._log.read(self.cluster.position, MAX_BATCH, block_ms))
+            if block_ms:
+                self._read.add_done_callback(self._set_wake)
         if block_ms and not self._read.done():
-            waking = asyncio.ensure_future(self.wake.wait())
-            stopping = asyncio.ensure_future(self._stop.wait())
-            try:
-                await asyncio.wait({self._read, waking, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                waking.cancel()
-                stopping.cancel()
+            await self.wake.wait()
             self.wake.clear()
             if not self._read.done():
                 return []
         read, self._read = self._read, None
         return await read
+
+    def _set_wake(self, _: object) -> None:
+        self.wake.set()
 
     def _drop_read(self) -> None:
         if self._read is not None:

@@ -27,6 +27,7 @@ from mloc.services.settings import Settings
 NAME = "metrics"
 BLOCK_MS = 400
 RENEW_SEC = 0.5
+PAUSE_SEC = 0.1  # who writes once a second need not wake for each event of an idle log
 WRITE_SEC = 1.0
 RETRY_SEC = 0.25
 STATE_FILE = "counts.msgpack"
@@ -83,6 +84,8 @@ class Projector:
             self._fold(entries)
             self._is_behind = len(entries) == MAX_BATCH
             await self._do_what_is_due(lease)
+            if entries and not self._is_behind:
+                await self._clock.sleep(PAUSE_SEC)
         await self._commit(lease)
         await self._log.release(NAME, lease.epoch)
 
