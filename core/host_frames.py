@@ -14,6 +14,7 @@ from msgspec import Struct
 from mloc.core.events import Error
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
+HEADER_BYTES = 4
 
 
 class RunTask(Struct, frozen=True, tag=True, omit_defaults=True, gc=False):
@@ -139,29 +140,47 @@ def encode_frames(frames: list[Any]) -> bytes:
     body = _encode(frames)
     if len(body) > MAX_FRAME_BYTES:
         raise FrameError(f"a block of {len(body)} bytes is larger than the {MAX_FRAME_BYTES} bytes that the pipe takes")
-    return len(body).to_bytes(4, "big") + body
+    return len(body).to_bytes(HEADER_BYTES, "big") + body
 
 
 class FrameReader:
-    """Cuts a byte stream into blocks of frames; feed it what was read, in any pieces."""
+    """Cuts a byte stream into blocks of frames; feed it what was read, in any pieces. A piece that holds whole blocks is not copied."""
 
     def __init__(self, *, from_host: bool) -> None:
-        self._buffer = bytearray()
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._wanted = HEADER_BYTES  # less than this cannot be a block
         self._decode = _decode_host if from_host else _decode_worker
 
     def feed(self, chunk: bytes) -> list[Any]:
         """All frames that are complete now. Raises FrameError on what is no frame."""
-        self._buffer += chunk
+        self._pieces.append(chunk)
+        self._size += len(chunk)
+        if self._size < self._wanted:
+            return []
+        received = memoryview(chunk if len(self._pieces) == 1 else b"".join(self._pieces))
         frames: list[Any] = []
-        while len(self._buffer) >= 4:
-            size = int.from_bytes(self._buffer[:4], "big")
-            if size > MAX_FRAME_BYTES:
-                raise FrameError(f"a block says that it has {size} bytes")
-            if len(self._buffer) < 4 + size:
+        begin = 0
+        while self._size - begin >= HEADER_BYTES:
+            end = begin + HEADER_BYTES + _block_size(received[begin : begin + HEADER_BYTES])
+            if end > self._size:
                 break
             try:
-                frames += self._decode(bytes(self._buffer[4 : 4 + size]))
+                frames += self._decode(received[begin + HEADER_BYTES : end])
             except msgspec.MsgspecError as error:
                 raise FrameError(str(error)) from error
-            del self._buffer[: 4 + size]
+            begin = end
+        self._keep(bytes(received[begin:]))
         return frames
+
+    def _keep(self, rest: bytes) -> None:
+        self._pieces = [rest] if rest else []
+        self._size = len(rest)
+        self._wanted = HEADER_BYTES + _block_size(rest[:HEADER_BYTES]) if len(rest) >= HEADER_BYTES else HEADER_BYTES
+
+
+def _block_size(header: bytes | memoryview) -> int:
+    size = int.from_bytes(header, "big")
+    if size > MAX_FRAME_BYTES:
+        raise FrameError(f"a block says that it has {size} bytes")
+    return size
