@@ -18,6 +18,7 @@ from redis.asyncio.connection import AbstractConnection
 from mloc.services.event_log import LogUnavailable
 
 WATCH_SEC = 0.5
+READ_BYTES = 256 * 1024  # of a reply at a time
 NOT_YET = object()
 
 Argument = bytes | str | int
@@ -31,7 +32,7 @@ class Awaited(NamedTuple):
     deadline: float  # of the running loop's clock
 
 
-class Link(asyncio.Protocol):
+class Link(asyncio.BufferedProtocol):
     """Any number of callers send at a time; a reply that does not come in time ends the connection."""
 
     def __init__(self, connection: AbstractConnection, reply_timeout_sec: float) -> None:
@@ -41,6 +42,7 @@ class Link(asyncio.Protocol):
         self._awaited: deque[Awaited] = deque()
         self._transport: asyncio.WriteTransport | None = None
         self._parser: Any = None
+        self._received = memoryview(bytearray(READ_BYTES))
         self._broken = ""
 
     async def open(self) -> None:
@@ -104,9 +106,13 @@ class Link(asyncio.Protocol):
 
     # --- called by the transport ---
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """One buffer for the life of the link, instead of a new one for each read."""
+        return self._received
+
+    def buffer_updated(self, nbytes: int) -> None:
         parser, awaited = self._parser, self._awaited
-        parser.feed(data)
+        parser.feed(self._received, 0, nbytes)
         try:
             while (reply := parser.gets()) is not NOT_YET:
                 if isinstance(reply, redis_errors.ConnectionError):  # the server loads its data, or has too many clients
