@@ -15,8 +15,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mloc.services.embedded_server import EmbeddedServer
 from mloc.services.parent_death import die_with_parent
+from mloc.services.server.embedded_server import EmbeddedServer
 
 ROOT = Path(__file__).resolve().parent.parent
 END_SEC = 5.0

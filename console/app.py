@@ -34,7 +34,7 @@ from mloc.core import log_ids, moment
 from mloc.core import task as tasks
 from mloc.core.cluster import Cluster
 from mloc.core.events import CancelRequested, Event, RetryRequested
-from mloc.services.event_log import LogError
+from mloc.services.log.event_log import LogError
 from mloc.services.settings import SettingsError, load_settings
 
 SHOW_EVERY_SEC = 0.1

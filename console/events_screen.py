@@ -17,7 +17,7 @@ from mloc.console.row_table import Cells, Column, RowTable
 from mloc.console.time_machine import SLICE, event_of
 from mloc.console.view import View
 from mloc.core import event_line, log_ids
-from mloc.services.event_log import Entry, LogError
+from mloc.services.log.event_log import Entry, LogError
 
 COLUMNS = (
     Column("#", 8, right=True, from_width=96), Column("Time", 12), Column("Event", 19), Column("Task or worker", 10, 2), Column("What", 16, 4)

@@ -11,8 +11,8 @@ from typing import cast
 from mloc.console.chronicle import Chronicle, compressed
 from mloc.console.sources import Source
 from mloc.core.cluster import Cluster
-from mloc.services.event_log import EventLog, Heartbeat, LogError
 from mloc.services.garbage_collection import collect_seldom
+from mloc.services.log.event_log import EventLog, Heartbeat, LogError
 from mloc.services.observer import Observed, Observer
 
 HEARTBEATS_EVERY_SEC = 1.0

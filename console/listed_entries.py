@@ -14,7 +14,7 @@ import zstandard
 from mloc.console.sources import RequestRefused
 from mloc.core import log_ids
 from mloc.core.events import Event
-from mloc.services.event_log import MAX_BATCH, Entry, Heartbeat, TelemetryPoint
+from mloc.services.log.event_log import MAX_BATCH, Entry, Heartbeat, TelemetryPoint
 
 
 class ArchiveError(Exception):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from mloc.console.sources import RequestRefused
 from mloc.core.events import Event
-from mloc.services.event_log import MAX_BATCH, Entry, EventLog, Heartbeat, LogUnavailable, ServerChanged, TelemetryPoint
+from mloc.services.log.event_log import MAX_BATCH, Entry, EventLog, Heartbeat, LogUnavailable, ServerChanged, TelemetryPoint
 from mloc.services.settings import Settings
-from mloc.services.up_record import read_up_record
+from mloc.services.up.record import read_up_record
 
 PATIENCE_SEC = 1.0
 CLOCK_EVERY_SEC = 30.0
@@ -98,8 +98,8 @@ class LiveLog:
         return self._asking
 
     def _open(self) -> EventLog:
-        from mloc.services.connection import open_log  # Redis' client takes as long to import as all the rest: after the first paint
-        from mloc.services.server_address import NoServerError
+        from mloc.services.log.connection import open_log  # Redis' client takes as long to import as all the rest: after the first paint
+        from mloc.services.server.address import NoServerError
 
         try:
             return open_log(self._settings, "console", patience_sec=PATIENCE_SEC)

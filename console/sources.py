@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from mloc.core.events import Event
-from mloc.services.event_log import MAX_BATCH, Entry, Heartbeat, TelemetryPoint
+from mloc.services.log.event_log import MAX_BATCH, Entry, Heartbeat, TelemetryPoint
 
 
 class RequestRefused(Exception):

@@ -11,7 +11,7 @@ from mloc.core import event_line
 from mloc.core.events import Event, TaskSubmitted
 from mloc.core.moment import AtTime
 from mloc.core.task import FINAL, Task
-from mloc.services.event_log import LogError
+from mloc.services.log.event_log import LogError
 from mloc.services.observer import Observed
 
 AT_ONCE = 1024  # entries read before others may run

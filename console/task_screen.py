@@ -18,7 +18,7 @@ from mloc.console.view import View
 from mloc.core import log_ids
 from mloc.core.events import AttemptSucceeded, ResultPublished
 from mloc.core.task import ENDED, FINAL, Task
-from mloc.services.event_log import LogError, TelemetryPoint
+from mloc.services.log.event_log import LogError, TelemetryPoint
 
 PANES = ("Overview", "History", "Spec", "Log", "Result")
 TELEMETRY_EVERY_SEC = 0.3

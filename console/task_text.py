@@ -17,7 +17,7 @@ from mloc.console.view import View
 from mloc.core import event_line, explain, log_ids
 from mloc.core.events import Event
 from mloc.core.task import FINAL, Task
-from mloc.services.event_log import TelemetryPoint
+from mloc.services.log.event_log import TelemetryPoint
 
 CURVE_HEIGHT = 5
 MOST_CHILDREN = 24

@@ -11,8 +11,8 @@ from mloc.core import codec, log_ids
 from mloc.core.cluster import Cluster
 from mloc.core.codec import CodecError, UnknownEvent
 from mloc.core.fold import evolve
-from mloc.services.event_log import Entry
 from mloc.services.garbage_collection import loading
+from mloc.services.log.event_log import Entry
 
 SLICE = 256  # events folded before others may run
 AT_HAND = 24  # states kept in memory; they share the tasks, and cost some 200 bytes each

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from mloc.core.cluster import Cluster
-from mloc.services.event_log import Heartbeat
+from mloc.services.log.event_log import Heartbeat
 
 
 class View(NamedTuple):

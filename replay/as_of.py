@@ -14,7 +14,7 @@ from mloc.core.task import Task
 from mloc.core.worker import Worker
 from mloc.replay.entries import entries
 from mloc.replay.rebuild import OnProgress, Rebuilt, rebuild
-from mloc.services.event_log import Entry, EventLog
+from mloc.services.log.event_log import Entry, EventLog
 
 
 class TaskUnknown(Exception):

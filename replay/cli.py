@@ -21,9 +21,9 @@ from mloc.replay.as_of import TaskUnknown, as_of, history, task_at, task_whole
 from mloc.replay.progress import progress
 from mloc.replay.rebuild import LogDamaged, OnProgress, rebuild
 from mloc.replay.verify import verify
-from mloc.services.connection import open_log
-from mloc.services.event_log import EventLog, LogError
-from mloc.services.server_address import NoServerError
+from mloc.services.log.connection import open_log
+from mloc.services.log.event_log import EventLog, LogError
+from mloc.services.server.address import NoServerError
 from mloc.services.settings import Settings, SettingsError, load_settings
 
 AGO = re.compile(r"-\d[\d.]*(ms|s|m|h|d)")

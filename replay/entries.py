@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from mloc.core import log_ids
-from mloc.services.event_log import Entry, EventLog
+from mloc.services.log.event_log import Entry, EventLog
 
 BATCH = 1000
 

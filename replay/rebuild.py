@@ -12,7 +12,7 @@ from mloc.core.cluster import Cluster
 from mloc.core.fold import evolve
 from mloc.core.moment import AtOrdinal, Moment
 from mloc.replay.entries import entries
-from mloc.services.event_log import Entry, EventLog
+from mloc.services.log.event_log import Entry, EventLog
 
 OnProgress = Callable[[int, str], None]  # (entries folded, id of the last one)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mloc.replay.verify import Claim
-from mloc.services import snapshots
+from mloc.services.log import snapshots
 from mloc.services.settings import Settings
 
 FOLDER = "snapshots"

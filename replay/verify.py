@@ -12,7 +12,7 @@ from mloc.core import log_ids
 from mloc.core.cluster import Cluster, from_bytes
 from mloc.replay.entries import entries
 from mloc.replay.rebuild import LogDamaged, OnProgress, Rebuilt, collector_off
-from mloc.services.event_log import Entry, EventLog
+from mloc.services.log.event_log import Entry, EventLog
 
 MOST_DIFFERENCES = 5  # shown
 

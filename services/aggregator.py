@@ -14,8 +14,8 @@ from mloc.core.cluster import Cluster
 from mloc.core.codec import UnknownEvent
 from mloc.core.events import AttemptSucceeded, Event, ResultPublished, TaskCancelled, TaskDeadLettered, TaskSharded, TaskSubmitted, TaskTimedOut
 from mloc.services.clock import Clock, SystemClock
-from mloc.services.connection import open_log
-from mloc.services.event_log import Entry, EventLog
+from mloc.services.log.connection import open_log
+from mloc.services.log.event_log import Entry, EventLog
 from mloc.services.results.effects import Effects
 from mloc.services.results.tree_cursor import TreeCursor, cursor_path
 from mloc.services.results.tree_fold import matters

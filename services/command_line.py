@@ -113,14 +113,14 @@ def _demo(parsed: argparse.Namespace) -> int:
 
 
 def _run_up(workers: int, fast: bool) -> int:
-    from mloc.services import up
+    from mloc.services.up import supervision
 
     environ = read_environment()
-    settings = load_settings({**up.ONE_MACHINE_DEFAULTS, **environ})
+    settings = load_settings({**supervision.ONE_MACHINE_DEFAULTS, **environ})
     if fast:
-        settings = up.with_fast_durability(settings)
+        settings = supervision.with_fast_durability(settings)
     _logs(settings, "up")
-    return up.run(settings, environ, workers)
+    return supervision.run(settings, environ, workers)
 
 
 def _run_service(name: str) -> int:
@@ -141,8 +141,8 @@ def _logs(settings: Settings, service: str, to_file: bool = True) -> None:
 
 def _clear_failure(error: Exception) -> int | None:
     """The exit code for what a person can cause and mend; None for a mistake of ours, which deserves its traceback."""
-    from mloc.services.server_address import NoServerError
-    from mloc.services.server_failures import EmbeddedServerError
+    from mloc.services.server.address import NoServerError
+    from mloc.services.server.failures import EmbeddedServerError
 
     match error:
         case NoServerError():

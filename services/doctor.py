@@ -18,11 +18,11 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from mloc.services.exit_codes import CLEAN, FAILED
-from mloc.services.server_address import NoServerError, check_reachable, shown_url
-from mloc.services.server_binary import ServerBinaryError, server_binary, server_version
-from mloc.services.server_record import find_server
+from mloc.services.server.address import NoServerError, check_reachable, shown_url
+from mloc.services.server.binary import ServerBinaryError, server_binary, server_version
+from mloc.services.server.record import find_server
 from mloc.services.settings import Settings, SettingsError, api_address
-from mloc.services.up_record import read_up_record
+from mloc.services.up.record import read_up_record
 
 MARKS = {"ok": ("✓", 32), "lacks": ("–", 90), "warning": ("!", 33), "error": ("✗", 31)}
 LEAST_SERVER = (7, 0)

@@ -23,7 +23,7 @@ from mloc.core.codec import CodecError, UnknownEvent
 from mloc.core.events import Event
 from mloc.core.fold import evolve
 from mloc.services.clock import Clock, SystemClock
-from mloc.services.event_log import MAX_BATCH, Entry, EventLog, LogUnavailable, ServerChanged
+from mloc.services.log.event_log import MAX_BATCH, Entry, EventLog, LogUnavailable, ServerChanged
 from mloc.services.service_loop import SnapshotKeeper
 
 IDLE_BLOCK_MS = 1000

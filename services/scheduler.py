@@ -10,7 +10,7 @@ from mloc.core.codec import UnknownEvent
 from mloc.core.events import Event, WorkerRegistered
 from mloc.core.scheduling import Limits
 from mloc.services.clock import SystemClock
-from mloc.services.event_log import Entry, EventLog
+from mloc.services.log.event_log import Entry, EventLog
 from mloc.services.service_loop import IDLE_BLOCK_MS, ServiceLoop
 from mloc.services.service_run import holder, run_service, snapshots_of
 from mloc.services.settings import Settings

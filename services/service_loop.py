@@ -21,7 +21,7 @@ from mloc.core.cluster import Cluster
 from mloc.core.events import Event
 from mloc.core.fold import evolve
 from mloc.services.clock import Clock
-from mloc.services.event_log import (
+from mloc.services.log.event_log import (
     MAX_BATCH,
     AlreadyCommitted,
     Entry,

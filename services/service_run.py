@@ -14,12 +14,12 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from mloc.services.cluster_snapshots import ClusterSnapshots
-from mloc.services.connection import open_log
-from mloc.services.event_log import EventLog
 from mloc.services.exit_codes import CLEAN, MISCONFIGURED
 from mloc.services.garbage_collection import collect_seldom
-from mloc.services.server_address import NoServerError, check_reachable, event_log_url
+from mloc.services.log.cluster_snapshots import ClusterSnapshots
+from mloc.services.log.connection import open_log
+from mloc.services.log.event_log import EventLog
+from mloc.services.server.address import NoServerError, check_reachable, event_log_url
 from mloc.services.service_loop import UpgradeNeeded
 from mloc.services.settings import Settings
 from mloc.services.signals import stop_on_signals

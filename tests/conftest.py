@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 import structlog
 
-from mloc.services.memory_server import MemoryServer
-from mloc.services.redis_log import RedisLog
+from mloc.services.log.memory_server import MemoryServer
+from mloc.services.log.redis_log import RedisLog
 from tests.log_server import LogServer
 
 _TYPINGS = str(Path(__file__).parents[1] / "typings")

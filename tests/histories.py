@@ -28,7 +28,7 @@ from mloc.core.events import (
     WorkerRegistered,
 )  # fmt: skip
 from mloc.core.fold import evolve
-from mloc.services.event_log import Entry
+from mloc.services.log.event_log import Entry
 
 START_MS = 1_700_000_000_000  # 2023-11-14 22:13:20 UTC
 Outcome = Callable[[str, int], Error | dict[str, Any] | None]  # (task, attempt) → error, result, or None to run on

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from mloc.services.server_binary import server_binary
+from mloc.services.server.binary import server_binary
 
 DEADLINE_SEC = 20
 

@@ -34,8 +34,8 @@ from mloc.services.command_line import SERVICES
 from mloc.services.intake.known_tasks import KnownTasks
 from mloc.services.intake.submission import ModelDefaults, submission_of
 from mloc.services.intake.task_ids import TaskIds
-from mloc.services.redis_log import RedisLog
-from mloc.services.up import CORE_SERVICES, ONE_MACHINE_DEFAULTS
+from mloc.services.log.redis_log import RedisLog
+from mloc.services.up.supervision import CORE_SERVICES, ONE_MACHINE_DEFAULTS
 
 BATCH = 256
 TREES_SEC = 60.0

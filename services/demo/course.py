@@ -18,17 +18,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from mloc.core.language.errors import LanguageError
-from mloc.services import snapshots
 from mloc.services.demo import readiness
 from mloc.services.demo.failure import DemoFailed
 from mloc.services.demo.main_job import run_main_job
 from mloc.services.demo.own_system import WORKERS, OwnSystem
 from mloc.services.demo.screen import Screen
 from mloc.services.demo.survival import run_survival
-from mloc.services.event_log import LogError
 from mloc.services.exit_codes import CLEAN
 from mloc.services.intake.cli_session import Session, opened
-from mloc.services.server_address import NoServerError
+from mloc.services.log import snapshots
+from mloc.services.log.event_log import LogError
+from mloc.services.server.address import NoServerError
 from mloc.services.settings import Settings
 from mloc.services.signals import stop_on_signals
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from mloc.services.demo.failure import DemoFailed
 from mloc.services.exit_codes import FAILED
 from mloc.services.parent_death import die_with_parent
-from mloc.services.server_record import process_start, read_record
+from mloc.services.server.record import process_start, read_record
 from mloc.services.setting_variables import variables
 from mloc.services.settings import Settings, load_settings, read_environment
-from mloc.services.up import MLOC, ONE_MACHINE_DEFAULTS
-from mloc.services.up_record import UpRecord, read_up_record
+from mloc.services.up.record import UpRecord, read_up_record
+from mloc.services.up.supervision import MLOC, ONE_MACHINE_DEFAULTS
 
 WORKERS = 2
 START_PATIENCE_SEC = 90.0

@@ -12,7 +12,6 @@ from msgspec import Struct
 from mloc.core.task import FINAL, Task
 from mloc.services.clock import SystemClock
 from mloc.services.demo.failure import DemoFailed
-from mloc.services.event_log import LogError
 from mloc.services.intake.cli_session import Session
 from mloc.services.intake.cli_submit import read_file
 from mloc.services.intake.known_tasks import KnownTasks
@@ -20,6 +19,7 @@ from mloc.services.intake.submission import ModelDefaults, submission_of
 from mloc.services.intake.submitter import Submitter
 from mloc.services.intake.task_file import read_template
 from mloc.services.intake.task_requests import words
+from mloc.services.log.event_log import LogError
 from mloc.services.results.folders import is_tree_complete
 
 REDRAW_SEC = 0.2

@@ -10,12 +10,12 @@ from aiohttp import web
 
 from mloc.core.language.errors import LanguageError
 from mloc.core.language.yaml_source import decode_text, load_documents
-from mloc.services.event_log import BacklogFull, KeyConflict, LogUnavailable
 from mloc.services.intake.api_state import state_of
 from mloc.services.intake.published_results import UnsafePath
 from mloc.services.intake.request_body import MAX_BODY_BYTES
 from mloc.services.intake.responses import ApiError, language_error
 from mloc.services.intake.task_query import QueryError
+from mloc.services.log.event_log import BacklogFull, KeyConflict, LogUnavailable
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

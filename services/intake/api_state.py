@@ -11,12 +11,12 @@ from aiohttp import web
 from mloc.core.cluster import Cluster
 from mloc.core.task import Task
 from mloc.services.clock import SystemClock
-from mloc.services.event_log import EventLog
 from mloc.services.intake.heartbeats import Heartbeats
 from mloc.services.intake.responses import not_found
 from mloc.services.intake.submission import ModelDefaults
 from mloc.services.intake.submitter import Submitter
 from mloc.services.intake.task_ids import TaskIds
+from mloc.services.log.event_log import EventLog
 from mloc.services.observer import Observer
 from mloc.services.settings import Settings
 

@@ -11,7 +11,6 @@ from typing import cast
 from msgspec import structs
 
 from mloc.core.language.errors import LanguageError, render
-from mloc.services.event_log import BacklogFull, KeyConflict, LogUnavailable
 from mloc.services.intake import cli_exit_codes as codes
 from mloc.services.intake import cli_submit, cli_tasks
 from mloc.services.intake.cli_output import print_json, say
@@ -19,7 +18,8 @@ from mloc.services.intake.cli_session import UnknownTask
 from mloc.services.intake.published_results import UnsafePath
 from mloc.services.intake.task_file import TaskFileError
 from mloc.services.intake.task_query import MAX_PAGE_SIZE, SORTS, QueryError
-from mloc.services.server_address import NoServerError
+from mloc.services.log.event_log import BacklogFull, KeyConflict, LogUnavailable
+from mloc.services.server.address import NoServerError
 from mloc.services.service_logs import configure_logs
 from mloc.services.settings import Settings, SettingsError, load_settings
 

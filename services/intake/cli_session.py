@@ -13,13 +13,13 @@ from pathlib import Path
 from mloc.core.cluster import Cluster
 from mloc.core.language.errors import did_you_mean
 from mloc.core.task import Task
-from mloc.services.connection import open_log
-from mloc.services.event_log import EventLog
 from mloc.services.intake.task_ids import TaskIds
+from mloc.services.log.connection import open_log
+from mloc.services.log.event_log import EventLog
 from mloc.services.observer import Observer
 from mloc.services.service_run import snapshots_of
 from mloc.services.settings import Settings
-from mloc.services.up_record import read_up_record
+from mloc.services.up.record import read_up_record
 
 PATIENCE_SEC = 3.0
 

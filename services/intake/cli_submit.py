@@ -19,7 +19,6 @@ from mloc.core.language.plan import Plan
 from mloc.core.language.reading import read_tasks
 from mloc.core.language.yaml_source import decode_text
 from mloc.services.clock import SystemClock
-from mloc.services.event_log import BacklogFull, KeyConflict, LogUnavailable
 from mloc.services.intake import cli_exit_codes as codes
 from mloc.services.intake.cli_output import print_json, say
 from mloc.services.intake.cli_session import Session, opened
@@ -31,6 +30,7 @@ from mloc.services.intake.submitter import Submitter
 from mloc.services.intake.task_file import TaskFile, TaskFileError, read_named, read_template
 from mloc.services.intake.task_ids import slug
 from mloc.services.intake.views import accepted_view
+from mloc.services.log.event_log import BacklogFull, KeyConflict, LogUnavailable
 from mloc.services.settings import Settings
 
 LOOK_AT_WORKERS_SEC = 1.0  # a long log is not folded just to warn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mloc.services.event_log import EventLog, Heartbeat
+from mloc.services.log.event_log import EventLog, Heartbeat
 
 WINDOW_MS = 10 * 60 * 1000  # heartbeats older than this are trimmed anyway
 FRESH_MS = 500

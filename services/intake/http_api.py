@@ -13,14 +13,14 @@ import sys
 import structlog
 from aiohttp import web
 
-from mloc.services.connection import open_log
-from mloc.services.event_log import EventLog, LogUnavailable
 from mloc.services.exit_codes import CLEAN, MISCONFIGURED
 from mloc.services.garbage_collection import collect_seldom, loading
 from mloc.services.intake import routes_health, routes_results, routes_submit, routes_tasks, routes_workers
 from mloc.services.intake.api_guard import one_error_shape, token_required
 from mloc.services.intake.api_state import STATE, ApiState
 from mloc.services.intake.request_body import MAX_BODY_BYTES
+from mloc.services.log.connection import open_log
+from mloc.services.log.event_log import EventLog, LogUnavailable
 from mloc.services.observer import Observer
 from mloc.services.service_run import snapshots_of
 from mloc.services.settings import Settings, api_address

@@ -8,7 +8,7 @@ from pathlib import Path
 from mloc.core import codec
 from mloc.core.events import AttemptSucceeded, ResultPublished
 from mloc.core.task import Task
-from mloc.services.event_log import EventLog
+from mloc.services.log.event_log import EventLog
 from mloc.services.results.folders import RESULT_FILE, final_folder, is_tree_complete
 
 

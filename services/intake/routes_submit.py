@@ -16,7 +16,6 @@ from mloc.core.explain import explain_need
 from mloc.core.language.errors import LanguageError
 from mloc.core.language.plan import Plan
 from mloc.core.language.reading import read_tasks
-from mloc.services.event_log import Submitted
 from mloc.services.intake.api_guard import reading_error
 from mloc.services.intake.api_state import READ_OWN_WRITES_SEC, ApiState, state_of
 from mloc.services.intake.known_tasks import KnownTasks
@@ -25,6 +24,7 @@ from mloc.services.intake.request_body import task_text
 from mloc.services.intake.responses import ApiError, json_response
 from mloc.services.intake.submission import Submission, submission_of, unoffered_types
 from mloc.services.intake.views import accepted_view, repeated_view
+from mloc.services.log.event_log import Submitted
 
 LARGE_BODY_BYTES = 32 * 1024  # reading more than this off the loop keeps other requests going
 LONGEST_KEY = 200

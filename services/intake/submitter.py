@@ -8,8 +8,8 @@ from typing import NamedTuple, TypeVar
 
 from mloc.core.events import Event
 from mloc.services.clock import Clock
-from mloc.services.event_log import BacklogFull, EventLog, KeyConflict, LogUnavailable, Submitted
 from mloc.services.intake.submission import Submission
+from mloc.services.log.event_log import BacklogFull, EventLog, KeyConflict, LogUnavailable, Submitted
 
 MAX_TOGETHER = 256  # submissions in one round trip
 PATIENCE_SEC = 5.0

@@ -9,8 +9,8 @@ import msgspec
 
 from mloc.core import log_ids
 from mloc.core.task import FINAL, Task
-from mloc.services.event_log import Entry, EventLog
 from mloc.services.intake.views import iso
+from mloc.services.log.event_log import Entry, EventLog
 
 AFTER_END_MS = 60_000  # stops and late reports that follow a task's end
 

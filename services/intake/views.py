@@ -11,7 +11,7 @@ from mloc.core.cluster import Cluster
 from mloc.core.events import TaskSubmitted
 from mloc.core.task import FINAL, STATUS, Task
 from mloc.core.worker import Worker
-from mloc.services.event_log import Heartbeat
+from mloc.services.log.event_log import Heartbeat
 
 
 def task_view(cluster: Cluster, task: Task) -> dict[str, Any]:

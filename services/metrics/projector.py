@@ -15,7 +15,18 @@ import structlog
 
 from mloc.core import codec, log_ids
 from mloc.services.clock import Clock, SystemClock
-from mloc.services.event_log import MAX_BATCH, AlreadyCommitted, Entry, EventLog, Fenced, Lease, LeaseHeld, LogError, LogUnavailable, ServerChanged
+from mloc.services.log.event_log import (
+    MAX_BATCH,
+    AlreadyCommitted,
+    Entry,
+    EventLog,
+    Fenced,
+    Lease,
+    LeaseHeld,
+    LogError,
+    LogUnavailable,
+    ServerChanged,
+)
 from mloc.services.metrics.counts import FORMAT, Counts
 from mloc.services.metrics.event_lines import EventLines
 from mloc.services.metrics.exposition import Surroundings, as_json, as_prometheus

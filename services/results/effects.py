@@ -13,7 +13,7 @@ from mloc.core.cluster import Cluster
 from mloc.core.events import AttemptSucceeded, ResultPublished
 from mloc.core.task import Task
 from mloc.services.clock import Clock
-from mloc.services.event_log import EventLog, LogError
+from mloc.services.log.event_log import EventLog, LogError
 from mloc.services.results.folders import final_folder
 from mloc.services.results.manifest import Origin
 from mloc.services.results.merging import Merge, Merged, Part

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from mloc.core import log_ids
-from mloc.services.event_log import TelemetryPoint
+from mloc.services.log.event_log import TelemetryPoint
 
 PAGE = 500
 

@@ -17,7 +17,7 @@ import structlog
 from mloc.core import codec, log_ids
 from mloc.core.events import AttemptSucceeded, Event
 from mloc.services.clock import Clock
-from mloc.services.event_log import MAX_BATCH, EventLog, LogError, ServerChanged, TelemetryPoint
+from mloc.services.log.event_log import MAX_BATCH, EventLog, LogError, ServerChanged, TelemetryPoint
 from mloc.services.results.manifest import Origin
 from mloc.services.results.orders import Failed
 from mloc.services.results.telemetry_files import PAGE, telemetry_files

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from mloc.core.events import Hardware, WorkerRegistered, WorkerRetired
 from mloc.services.clock import Clock
-from mloc.services.event_log import EventLog, IncarnationLost, LogError, LogUnavailable, ServerChanged, WorkerRefused
+from mloc.services.log.event_log import EventLog, IncarnationLost, LogError, LogUnavailable, ServerChanged, WorkerRefused
 from mloc.services.worker.device_table import DeviceTable
 from mloc.services.worker.hardware import Usage
 from mloc.services.worker.host_link import HostLauncher

@@ -14,7 +14,7 @@ import structlog
 
 from mloc.core.answers import Dispatch
 from mloc.core.events import AttemptStopRequested, TaskDispatched
-from mloc.services.event_log import MAX_BATCH, InboxEntry
+from mloc.services.log.event_log import MAX_BATCH, InboxEntry
 from mloc.services.worker.attempt import Attempt, AttemptKey
 from mloc.services.worker.device_table import DeviceTable
 

@@ -15,7 +15,7 @@ from mloc.core.host_frames import RunTask
 from mloc.core.language.errors import LanguageError
 from mloc.core.language.resolution import has_references, resolve_encoded
 from mloc.services.clock import Clock
-from mloc.services.event_log import EventLog, LogUnavailable, ServerChanged
+from mloc.services.log.event_log import EventLog, LogUnavailable, ServerChanged
 from mloc.services.results.folders import final_folder
 from mloc.services.worker.attempt import Attempt
 from mloc.services.worker.scrubbing import secrets_worth_hiding

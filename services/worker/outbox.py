@@ -17,7 +17,7 @@ from msgspec import Raw
 from mloc.core import codec
 from mloc.core.events import AttemptReport, AttemptSucceeded, Event, HeldAttempt
 from mloc.services.clock import Clock
-from mloc.services.event_log import MAX_BATCH, EventLog, LogUnavailable, Report
+from mloc.services.log.event_log import MAX_BATCH, EventLog, LogUnavailable, Report
 from mloc.services.worker.ledger import Ledger, ReportKept
 
 MAX_BATCH_BYTES = 1024 * 1024

@@ -14,10 +14,10 @@ import structlog
 from msgspec import Struct
 
 from mloc.services.clock import SystemClock
-from mloc.services.event_log import WorkerRefused
 from mloc.services.exit_codes import CLEAN, MISCONFIGURED
-from mloc.services.redis_log import RedisLog
-from mloc.services.server_address import event_log_url
+from mloc.services.log.event_log import WorkerRefused
+from mloc.services.log.redis_log import RedisLog
+from mloc.services.server.address import event_log_url
 from mloc.services.settings import Settings, allowed_variables, read_environment
 from mloc.services.signals import stop_on_signals
 from mloc.services.worker.agent import Agent, WorkerPlan

@@ -13,7 +13,7 @@ import structlog
 
 from mloc.core.events import AttemptStarted
 from mloc.services.clock import Clock
-from mloc.services.event_log import MAX_BATCH, EventLog, Heartbeat, IncarnationLost, LogUnavailable, ServerChanged
+from mloc.services.log.event_log import MAX_BATCH, EventLog, Heartbeat, IncarnationLost, LogUnavailable, ServerChanged
 from mloc.services.worker.attempt import Attempt, AttemptKey
 from mloc.services.worker.device_table import DeviceTable
 from mloc.services.worker.hardware import Usage

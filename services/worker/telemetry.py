@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from mloc.core.host_frames import Telemetry
 from mloc.services.clock import Clock
-from mloc.services.event_log import EventLog, LogError, TelemetryPoint
+from mloc.services.log.event_log import EventLog, LogError, TelemetryPoint
 from mloc.services.worker.attempt import AttemptKey
 from mloc.services.worker.scrubbing import scrub_text
 

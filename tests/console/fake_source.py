@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mloc.console.listed_entries import ListedEntries
 from mloc.core.events import Event
-from mloc.services.event_log import MAX_BATCH, Entry, LogUnavailable
+from mloc.services.log.event_log import MAX_BATCH, Entry, LogUnavailable
 from tests.histories import History
 
 

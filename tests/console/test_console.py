@@ -17,7 +17,7 @@ from mloc.console.app import ConsoleApp, main
 from mloc.console.listed_entries import ListedEntries, open_archive
 from mloc.console.row_table import RowTable
 from mloc.core.events import CancelRequested, Error, RetryRequested
-from mloc.services.event_log import Heartbeat, TelemetryPoint
+from mloc.services.log.event_log import Heartbeat, TelemetryPoint
 from tests.console.fake_source import FakeSource
 from tests.histories import History
 

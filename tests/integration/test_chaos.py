@@ -19,11 +19,11 @@ from mloc.core import codec, log_ids
 from mloc.core.cluster import Cluster
 from mloc.core.events import AttemptStarted, ResultPublished, TaskDispatched, TaskSubmitted
 from mloc.core.fold import evolve
-from mloc.services import snapshots
-from mloc.services.event_log import Entry
-from mloc.services.redis_log import RedisLog
+from mloc.services.log import snapshots
+from mloc.services.log.event_log import Entry
+from mloc.services.log.redis_log import RedisLog
 from mloc.services.results.folders import is_tree_complete
-from mloc.services.server_record import find_server
+from mloc.services.server.record import find_server
 from tests.integration.whole_cell import WholeCell, echo_task
 
 TASKS = 1000

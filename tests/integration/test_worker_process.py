@@ -18,8 +18,8 @@ from msgspec import Raw
 from mloc.core import codec
 from mloc.core.answers import Answer, Dispatch
 from mloc.core.events import AttemptStopRequested, TaskDispatched, WorkerLost
-from mloc.services.event_log import Lease, LogUnavailable
-from mloc.services.redis_log import RedisLog
+from mloc.services.log.event_log import Lease, LogUnavailable
+from mloc.services.log.redis_log import RedisLog
 from tests.log_server import LogServer
 
 DEADLINE_SEC = 30

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mloc.services.server_record import read_record
-from mloc.services.up_record import read_up_record
+from mloc.services.server.record import read_record
+from mloc.services.up.record import read_up_record
 
 START_SEC = 60.0
 

@@ -12,7 +12,7 @@ import redis
 
 from mloc.core.events import Error
 from mloc.replay import cli
-from mloc.services.cluster_snapshots import ClusterSnapshots
+from mloc.services.log.cluster_snapshots import ClusterSnapshots
 from tests.histories import History
 
 

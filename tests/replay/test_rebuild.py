@@ -10,7 +10,7 @@ from mloc.replay import shown
 from mloc.replay.as_of import TaskUnknown, as_of, history, task_at, task_whole
 from mloc.replay.rebuild import LogDamaged, rebuild
 from mloc.replay.verify import Claim, verify
-from mloc.services.event_log import Entry
+from mloc.services.log.event_log import Entry
 from tests.histories import History, HistoryLog
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from mloc.services.event_log import EventLog
+from mloc.services.log.event_log import EventLog
 from tests.log_server import LogServer
-from tests.services.log_worlds import MemoryWorld, RedisWorld, World
+from tests.services.log.log_worlds import MemoryWorld, RedisWorld, World
 
 REDIS_SERVER = shutil.which("redis-server")  # the oldest server that MLOC supports is tested where it is installed
 WORLDS = ["memory", "valkey", *(["redis"] if REDIS_SERVER else [])]

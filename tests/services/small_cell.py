@@ -31,9 +31,9 @@ from mloc.core.scheduling import Limits
 from mloc.core.task import Task
 from mloc.services.aggregator import Aggregator
 from mloc.services.clock import SystemClock
-from mloc.services.event_log import EventLog, Report
-from mloc.services.memory_log import MemoryLog
-from mloc.services.memory_server import MemoryServer
+from mloc.services.log.event_log import EventLog, Report
+from mloc.services.log.memory_log import MemoryLog
+from mloc.services.log.memory_server import MemoryServer
 from mloc.services.results.effects import Effects
 from mloc.services.results.tree_cursor import TreeCursor, cursor_path
 from mloc.services.results.tree_projection import TreeProjection

@@ -12,7 +12,7 @@ import pytest
 
 from mloc.core.answers import Dispatch
 from mloc.core.events import CancelRequested, Error, RetryRequested, TaskDispatched, TaskSubmitted
-from mloc.services.event_log import TelemetryPoint
+from mloc.services.log.event_log import TelemetryPoint
 from mloc.services.results.folders import attempt_folder, is_tree_complete, sealed
 from mloc.services.results.orders import Failed, Order, Reply
 from mloc.services.results.writer_link import InlineWriter, WriterProcess

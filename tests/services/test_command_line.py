@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mloc.services import command_line
-from mloc.services.server_address import NoServerError
+from mloc.services.server.address import NoServerError
 
 
 def mloc(tmp_path: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:

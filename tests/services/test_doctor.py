@@ -13,8 +13,8 @@ import redis
 
 from mloc.services import doctor
 from mloc.services.doctor import Finding, shown
-from mloc.services.server_binary import server_binary
-from mloc.services.server_record import answers
+from mloc.services.server.binary import server_binary
+from mloc.services.server.record import answers
 from mloc.services.settings import Settings
 
 

@@ -8,9 +8,9 @@ from mloc.core import codec
 from mloc.core.cluster import Cluster
 from mloc.core.events import Need, TaskSubmitted
 from mloc.core.fold import evolve
-from mloc.services.event_log import LogUnavailable
-from mloc.services.memory_log import MemoryLog
-from mloc.services.memory_server import MemoryServer
+from mloc.services.log.event_log import LogUnavailable
+from mloc.services.log.memory_log import MemoryLog
+from mloc.services.log.memory_server import MemoryServer
 from mloc.services.observer import Observed, Observer
 
 NEED = Need("echo", light=True)

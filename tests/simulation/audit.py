@@ -22,8 +22,8 @@ from mloc.core.events import (
 )
 from mloc.core.fold import evolve
 from mloc.core.task import FINAL
-from mloc.services.event_log import Entry
-from mloc.services.memory_records import Writer
+from mloc.services.log.event_log import Entry
+from mloc.services.log.memory_records import Writer
 
 MOST_ENTRIES = 5000  # of a history of a few dozen tasks
 

@@ -6,9 +6,9 @@ import asyncio
 from random import Random
 from typing import Any
 
-from mloc.services.event_log import Entry, InboxEntry, LogUnavailable
-from mloc.services.memory_log import MemoryLog
-from mloc.services.memory_server import MemoryServer
+from mloc.services.log.event_log import Entry, InboxEntry, LogUnavailable
+from mloc.services.log.memory_log import MemoryLog
+from mloc.services.log.memory_server import MemoryServer
 
 
 class Chances:

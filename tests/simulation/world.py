@@ -30,8 +30,8 @@ from mloc.core.events import (
 )
 from mloc.core.scheduling import Limits
 from mloc.core.task import FINAL
-from mloc.services.event_log import LogError, WorkerRefused
-from mloc.services.memory_server import MemoryServer
+from mloc.services.log.event_log import LogError, WorkerRefused
+from mloc.services.log.memory_server import MemoryServer
 from mloc.services.scheduler import Scheduler
 from mloc.services.service_loop import ServiceLoop
 from mloc.services.worker.agent import Agent, WorkerPlan

@@ -25,8 +25,8 @@ from mloc.core.events import (
     WorkerRegistered,
 )
 from mloc.services.intake.http_api import build_app
-from mloc.services.memory_log import MemoryLog
-from mloc.services.memory_server import MemoryServer
+from mloc.services.log.memory_log import MemoryLog
+from mloc.services.log.memory_server import MemoryServer
 from mloc.services.observer import Observer
 from mloc.services.settings import Settings
 

@@ -25,7 +25,7 @@ from mloc.core.events import (
     WorkerRegistered,
 )
 from mloc.services.intake.cli import main
-from mloc.services.log_limits import MAX_SUBMISSION
+from mloc.services.log.limits import MAX_SUBMISSION
 from tests.services.intake.conftest import ECHO
 
 WORKER = {"worker": "w", "incarnation": 1}

@@ -8,9 +8,9 @@ import pytest
 from mloc.core.cluster import Cluster
 from mloc.core.events import TaskDispatched, WorkerLost
 from mloc.core.worker import Worker
-from mloc.services.event_log import Heartbeat, TelemetryPoint
 from mloc.services.intake.views import worker_view
-from mloc.services.memory_log import MemoryLog
+from mloc.services.log.event_log import Heartbeat, TelemetryPoint
+from mloc.services.log.memory_log import MemoryLog
 from tests.services.intake.conftest import ECHO, Api
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from mloc.services.intake import submitter
 from mloc.services.intake.request_body import MAX_BODY_BYTES
-from mloc.services.memory_log import MemoryLog
+from mloc.services.log.memory_log import MemoryLog
 from tests.services.intake.conftest import ECHO, serving
 
 SPEC = {"taskType": "echo", "data": {"prompts": ["a/b\t\u00e9"]}}

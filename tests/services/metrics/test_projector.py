@@ -15,7 +15,7 @@ import pytest
 from mloc.core import codec, log_ids
 from mloc.core.events import Error, Event, RetryRequested
 from mloc.services.clock import SystemClock
-from mloc.services.memory_log import MemoryLog
+from mloc.services.log.memory_log import MemoryLog
 from mloc.services.metrics.counts import STATES, Counts
 from mloc.services.metrics.event_lines import EventLines
 from mloc.services.metrics.exposition import Surroundings, as_prometheus

@@ -12,8 +12,8 @@ from worker_world import World, dispatch, stop, succeeded
 from mloc.core.answers import Answer
 from mloc.core.events import AttemptFailed, AttemptRecalled, Error
 from mloc.core.host_frames import CheckpointDone, EngineLoaded, Failed, HostReady, RowsDone, RunTask, Stopped
-from mloc.services.memory_log import MemoryLog
-from mloc.services.memory_server import MemoryServer
+from mloc.services.log.memory_log import MemoryLog
+from mloc.services.log.memory_server import MemoryServer
 
 
 def in_memory() -> Any:

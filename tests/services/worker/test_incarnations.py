@@ -11,9 +11,9 @@ from worker_world import World, dispatch, stop, succeeded
 from mloc.core.answers import Answer
 from mloc.core.events import HeldAttempt, WorkerLost
 from mloc.core.host_frames import EngineLoaded
-from mloc.services.event_log import ServerChanged, WorkerRefused
-from mloc.services.memory_log import MemoryLog
-from mloc.services.memory_server import MemoryServer
+from mloc.services.log.event_log import ServerChanged, WorkerRefused
+from mloc.services.log.memory_log import MemoryLog
+from mloc.services.log.memory_server import MemoryServer
 
 
 class Place(World):

@@ -12,9 +12,9 @@ from msgspec import Raw
 from mloc.core.answers import Dispatch, InputRef
 from mloc.core.events import AttemptSucceeded, ResultPublished
 from mloc.services.clock import SystemClock
-from mloc.services.event_log import Report
-from mloc.services.memory_log import MemoryLog
-from mloc.services.memory_server import MemoryServer
+from mloc.services.log.event_log import Report
+from mloc.services.log.memory_log import MemoryLog
+from mloc.services.log.memory_server import MemoryServer
 from mloc.services.worker.attempt import Attempt
 from mloc.services.worker.input_resolution import InputResolver, ResolutionError
 from mloc.services.worker.scrubbing import scrub_bytes, scrub_text, secrets_worth_hiding

@@ -10,8 +10,8 @@ from worker_world import FaultyLog, MemoryStore
 from mloc.core import codec
 from mloc.core.events import AttemptStopped, EngineReady, HeldAttempt
 from mloc.services.clock import SystemClock
-from mloc.services.memory_log import MemoryLog
-from mloc.services.memory_server import MemoryServer
+from mloc.services.log.memory_log import MemoryLog
+from mloc.services.log.memory_server import MemoryServer
 from mloc.services.worker.ledger import Ledger
 from mloc.services.worker.outbox import Outbox
 

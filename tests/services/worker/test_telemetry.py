@@ -3,7 +3,7 @@
 from typing import Any
 
 from mloc.core.host_frames import Telemetry
-from mloc.services.event_log import LogUnavailable, TelemetryPoint
+from mloc.services.log.event_log import LogUnavailable, TelemetryPoint
 from mloc.services.worker.telemetry import LINE_LIMIT, POINTS_A_BATCH, POINTS_A_TASK, TelemetryBuffer
 
 

@@ -15,7 +15,7 @@ from mloc.core.answers import Answer, Dispatch
 from mloc.core.events import AttemptStopRequested, Event, Hardware, TaskDispatched, WorkerRegistered
 from mloc.core.host_frames import Quit, RunTask, StopTask, Succeeded
 from mloc.services.clock import SystemClock
-from mloc.services.event_log import EventLog, Lease, LogUnavailable
+from mloc.services.log.event_log import EventLog, Lease, LogUnavailable
 from mloc.services.worker.agent import Agent, WorkerPlan
 from mloc.services.worker.hardware import Usage
 from mloc.services.worker.host_link import HostExit, HostPlan, HostWatch

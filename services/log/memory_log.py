@@ -14,9 +14,8 @@ import msgspec
 from mloc.core import codec, log_ids
 from mloc.core.answers import Answer
 from mloc.core.events import AttemptStarted, Event, WorkerRegistered, WorkerRetired
-from mloc.services import log_limits as limits
-from mloc.services import log_refusals as refusals
-from mloc.services.event_log import (
+from mloc.services.log import limits, refusals
+from mloc.services.log.event_log import (
     MAX_BATCH,
     Entry,
     Fenced,
@@ -29,8 +28,8 @@ from mloc.services.event_log import (
     Submitted,
     TelemetryPoint,
 )
-from mloc.services.memory_records import Encoded, EncodedAnswer
-from mloc.services.memory_server import MemoryServer
+from mloc.services.log.memory_records import Encoded, EncodedAnswer
+from mloc.services.log.memory_server import MemoryServer
 
 Moment = Literal["request", "reply"]
 Wait = Callable[[Moment, str], Awaitable[None]]

@@ -15,7 +15,7 @@ import hiredis
 import redis.exceptions as redis_errors
 from redis.asyncio.connection import AbstractConnection
 
-from mloc.services.event_log import LogUnavailable
+from mloc.services.log.event_log import LogUnavailable
 
 WATCH_SEC = 0.5
 READ_BYTES = 256 * 1024  # of a reply at a time

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from mloc.core.events import EngineReady, WorkerRetired
-from mloc.services.event_log import AlreadyCommitted, Entry, EventLog, Heartbeat, InboxEntry, Lease, LogError, Report, Submitted
-from tests.services.log_worlds import MemoryWorld, RedisWorld, World, cancelled, dispatch, everything, lost, recall, registered, started, stop
-from tests.services.log_worlds import submitted as task_submitted
-from tests.services.log_worlds import succeeded as report_of
+from mloc.services.log.event_log import AlreadyCommitted, Entry, EventLog, Heartbeat, InboxEntry, Lease, LogError, Report, Submitted
+from tests.services.log.log_worlds import MemoryWorld, RedisWorld, World, cancelled, dispatch, everything, lost, recall, registered, started, stop
+from tests.services.log.log_worlds import submitted as task_submitted
+from tests.services.log.log_worlds import succeeded as report_of
 
 WORKERS, NONCES, KEYS, BODIES, HOLDERS = ("w",) * 6 + ("v",), ("n1",) * 4 + ("n2",), ("", "", "k1", "k2"), ("b1", "b2"), ("one", "two")
 CALLS = {

@@ -9,9 +9,9 @@ import pytest
 
 from mloc.core.cluster import Cluster
 from mloc.core.events import TaskSubmitted
-from mloc.services import snapshots
-from mloc.services.cluster_snapshots import ClusterSnapshots
-from mloc.services.snapshots import SnapshotError
+from mloc.services.log import snapshots
+from mloc.services.log.cluster_snapshots import ClusterSnapshots
+from mloc.services.log.snapshots import SnapshotError
 from tests.core.history import ECHO, History
 
 

@@ -21,10 +21,10 @@ from mloc.core.events import (
     WorkerLost,
     WorkerRegistered,
 )
-from mloc.services.event_log import Entry, EventLog, Lease, Report
-from mloc.services.memory_log import MemoryLog
-from mloc.services.memory_server import MemoryServer
-from mloc.services.redis_log import RedisLog
+from mloc.services.log.event_log import Entry, EventLog, Lease, Report
+from mloc.services.log.memory_log import MemoryLog
+from mloc.services.log.memory_server import MemoryServer
+from mloc.services.log.redis_log import RedisLog
 
 
 class World(Protocol):

@@ -14,18 +14,19 @@ from pathlib import Path
 import pytest
 import redis
 
-from mloc.services.server_record import find_server, read_record
-from mloc.services.up import CORE_SERVICES
-from mloc.services.up_record import UpRecord, read_up_record
+from mloc.services.server.record import find_server, read_record
+from mloc.services.up.record import UpRecord, read_up_record
+from mloc.services.up.supervision import CORE_SERVICES
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 STUB = Path(__file__).with_name("stub_services.py")
 DEADLINE_SEC = 30
 PROGRAM = """
 import sys
-from mloc.services import child_services, command_line, up
+from mloc.services import command_line
+from mloc.services.up import child_services, supervision
 child_services.SETTLED_AFTER_SEC = {settled_sec}
-up.MLOC = (sys.executable, {stub!r})
+supervision.MLOC = (sys.executable, {stub!r})
 sys.exit(command_line.main({arguments!r}))
 """
 

@@ -17,16 +17,16 @@ from pathlib import Path
 import structlog
 from msgspec import structs
 
-from mloc.services.child_services import ChildService, Launch, ServiceFailedError, prefix_of
-from mloc.services.embedded_server import EmbeddedServer
 from mloc.services.exit_codes import CLEAN, FAILED, MISCONFIGURED, UNAVAILABLE
-from mloc.services.server_address import NoServerError, check_reachable
-from mloc.services.server_failures import EmbeddedServerError
-from mloc.services.server_record import process_start
+from mloc.services.server.address import NoServerError, check_reachable
+from mloc.services.server.embedded_server import EmbeddedServer
+from mloc.services.server.failures import EmbeddedServerError
+from mloc.services.server.record import process_start
 from mloc.services.settings import Settings, SettingsError, api_address
 from mloc.services.signals import stop_on_signals
-from mloc.services.up_readiness import answers_health, last_event, until_registered
-from mloc.services.up_record import UpRecord, forget_up_record, write_up_record
+from mloc.services.up.child_services import ChildService, Launch, ServiceFailedError, prefix_of
+from mloc.services.up.readiness import answers_health, last_event, until_registered
+from mloc.services.up.record import UpRecord, forget_up_record, write_up_record
 
 CORE_SERVICES = ("scheduler", "aggregator", "metrics", "intake-api")
 STOPPED_FIRST = ("worker", "intake-api")

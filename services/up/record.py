@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from mloc.services.server_record import process_start
+from mloc.services.server.record import process_start
 
 RECORD = "up.json"
 

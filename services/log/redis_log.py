@@ -20,10 +20,9 @@ import redis.exceptions as redis_errors
 from mloc.core import codec, log_ids
 from mloc.core.answers import Answer
 from mloc.core.events import AttemptStarted, Event, LeaderElected, LogStarted, ServerRestarted, WorkerRegistered, WorkerRetired
-from mloc.services import log_limits as limits
-from mloc.services import log_refusals as refusals
-from mloc.services import redis_replies as replies
-from mloc.services.event_log import (
+from mloc.services.log import limits, refusals
+from mloc.services.log import redis_replies as replies
+from mloc.services.log.event_log import (
     MAX_BATCH,
     AlreadyCommitted,
     Entry,
@@ -35,10 +34,10 @@ from mloc.services.event_log import (
     Submitted,
     TelemetryPoint,
 )
-from mloc.services.redis_connection import Connections
-from mloc.services.redis_link import Argument, Command, Link
-from mloc.services.redis_scripts import SCRIPTS
-from mloc.services.redis_submissions import Submission, SubmissionAnswer, SubmissionCall, call_of, calls_of
+from mloc.services.log.redis_connection import Connections
+from mloc.services.log.redis_link import Argument, Command, Link
+from mloc.services.log.redis_scripts import SCRIPTS
+from mloc.services.log.redis_submissions import Submission, SubmissionAnswer, SubmissionCall, call_of, calls_of
 
 _encode = msgspec.json.Encoder().encode
 _decode_heartbeat = msgspec.json.Decoder(Heartbeat).decode

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from redis.exceptions import RedisError
 
-from mloc.services.event_log import EventLog
-from mloc.services.redis_log import RedisLog
-from mloc.services.server_address import NoServerError, event_log_url, shown_url
+from mloc.services.log.event_log import EventLog
+from mloc.services.log.redis_log import RedisLog
+from mloc.services.server.address import NoServerError, event_log_url, shown_url
 from mloc.services.settings import Settings
 
 

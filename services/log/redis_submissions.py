@@ -10,11 +10,10 @@ from redis.exceptions import RedisError
 
 from mloc.core import codec
 from mloc.core.events import Event
-from mloc.services import log_limits as limits
-from mloc.services import log_refusals as refusals
-from mloc.services import redis_replies as replies
-from mloc.services.event_log import MAX_BATCH, LogError, Submitted
-from mloc.services.redis_link import Argument
+from mloc.services.log import limits, refusals
+from mloc.services.log import redis_replies as replies
+from mloc.services.log.event_log import MAX_BATCH, LogError, Submitted
+from mloc.services.log.redis_link import Argument
 
 MAX_CALL_BYTES = 1024 * 1024  # a script holds up all others for as long as it runs
 

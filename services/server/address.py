@@ -8,7 +8,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError
 
-from mloc.services.server_record import find_server
+from mloc.services.server.record import find_server
 from mloc.services.settings import Settings
 
 

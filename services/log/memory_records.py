@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from mloc.core import log_ids
-from mloc.services.event_log import InboxEntry
+from mloc.services.log.event_log import InboxEntry
 
 Protection = Literal["epoch", "commit number", "check in start", "lost answer"]  # what a mutant of the log can be made without
 Id = tuple[int, int]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mloc.services.event_log import BacklogFull, Fenced, IncarnationLost, KeyConflict, LeaseHeld, ServerChanged, WorkerRefused
+from mloc.services.log.event_log import BacklogFull, Fenced, IncarnationLost, KeyConflict, LeaseHeld, ServerChanged, WorkerRefused
 
 
 def key_conflict(key: str) -> KeyConflict:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from mloc.core.events import EngineReady, WorkerRetired
-from mloc.services.event_log import (
+from mloc.services.log.event_log import (
     EventLog,
     Heartbeat,
     InboxEntry,
@@ -16,7 +16,7 @@ from mloc.services.event_log import (
     TelemetryPoint,
     WorkerRefused,
 )
-from tests.services.log_worlds import (
+from tests.services.log.log_worlds import (
     Leader,
     World,
     dispatch,

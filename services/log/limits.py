@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from mloc.core.answers import Answer, is_delivered, is_recall, revokes
 from mloc.core.events import AttemptReport, AttemptStarted, Event, TaskSubmitted
-from mloc.services.event_log import MAX_BATCH, Report
+from mloc.services.log.event_log import MAX_BATCH, Report
 
 LEASE_MS = 2000
 GROUPS = ("scheduler", "aggregator", "metrics", "archiver", "readmodel")  # cursors of the control log

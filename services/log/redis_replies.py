@@ -7,7 +7,7 @@ from typing import Any
 import redis.exceptions as redis_errors
 
 from mloc.core.codec import EVENT_TYPES
-from mloc.services.event_log import Entry, InboxEntry, LogError, LogUnavailable
+from mloc.services.log.event_log import Entry, InboxEntry, LogError, LogUnavailable
 
 _BUSY = ("BUSY ", "LOADING", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN")  # states that pass
 _TYPES = {tag.encode(): tag for tag in EVENT_TYPES}  # one string for each type, not one for each entry

@@ -16,7 +16,7 @@ NAMES = ("submit", "submit_each", "lease", "renew", "commit", "register", "retir
 
 
 def _load(name: str) -> Script:
-    folder = files("mloc.services") / "scripts"
+    folder = files("mloc.services.log") / "scripts"
     text = (folder / "prelude.lua").read_bytes() + b"\n" + (folder / f"{name}.lua").read_bytes()
     return Script(text, hashlib.sha1(text).hexdigest())
 

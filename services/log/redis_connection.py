@@ -21,9 +21,9 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from mloc.services.event_log import LogUnavailable
-from mloc.services.redis_link import BROKEN, Link
-from mloc.services.server_address import shown_url
+from mloc.services.log.event_log import LogUnavailable
+from mloc.services.log.redis_link import BROKEN, Link
+from mloc.services.server.address import shown_url
 
 SHORTEST_PAUSE_SEC, LONGEST_PAUSE_SEC = 0.05, 1.0
 IDLE_LINKS = 8

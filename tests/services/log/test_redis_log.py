@@ -11,10 +11,10 @@ import pytest_asyncio
 import redis
 
 from mloc.core.events import ServerRestarted
-from mloc.services.event_log import EventLog, Heartbeat, IncarnationLost, LogUnavailable, ServerChanged, Submitted
-from mloc.services.redis_log import RedisLog
+from mloc.services.log.event_log import EventLog, Heartbeat, IncarnationLost, LogUnavailable, ServerChanged, Submitted
+from mloc.services.log.redis_log import RedisLog
 from tests.log_server import LogServer
-from tests.services.log_worlds import cancelled, dispatch, events, everything, leading, registered, started, submitted, succeeded, types
+from tests.services.log.log_worlds import cancelled, dispatch, events, everything, leading, registered, started, submitted, succeeded, types
 
 DEADLINE_SEC = 20
 

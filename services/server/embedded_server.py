@@ -17,11 +17,11 @@ from pathlib import Path
 
 import structlog
 
-from mloc.services import server_record
 from mloc.services.parent_death import die_with_parent
-from mloc.services.server_binary import ServerBinaryError, server_binary
-from mloc.services.server_failures import EmbeddedServerError, explain_exit
-from mloc.services.server_record import ServerRecord, StateFolderLocked
+from mloc.services.server import record as server_record
+from mloc.services.server.binary import ServerBinaryError, server_binary
+from mloc.services.server.failures import EmbeddedServerError, explain_exit
+from mloc.services.server.record import ServerRecord, StateFolderLocked
 
 LOG_KEPT_BYTES = 5 * 1024**2
 SHARE_OF_MEMORY = 0.25

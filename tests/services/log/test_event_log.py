@@ -8,8 +8,8 @@ import pytest
 
 from mloc.core import log_ids
 from mloc.core.events import CancelRequested, LogStarted
-from mloc.services.event_log import AlreadyCommitted, BacklogFull, EventLog, Fenced, KeyConflict, LeaseHeld, LogError
-from tests.services.log_worlds import World, cancelled, dispatch, events, everything, leading, registered, submitted, types
+from mloc.services.log.event_log import AlreadyCommitted, BacklogFull, EventLog, Fenced, KeyConflict, LeaseHeld, LogError
+from tests.services.log.log_worlds import World, cancelled, dispatch, events, everything, leading, registered, submitted, types
 
 # --- reading ---
 

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from mloc.services.event_log import AlreadyCommitted, Entry, Fenced, Heartbeat, IncarnationLost, LeaseHeld, LogUnavailable, ServerChanged
-from mloc.services.memory_log import MemoryLog
-from mloc.services.memory_records import Writer
-from mloc.services.memory_server import MemoryServer
-from tests.services.log_worlds import cancelled, dispatch, everything, leading, recall, registered, started, submitted, types
+from mloc.services.log.event_log import AlreadyCommitted, Entry, Fenced, Heartbeat, IncarnationLost, LeaseHeld, LogUnavailable, ServerChanged
+from mloc.services.log.memory_log import MemoryLog
+from mloc.services.log.memory_records import Writer
+from mloc.services.log.memory_server import MemoryServer
+from tests.services.log.log_worlds import cancelled, dispatch, everything, leading, recall, registered, started, submitted, types
 
 
 class Clock:

@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from mloc.services.event_log import Entry, LogError, LogUnavailable
-from mloc.services.memory_records import Protection, Writer
-from mloc.services.memory_state import MemoryState
+from mloc.services.log.event_log import Entry, LogError, LogUnavailable
+from mloc.services.log.memory_records import Protection, Writer
+from mloc.services.log.memory_state import MemoryState
 
 Audit = Callable[[Entry, Writer], None]
 

@@ -11,8 +11,8 @@ import structlog
 
 from mloc.core import log_ids
 from mloc.core.cluster import FOLD_VERSION, Cluster, from_bytes, joined
-from mloc.services import snapshots
 from mloc.services.garbage_collection import loading
+from mloc.services.log import snapshots
 
 EVERY_SEC = 20.0
 EVERY_ENTRIES = 50_000

@@ -13,10 +13,10 @@ import msgspec
 
 from mloc.core import codec, log_ids
 from mloc.core.events import LeaderElected, LogStarted, ServerRestarted
-from mloc.services import log_refusals as refusals
-from mloc.services.event_log import AlreadyCommitted, Entry, InboxEntry, Lease, Submitted
-from mloc.services.log_limits import GROUPS, HEARTBEATS_KEPT_MS, IDEMPOTENCY_KEPT_MS, LEASE_MS, TELEMETRY_ENTRIES
-from mloc.services.memory_records import (
+from mloc.services.log import refusals
+from mloc.services.log.event_log import AlreadyCommitted, Entry, InboxEntry, Lease, Submitted
+from mloc.services.log.limits import GROUPS, HEARTBEATS_KEPT_MS, IDEMPOTENCY_KEPT_MS, LEASE_MS, TELEMETRY_ENTRIES
+from mloc.services.log.memory_records import (
     Encoded,
     EncodedAnswer,
     Id,
