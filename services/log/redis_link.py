@@ -51,6 +51,8 @@ class Link(asyncio.BufferedProtocol):
         try:
             async with asyncio.timeout(self._reply_timeout_sec):
                 await connection.connect()  # type: ignore[no-untyped-call]
+                await connection.send_command("PING", check_health=False)  # refused while it loads, which INFO is not
+                await connection.read_response()
                 await connection.send_command("INFO", "server", check_health=False)
                 self.run_id = _run_id(await connection.read_response())
         except BaseException:

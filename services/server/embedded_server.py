@@ -4,7 +4,7 @@
     url = await server.start()          # or EmbeddedServerError
     await server.supervise()            # restarts it when it dies; ends with stop()
 
-Every other command finds it with `server_record.find_server`. With durability "always" each acknowledged write is on disk.
+Every other command finds it with `record.find_server`. With durability "always" each acknowledged write is on disk.
 """
 
 import asyncio
