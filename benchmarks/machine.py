@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-from mloc.services.server_binary import server_binary, server_version
+from mloc.services.server.binary import server_binary, server_version
 
 LIBRARIES = ("redis", "hiredis", "msgspec", "dramatiq", "taskiq", "taskiq-redis")
 
