@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
@@ -72,7 +73,14 @@ def error_of(error: BaseException) -> Error:
             return Error("FileNotFound", f"{error.strerror or error}: {error.filename}"[:MAX_MESSAGE], retryable=False)
         case MemoryError():
             return Error("OutOfMemory", "the worker's memory was not enough", retryable=True)
+        case _ if _is_disk_full(error):
+            return Error("DiskFull", f"the worker's disk is full ({error}): make room in its RESULTS_DIR"[:MAX_MESSAGE], retryable=True)
     return Error(type(error).__name__, str(error)[:MAX_MESSAGE] or type(error).__name__, retryable=True)
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Also where a library (safetensors, torch) raises an exception of its own with the system's words in it."""
+    return (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or os.strerror(errno.ENOSPC) in str(error)
 
 
 def _context(task: RunTask, stopping: Callable[[], bool], report: Callable[[Report], None]) -> Context:

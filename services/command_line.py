@@ -164,14 +164,14 @@ def _failed(parsed: argparse.Namespace, error: Exception, code: int) -> int:
 
 
 def _count(text: str) -> int:
-    number = int(text)
+    number = int(text) if text.isdecimal() else -1
     if not 0 <= number <= 256:
         raise argparse.ArgumentTypeError("a number from 0 to 256")
     return number
 
 
 def _port(text: str) -> int:
-    number = int(text)
+    number = int(text) if text.isdecimal() else -1
     if not 1 <= number <= 65535:
         raise argparse.ArgumentTypeError("a number from 1 to 65535")
     return number

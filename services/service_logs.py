@@ -138,6 +138,11 @@ def _log_file(path: Path, settings: Settings) -> logging.Handler:
         path.parent.mkdir(parents=True, exist_ok=True)
         return RotatingFileHandler(path, maxBytes=settings.log_max_bytes, backupCount=settings.log_backup_count, encoding="utf-8")
     except OSError as error:
+        if settings.log_file is None:  # it is the folder, not the log file, that is wrong
+            raise SettingsError(
+                f"the state folder {settings.state_dir.resolve()} cannot be written ({path}: {error.strerror}): "
+                "set ORCHESTRATOR_STATE_DIR to another folder"
+            ) from error
         raise SettingsError(f"LOG_FILE: {path} cannot be written ({error.strerror}); name another file, or LOG_FILE=off") from error
 
 

@@ -71,7 +71,9 @@ def decode_text(text: bytes | str, source: str = "") -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise LanguageError([Problem("the file is not UTF-8 text", found=f"byte {error.start} cannot be read", source=source)]) from error
+        raise LanguageError([Problem(
+            "the file is not UTF-8 text", found=f"byte {error.start} cannot be read", hint="save it as UTF-8", source=source,
+        )]) from error
 
 
 def load_documents(text: str) -> tuple[list[Any], list[Problem]]:

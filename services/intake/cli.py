@@ -26,7 +26,7 @@ from mloc.services.settings import Settings, SettingsError, load_settings
 EPILOG = """examples:
   mloc-intake pipeline.yaml                         submit a file (the same as `mloc-intake submit pipeline.yaml`)
   mloc-intake submit jobs/ --wait                   every task file of a folder; wait until all have ended
-  mloc-intake submit --template echo --set spec.data.prompts='[hello]' --wait
+  mloc-intake submit --template echo --set spec.data.items='[hello]' --wait
   cat task.yaml | mloc-intake submit - --idempotency-key nightly-2031-05-01
   mloc-intake list --state running,dead_lettered
   mloc-intake explain my-task                       why it waits, worker by worker
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; gives the exit code (see `cli_exit_codes`)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser, names = _parser()
-    if given and given[0] not in names and (given[0] == "-" or not given[0].startswith("-")):
+    if given and given[0] not in ("-h", "--help") and _first_word(given) not in names:
         given.insert(0, "submit")
     asked = parser.parse_args(given)
     if asked.command in ("submit", "validate") and not asked.files and not asked.template:
@@ -67,6 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (code_and_text := _clear_failure(error)) is None:
             raise
         return _failed(asked, *code_and_text)
+
+
+def _first_word(given: Sequence[str]) -> str:
+    """The first argument that is no option; "" where there is none."""
+    return next((word for word in given if word == "-" or not word.startswith("-")), "")
 
 
 def _parser() -> tuple[argparse.ArgumentParser, set[str]]:

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from mloc.services.intake.known_tasks import KnownTasks
 from mloc.services.intake.local_paths import with_absolute_paths
 from mloc.services.intake.submission import ModelDefaults, Submission, submission_of, unoffered_types
 from mloc.services.intake.submitter import Submitter
-from mloc.services.intake.task_file import TaskFile, TaskFileError, read_named, read_template
+from mloc.services.intake.task_file import TaskFile, TaskFileError, files_of, read_named, read_template
 from mloc.services.intake.task_ids import slug
 from mloc.services.intake.views import accepted_view
 from mloc.services.log.event_log import BacklogFull, KeyConflict, LogUnavailable
@@ -157,15 +157,28 @@ def _read_all(asked: argparse.Namespace) -> tuple[list[TaskFile], list[Outcome]]
     """The files that can be read, and an outcome for each that cannot."""
     files: list[TaskFile] = []
     outcomes: list[Outcome] = []
-    for read, names in ((read_named, asked.files), (lambda name: [read_template(name)], asked.template)):
+
+    def read_each(names: Sequence[str], read: Callable[[str], TaskFile]) -> None:
         for name in names:
-            try:
-                files += read(name)
-            except TaskFileError as error:
-                outcome = Outcome(name)
-                _refuse(outcome, codes.INVALID, error)
-                outcomes.append(outcome)
+            with _refusing(name, outcomes):
+                files.append(read(name))
+
+    for name in asked.files:
+        with _refusing(name, outcomes):
+            read_each(files_of(name), read_named)
+    read_each(asked.template, read_template)
     return files, outcomes
+
+
+@contextlib.contextmanager
+def _refusing(name: str, outcomes: list[Outcome]) -> Iterator[None]:
+    """A file that cannot be read is an outcome of its own, and keeps no other back."""
+    try:
+        yield
+    except TaskFileError as error:
+        outcome = Outcome(name)
+        _refuse(outcome, codes.INVALID, error)
+        outcomes.append(outcome)
 
 
 def _refuse(outcome: Outcome, code: int, error: Exception) -> None:

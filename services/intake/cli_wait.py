@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 from rich.console import Console
@@ -209,10 +210,18 @@ async def _conclude(session: Session, ids: Sequence[str], as_json: bool) -> int:
     return codes.OK if all(task.phase == "published" for task in tasks) else codes.FAILED
 
 
+def _where(results_dir: Path, task: Task) -> str:
+    """Where the result is, for the end of a line; nothing where this machine does not see the folder of results."""
+    if not results_dir.is_dir():
+        return ""
+    if not is_tree_complete(results_dir, task):
+        return f"; its files are not in {results_dir.resolve()} yet, and the aggregator's log says why: mloc-intake result {task.id}"
+    return f"; {result_folder(results_dir, task.id).resolve()}"
+
+
 def _say_end(session: Session, task: Task) -> None:
     if task.phase == "published":
-        folder = result_folder(session.results_dir, task.id)
-        print(f"{task.id}: done in {age(task.ended_ms - task.submitted_ms)}" + (f"; {folder.resolve()}" if folder.is_dir() else ""))
+        print(f"{task.id}: done in {age(task.ended_ms - task.submitted_ms)}{_where(session.results_dir, task)}")
         return
     say(f"{task.id}: {words(task.phase)}: {task.reason or 'no reason was given'}")
     if task.phase == "dead_lettered":

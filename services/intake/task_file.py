@@ -26,17 +26,25 @@ class TaskFile(Struct, frozen=True):
     folder: Path
 
 
-def read_named(name: str) -> list[TaskFile]:
-    """The file, all task files of a folder, or standard input for `-`. Raises TaskFileError."""
-    if name == "-":
-        return [TaskFile("<stdin>", sys.stdin.buffer.read(MAX_TEXT_BYTES + 1), Path.cwd())]
+def files_of(name: str) -> list[str]:
+    """The names of all task files of a folder; any other name as it is. Raises TaskFileError."""
     path = Path(name)
-    if path.is_dir():
+    if name == "-" or not path.is_dir():
+        return [name]
+    try:
         files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
-        if not files:
-            raise TaskFileError(f"{name} is a folder without task files ({', '.join(SUFFIXES)})")
-        return [read_file(file) for file in files]
-    return [read_file(path)]
+    except OSError as error:
+        raise TaskFileError(f"{name} cannot be read: {error.strerror}") from error
+    if not files:
+        raise TaskFileError(f"{name} is a folder without task files ({', '.join(SUFFIXES)})")
+    return [str(file) for file in files]
+
+
+def read_named(name: str) -> TaskFile:
+    """The file, or standard input for `-`. Raises TaskFileError."""
+    if name == "-":
+        return TaskFile("<stdin>", sys.stdin.buffer.read(MAX_TEXT_BYTES + 1), Path.cwd())
+    return read_file(Path(name))
 
 
 def read_file(path: Path) -> TaskFile:

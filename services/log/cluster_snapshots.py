@@ -15,6 +15,7 @@ from mloc.services.garbage_collection import loading
 from mloc.services.log import snapshots
 
 EVERY_SEC = 20.0
+FIRST_SEC = 1.0  # the first one of all comes soon, so that a new log can be verified at once
 EVERY_ENTRIES = 50_000
 _log = structlog.get_logger("snapshots")
 
@@ -53,7 +54,8 @@ class ClusterSnapshots:
         """Write one if it is time (`now` in seconds, `folded` entries so far) or the `final` one, which is on disk on return."""
         if self._written_at is None:
             self._written_at, self._written_folded = now, 0
-        due = now - self._written_at >= self._every_sec or folded - self._written_folded >= self._every_entries
+        every_sec = self._every_sec if self._position != log_ids.START else min(FIRST_SEC, self._every_sec)
+        due = now - self._written_at >= every_sec or folded - self._written_folded >= self._every_entries
         if not (due or final) or (self._is_writing() and not final):
             return
         if cluster.position not in (self._position, log_ids.START):

@@ -22,7 +22,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from mloc.services.log.event_log import LogUnavailable
-from mloc.services.log.redis_link import BROKEN, Link
+from mloc.services.log.redis_link import BROKEN, NO_REDIS, Link
 from mloc.services.server.address import shown_url
 
 SHORTEST_PAUSE_SEC, LONGEST_PAUSE_SEC = 0.05, 1.0
@@ -98,6 +98,8 @@ class Connections:
                 return link
             except redis_errors.ResponseError as error:
                 raise LogUnavailable(f"the server at {self._shown} does not let us in: {error}") from error
+            except NO_REDIS as error:
+                raise LogUnavailable(f"what answers at {self._shown} is neither Redis nor Valkey ({error}): correct REDIS_URL") from error
             except BROKEN as error:
                 if isinstance(error, REFUSED) or isinstance(error.__cause__, REFUSED):  # the library wraps some
                     raise LogUnavailable(f"the server at {self._shown} refuses user or password ({error}): correct REDIS_URL") from error

@@ -25,6 +25,7 @@ Argument = bytes | str | int
 Command = tuple[Argument, ...]
 Reply = Any  # what hiredis makes of it; errors are values: redis ResponseErrors
 BROKEN = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)
+NO_REDIS = redis_errors.InvalidResponse  # what answers speaks another protocol
 
 
 class Awaited(NamedTuple):

@@ -182,7 +182,8 @@ class Projector:
         trees = _tree_state(self._trees)
         tree_lag = 0.0
         if trees is not None and log_ids.before(trees.written, self.counts.last_published):
-            tree_lag = max(0, log_ids.time_ms(self.counts.last_published) - log_ids.time_ms(trees.written)) / 1000
+            newest = log_ids.time_ms(self.counts.last_published)  # it waits since then, the oldest since the event after `written` at most
+            tree_lag = max(0, newest - log_ids.time_ms(trees.written), now_ms - newest) / 1000
         return Surroundings(now_ms, max(0.0, lag), tree_lag, trees.failures if trees is not None else 0)
 
     # --- the server ---

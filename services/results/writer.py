@@ -44,7 +44,7 @@ def carry_out(root: Path, order: Order) -> Reply:
             case WriteTrees():
                 return write_trees(root, order)
     except OSError as error:
-        return Failed(f"{error.strerror}: {error.filename}" if error.strerror else str(error))
+        return Failed(f"{error.filename or root}: {error.strerror or error}")
     except msgspec.MsgspecError as error:
         return Failed(f"a shard's result cannot be read: {error}")
 

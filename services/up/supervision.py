@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -63,6 +64,7 @@ class Up:
         try:
             self._host, self._port = api_address(self._settings)
             _check_port_free(self._host, self._port)
+            _check_results_folder(self._results_folder())
             await self._find_or_start_server()
             return await self._serve(stop)
         except (SettingsError, EmbeddedServerError, ServiceFailedError, NoServerError) as error:
@@ -127,12 +129,15 @@ class Up:
 
     def _record_start(self, name: str, pid: int) -> None:
         self._pids[name] = pid
-        results = self._environ.get("ORCHESTRATOR_RESULTS_DIR") or self._environ.get("RESULTS_DIR") or ONE_MACHINE_DEFAULTS["RESULTS_DIR"]
         record = UpRecord(
             pid=os.getpid(), started=process_start(os.getpid()), event_log=self._url, api=self._api_url(),
-            results=str(Path(results).resolve()), services=dict(self._pids),
+            results=str(self._results_folder()), services=dict(self._pids),
         )  # fmt: skip
         write_up_record(self._settings.state_dir, record)
+
+    def _results_folder(self) -> Path:
+        settings = self._settings
+        return Path(settings.orchestrator_results_dir or settings.results_dir or ONE_MACHINE_DEFAULTS["RESULTS_DIR"]).resolve()
 
     def _api_url(self) -> str:
         host = "127.0.0.1" if self._host in ("0.0.0.0", "::", "localhost") else self._host
@@ -197,6 +202,14 @@ def _check_port_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise SettingsError(f"the API cannot listen on {host} port {port} ({error.strerror}): set PORT to another one") from error
+
+
+def _check_results_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise SettingsError(f"RESULTS_DIR={folder} cannot be written ({error.strerror}): choose another folder") from error
 
 
 def _log_file_of(settings: Settings, name: str) -> str:

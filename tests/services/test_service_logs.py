@@ -81,6 +81,13 @@ def test_a_log_file_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> N
     assert "SettingsError: LOG_FILE: file/x.log cannot be written" in ran.stderr
 
 
+def test_a_state_folder_that_cannot_be_written_is_named_and_not_its_log_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ran = logged(tmp_path, "", ORCHESTRATOR_STATE_DIR="file/state")
+    assert f"SettingsError: the state folder {tmp_path / 'file/state'} cannot be written" in ran.stderr
+    assert "set ORCHESTRATOR_STATE_DIR to another folder" in ran.stderr
+
+
 @pytest.mark.parametrize(
     ("log_file", "expected"),
     [(None, "state/logs/a.log"), ("off", None), ("all.log", "all.log"), ("l-{service}.log", "l-a.log"), ("logs/", "logs/a.log")],

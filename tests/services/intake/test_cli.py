@@ -174,6 +174,22 @@ def test_of_several_files_the_right_ones_go_in_and_each_wrong_one_is_named(cli: 
     assert [(file["source"], file["ok"]) for file in answer["files"]] == [("jobs/a.yaml", True), ("jobs/b.yaml", False), ("jobs/c.yml", True)]
 
 
+def test_a_file_of_a_folder_that_cannot_be_read_keeps_no_other_back(cli: Cli) -> None:
+    Path("jobs").mkdir()
+    Path("jobs/a.yaml").write_bytes(b"#" * 2_000_000)
+    Path("jobs/b.yaml").write_text(ECHO)
+    assert cli("submit", "jobs") == 2
+    assert "jobs/a.yaml is 2,000,000 bytes long" in cli.err
+    assert cli.log().count("TaskSubmitted") == 1
+
+
+@pytest.mark.parametrize("options", [("--json",), ("--idempotency-key=k",), ("--template",)])
+def test_options_may_come_before_the_file_where_submit_is_left_out(cli: Cli, options: tuple[str, ...]) -> None:
+    Path("hello.yaml").write_text(ECHO)
+    assert cli(*options, "echo" if options == ("--template",) else "hello.yaml") == 0, cli.err
+    assert cli.log().count("TaskSubmitted") == 1
+
+
 def test_relative_paths_start_at_the_files_folder(cli: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "deep"
     folder.mkdir()

@@ -235,6 +235,21 @@ async def test_a_wrong_password_is_told_at_once(server: LogServer) -> None:
     await right.close()
 
 
+async def test_a_server_that_is_no_redis_is_told_at_once() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as web:
+        port = web.sockets[0].getsockname()[1]
+        log = RedisLog(f"redis://127.0.0.1:{port}", patience_sec=10)
+        async with asyncio.timeout(2):
+            with pytest.raises(LogUnavailable, match=f"127.0.0.1:{port} is neither Redis nor Valkey .*: correct REDIS_URL"):
+                await log.ends()
+        await log.close()
+
+
 # --- one connection for many ---
 
 

@@ -117,11 +117,22 @@ def test_a_snapshot_is_written_when_it_is_time(tmp_path: Path) -> None:
     keeper = ClusterSnapshots(tmp_path, "scheduler", every_sec=20, every_entries=100)
     cluster = history(3)
     keeper.offer(cluster, "sha", now=100.0)
-    keeper.offer(cluster, "sha", now=119.0, folded=99)
+    keeper.offer(cluster, "sha", now=100.9, folded=99)
     assert newest(tmp_path) is None
-    keeper.offer(cluster, "sha", now=119.0, folded=100)
+    keeper.offer(cluster, "sha", now=100.9, folded=100)
     keeper.offer(cluster, "sha", now=500.0, folded=100, final=True)  # waits for the one before; nothing new to write
     assert [path.stem for path in snapshots.newest_first(tmp_path / "scheduler")] == [cluster.position]
+
+
+def test_the_first_snapshot_of_a_new_log_comes_after_a_second_and_the_next_when_it_is_time(tmp_path: Path) -> None:
+    keeper = ClusterSnapshots(tmp_path, "scheduler", every_sec=20)
+    first, second = history(3), history(4)
+    keeper.offer(first, "sha", now=100.0)
+    keeper.offer(first, "sha", now=101.0)
+    keeper.offer(second, "sha", now=120.0)
+    keeper.offer(second, "sha", now=121.0)
+    keeper.offer(second, "sha", now=121.0, final=True)
+    assert [path.stem for path in snapshots.newest_first(tmp_path / "scheduler")] == [second.position, first.position]
 
 
 def test_a_state_that_is_not_what_its_header_says_is_not_believed(tmp_path: Path) -> None:

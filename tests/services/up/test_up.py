@@ -182,6 +182,14 @@ def test_a_port_in_use_is_named_with_the_setting_to_change(folder: Path) -> None
     assert f"port {port} (Address already in use): set PORT to another one" in (folder / "errors").read_text()
 
 
+def test_a_results_folder_that_cannot_be_written_is_told_before_anything_starts(folder: Path) -> None:
+    (folder / "file").write_text("")
+    ended = start(folder, RESULTS_DIR=str(folder / "file"))
+    wait(ended)
+    assert ended.returncode == 78
+    assert (folder / "errors").read_text() == f"mloc up: RESULTS_DIR={folder / 'file'} cannot be written (File exists): choose another folder\n"
+
+
 def test_an_unreachable_redis_url_is_one_line(folder: Path) -> None:
     ended = start(folder, REDIS_URL="redis://127.0.0.1:1")
     wait(ended)
