@@ -308,6 +308,21 @@ def test_a_result_is_printed_as_soon_as_it_is_published(cli: Cli) -> None:
     assert "published already" in cli.err
 
 
+def test_waiting_says_where_the_result_is_and_does_not_claim_files_that_are_not_there(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mloc.services.intake.cli_wait.TREE_PATIENCE_SEC", 0.05)
+    Path("results").mkdir()
+    monkeypatch.setenv("RESULTS_DIR", "results")
+    Path("hello.yaml").write_text(ECHO)
+    again = ("hello.yaml", "--idempotency-key", "k", "--wait")
+    id = cli.json("submit", "hello.yaml", "--idempotency-key", "k")["task_id"]
+    report = {"task": id, "attempt": 1, **WORKER}
+    cli.append(WorkerRegistered(**WORKER, task_types=("echo",)), TaskDispatched(**report), AttemptSucceeded(**report, result=Raw(b'{"ok":true}')))
+    cli.append(ResultPublished(task=id, attempt=1))
+    assert cli(*again) == 0
+    assert f"its files are not in {Path('results').resolve()} yet" in cli.out
+    assert f"mloc-intake result {id}" in cli.out
+
+
 def test_what_was_given_up_can_be_tried_again(cli: Cli) -> None:
     id = cli.submit_echo()
     assert cli("retry", id) == 4
