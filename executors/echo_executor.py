@@ -22,8 +22,10 @@ from mloc.core.language.graph_template import render_graph_template
 from mloc.core.language.spec import decode_spec
 from mloc.core.sharding import shard_range
 from mloc.executors.contract import Context, ExecutorError, LightResult, Progress, Report, Result
+from mloc.executors.data_loading import Row, load_rows
 
 STEP_SEC = 0.05
+IN_FILES = ("jsonl", "dataset")  # forms of data whose rows are read by a host of the task's own
 
 
 class EchoData(Struct, frozen=True, gc=False):
@@ -78,7 +80,8 @@ def run(task: RunTask, engine: None, context: Context) -> Iterator[Report]:
     if context.stopping():
         return
     _misbehave(spec.echo, task.attempt)
-    yield Result(msgspec.to_builtins(_echo(task, spec.data)))
+    result = _result([_echo_row(row) for row in load_rows(decode_spec(task.spec), context)]) if spec.data.type in IN_FILES else _echo(task, spec.data)
+    yield Result(msgspec.to_builtins(result))
 
 
 def _sleep(behaviour: Echo, context: Context) -> Iterator[Report]:
@@ -102,7 +105,10 @@ def _misbehave(behaviour: Echo, attempt: int) -> None:
 
 
 def _echo(task: RunTask, data: EchoData) -> EchoResult:
-    items = [_fill_in(task)] if data.type == "graph_template" else _echo_items(task, data)
+    return _result([_fill_in(task)] if data.type == "graph_template" else _echo_items(task, data))
+
+
+def _result(items: list[EchoItem]) -> EchoResult:
     usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0, "latency_sec": 0.0, "num_requests": len(items)}
     return EchoResult(items=items, usage=usage)
 
@@ -114,6 +120,12 @@ def _echo_items(task: RunTask, data: EchoData) -> list[EchoItem]:
         span = shard_range(*task.shard, len(prompts))
         first, prompts = span.start, prompts[span.start : span.stop]
     return [EchoItem(index, prompt, prompt if type(prompt) is str else text_of(prompt)) for index, prompt in enumerate(prompts, first)]
+
+
+def _echo_row(row: Row) -> EchoItem:
+    """A row of a file; one without a prompt, messages or a text comes back as it is."""
+    said = next((part for part in (row.prompt, row.messages, row.text) if part is not None), row.columns)
+    return EchoItem(row.index, said, text_of(said), metadata=row.metadata)
 
 
 def text_of(item: Any) -> str:

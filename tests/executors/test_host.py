@@ -28,6 +28,19 @@ def test_an_echo_comes_back_with_its_items_in_order(host: StartHost, light: bool
     assert list(tmp_path.iterdir()) == []  # nothing was written
 
 
+def test_an_echo_of_a_file_gives_its_rows_and_tells_what_is_wrong_with_it(host: StartHost, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "one"}\n{"text": "two"}\n{"x": 3}\n')
+    (tmp_path / "broken.jsonl").write_text('{"prompt": "one"}\nno json\n')
+    driven = host()
+    driven.send(
+        task("rows", data={"type": "jsonl", "path": str(tmp_path / "rows.jsonl")}),
+        task("broken", data={"type": "jsonl", "path": str(tmp_path / "broken.jsonl")}),
+    )
+    result = json.loads(driven.wait_of(Succeeded, "rows").result)
+    assert [item["output"] for item in result["items"]] == ["one", "two", '{"x":3}']
+    assert "broken.jsonl, line 2: not JSON" in driven.wait_of(Failed, "broken").error.message
+
+
 def test_a_batch_of_light_tasks_is_answered_in_order_also_where_some_fail(host: StartHost) -> None:
     driven = host(light=True)
     names = [f"t{i}" for i in range(500)]
