@@ -4,42 +4,44 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from mloc.core.language.section import Count, Names, NonNegativeInt, Section, also
+from mloc.core.language.section import Count, Names, NonNegativeInt, Section, about, also, planned
+
+ROWS = msgspec.Meta(extra_json_schema={"items": {"type": ["string", "object"]}})
 
 
 class ListData(Section, frozen=True, tag_field="type", tag="list"):
     """Rows written in the file: texts, or mappings with a prompt and further columns. `data.prompts` is the same."""
 
-    items: Annotated[tuple[Any, ...], also("prompts")] = ()
+    items: Annotated[tuple[Any, ...], also("prompts"), ROWS, about("texts, chat turns, or mappings such as `{prompt, response, metadata}`")] = ()
 
 
 class DatasetData(Section, frozen=True, tag_field="type", tag="dataset"):
     """A hub dataset, or a jsonl, csv or parquet file under a path or URL."""
 
-    identifier: Annotated[str | None, also("dataset_name", "dataset")] = None
-    url: str | None = None
-    path: str | None = None
-    name: Annotated[str | None, also("config_name")] = None
-    revision: str | None = None
-    split: str = "train"
-    column: str | None = None
-    prompt_column: str | None = None
-    response_column: str | None = None
-    chosen_column: str | None = None
-    rejected_column: str | None = None
-    text_field: Annotated[str | None, also("text_column")] = None
-    separator: str | None = None
-    metadata_columns: dict[str, str] = {}
-    fields: dict[str, str] | Names | None = None
-    required_fields: Names = ()
-    shuffle: bool = False
-    seed: int | None = None
-    buffer_size: Count | None = None
-    max_samples: NonNegativeInt | None = None
-    streaming: bool = False
-    trust_remote_code: bool = False
-    headers: dict[str, str] = {}
-    notes: str | None = None
+    identifier: Annotated[str | None, also("dataset_name", "dataset"), about("the hub's name of it, or a file's path")] = None
+    url: Annotated[str | None, about("a file behind a URL")] = None
+    path: Annotated[str | None, about("a file on the worker's disk")] = None
+    name: Annotated[str | None, also("config_name"), about("configuration of a hub dataset")] = None
+    revision: Annotated[str | None, about("branch, tag or commit")] = None
+    split: Annotated[str, about("with slices: `train[:1%]`")] = "train"
+    column: Annotated[str | None, about("the prompt's, when there is no prompt_column")] = None
+    prompt_column: Annotated[str | None, about("holds the prompt")] = None
+    response_column: Annotated[str | None, about("holds the answer")] = None
+    chosen_column: Annotated[str | None, planned("holds the better answer")] = None
+    rejected_column: Annotated[str | None, planned("holds the worse answer")] = None
+    text_field: Annotated[str | None, also("text_column"), about("holds a whole text")] = None
+    separator: Annotated[str | None, planned("of a csv file")] = None
+    metadata_columns: Annotated[dict[str, str], about("name in the result → column")] = {}
+    fields: Annotated[dict[str, str] | Names | None, planned("columns to keep")] = None
+    required_fields: Annotated[Names, about("a row without one of these is an error")] = ()
+    shuffle: Annotated[bool, about("before it is cut")] = False
+    seed: Annotated[int | None, about("of the shuffle; else the task's")] = None
+    buffer_size: Annotated[Count | None, planned("rows to shuffle at a time when streaming")] = None
+    max_samples: Annotated[NonNegativeInt | None, about("take so many rows")] = None
+    streaming: Annotated[bool, about("read no more than is needed")] = False
+    trust_remote_code: Annotated[bool, planned("run code that comes with it")] = False
+    headers: Annotated[dict[str, str], planned("sent with the request")] = {}
+    notes: Annotated[str | None, about("for people")] = None
 
 
 class JsonlData(Section, frozen=True, tag_field="type", tag="jsonl"):
@@ -47,64 +49,71 @@ class JsonlData(Section, frozen=True, tag_field="type", tag="jsonl"):
 
     `data.jsonl` and `data.jsonl_path` are the same."""
 
-    path: str | None = None
-    url: str | None = None
-    prompt_field: str = "prompt"
-    response_field: str = "response"
-    chosen_field: str = "chosen"
-    rejected_field: str = "rejected"
-    query_field: str = "query"
-    text_field: str = "text"
-    messages_field: str = "messages"
-    shuffle: bool = False
-    seed: int | None = None
-    max_samples: NonNegativeInt | None = None
-    headers: dict[str, str] = {}
+    path: Annotated[str | None, about("a file on the worker's disk, relative to the task file")] = None
+    url: Annotated[str | None, about("a file behind a URL")] = None
+    prompt_field: Annotated[str, about("holds the prompt")] = "prompt"
+    response_field: Annotated[str, about("holds the answer")] = "response"
+    chosen_field: Annotated[str, planned("holds the better answer")] = "chosen"
+    rejected_field: Annotated[str, planned("holds the worse answer")] = "rejected"
+    query_field: Annotated[str, planned("holds the query of a rollout")] = "query"
+    text_field: Annotated[str, about("holds a whole text")] = "text"
+    messages_field: Annotated[str, about("holds chat turns")] = "messages"
+    shuffle: Annotated[bool, about("before it is cut")] = False
+    seed: Annotated[int | None, about("of the shuffle; else the task's")] = None
+    max_samples: Annotated[NonNegativeInt | None, about("take so many rows")] = None
+    headers: Annotated[dict[str, str], planned("sent with the request")] = {}
+
+
+PAIRS = msgspec.Meta(extra_json_schema={"items": {"required": ["prompt", "chosen", "rejected"]}})
 
 
 class PreferencesData(Section, frozen=True, tag_field="type", tag="preferences"):
     """Pairs written in the file: `{prompt, chosen, rejected}`."""
 
-    preferences: Annotated[tuple[dict[str, Any], ...], also("items")] = ()
+    preferences: Annotated[tuple[dict[str, Any], ...], also("items"), PAIRS, about("each with prompt, chosen and rejected")] = ()
+
+
+_TURN = {"type": "object", "required": ["role"]}
+TURNS = msgspec.Meta(extra_json_schema={"items": {**_TURN, "type": ["object", "array"], "items": _TURN}})
 
 
 class MessagesData(Section, frozen=True, tag_field="type", tag="messages"):
     """Chat turns: one conversation (a list of turns) or several (a list of lists). A turn is `{role, content}`."""
 
-    messages: Annotated[tuple[Any, ...], also("items")] = ()
+    messages: Annotated[tuple[Any, ...], also("items"), TURNS, about("turns, or lists of turns")] = ()
 
 
 class TemplateColumn(Section, frozen=True):
     """One line of a graph template: the value at `path` in the result of stage `node`, or of the expression `expr`."""
 
-    label: str = ""
-    node: Annotated[str | None, also("stage")] = None
-    path: str | None = None
-    expr: str | None = None
-    default: Any = None
+    label: Annotated[str, about("its heading")] = ""
+    node: Annotated[str | None, also("stage"), about("the stage")] = None
+    path: Annotated[str | None, about("in the stage's result: `items[*].output`")] = None
+    expr: Annotated[str | None, about("in place of node and path: `len(a.items)`")] = None
+    default: Annotated[Any, about("when there is no such value")] = None
 
 
 class TemplateOptions(Section, frozen=True):
     """The words around the columns."""
 
-    role: str | None = None
-    intro: str | None = None
-    closing: str | None = None
+    role: Annotated[str | None, about("who the model is to be")] = None
+    intro: Annotated[str | None, about("before the columns")] = None
+    closing: Annotated[str | None, about("after the columns")] = None
 
 
 class Template(Section, frozen=True):
     """How columns become a prompt: a named layout (`lines`, `table`), or `text` with `{label}` and `{columns}` in it."""
 
-    name: str | None = None
-    text: str | None = None
-    columns: tuple[TemplateColumn, ...] = ()
-    options: TemplateOptions = TemplateOptions()
+    name: Annotated[str | None, about("`lines` or `table`")] = None
+    text: Annotated[str | None, about("a layout of your own")] = None
+    columns: Annotated[tuple[TemplateColumn, ...], about("what is put in")] = ()
+    options: Annotated[TemplateOptions, about("the words around")] = TemplateOptions()
 
 
 class GraphTemplateData(Section, frozen=True, tag_field="type", tag="graph_template"):
     """A prompt made from the results of earlier stages."""
 
-    template: Template = Template()
+    template: Annotated[Template, about("how the prompt is made")] = Template()
 
 
 Data = ListData | DatasetData | JsonlData | PreferencesData | MessagesData | GraphTemplateData
@@ -113,20 +122,22 @@ Data = ListData | DatasetData | JsonlData | PreferencesData | MessagesData | Gra
 class ExportField(Section, frozen=True):
     """Where a field of an exported row comes from."""
 
-    source: Literal["metadata", "output", "prompt", "literal"] = msgspec.field(name="from", default="output")
-    key: str | None = None
-    value: Any = None
+    source: Annotated[
+        Literal["metadata", "output", "prompt", "literal"], about("what it is taken from")
+    ] = msgspec.field(name="from", default="output")
+    key: Annotated[str | None, about("which metadata")] = None
+    value: Annotated[Any, about("the literal")] = None
 
 
 class JsonlExport(Section, frozen=True):
     """Write an inference result as a training set: one JSON object a line."""
 
-    path: str = "export.jsonl"
-    fields: dict[str, ExportField] = {}
-    required_fields: Names = ()
+    path: Annotated[str, about("below the task's artifacts")] = "export.jsonl"
+    fields: Annotated[dict[str, ExportField], about("name in the row → where it comes from")] = {}
+    required_fields: Annotated[Names, about("must be in each row")] = ()
 
 
 class Postprocess(Section, frozen=True):
     """What is made of a result after the task's own work."""
 
-    jsonl_export: JsonlExport | None = None
+    jsonl_export: Annotated[JsonlExport | None, about("an inference result becomes a training set")] = None

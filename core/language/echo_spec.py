@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from mloc.core.language.data_spec import GraphTemplateData, ListData, MessagesData, PreferencesData
-from mloc.core.language.section import NonNegativeInt, Seconds, Section
+from mloc.core.language.section import NonNegativeInt, Seconds, Section, about
 
 if TYPE_CHECKING:
     from mloc.core.language.spec import TaskSpec
@@ -18,12 +18,12 @@ class Echo(Section, frozen=True):
     takes the host process down as a bug in a native library would. Both happen in the first `fail_times` attempts; 0: in all of them.
     """
 
-    sleep_sec: Seconds = 0.0
-    ignore_stop: bool = False
-    fail: str = ""
-    fail_times: NonNegativeInt = 0
-    retryable: bool = True
-    crash: bool = False
+    sleep_sec: Annotated[Seconds, about("work for so long first")] = 0.0
+    ignore_stop: Annotated[bool, about("do not end when asked to")] = False
+    fail: Annotated[str, about("fail with this message")] = ""
+    fail_times: Annotated[NonNegativeInt, about("only in the first so many attempts; 0: in all")] = 0
+    retryable: Annotated[bool, about("whether its failure may be tried again")] = True
+    crash: Annotated[bool, about("take the host process down")] = False
 
 
 def is_light(spec: TaskSpec) -> bool:

@@ -4,94 +4,94 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from mloc.core.language.section import AT_INTAKE, Count, Fraction, Names, NonNegativeInt, Section, Settings, also
+from mloc.core.language.section import AT_INTAKE, Count, Fraction, Names, NonNegativeInt, Section, Settings, about, also
 
 
 class Inference(Section, frozen=True):
     """Sampling parameters by the names that vLLM gives them. What is None was not set: the engine's own default holds."""
 
-    system_prompt: str | None = None
-    append_system_prompt: str | None = None
-    max_tokens: Annotated[Count | None, also("max_new_tokens")] = None
-    min_tokens: NonNegativeInt | None = None
-    do_sample: bool | None = None
-    temperature: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, msgspec.Meta(ge=-1)] | None = None
-    min_p: Fraction | None = None
-    repetition_penalty: Annotated[float, msgspec.Meta(gt=0)] | None = None
-    presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
-    stop: str | Names | None = None
-    stop_token_ids: tuple[int, ...] | None = None
-    bad_words: Names | None = None
-    ignore_eos: bool | None = None
-    include_stop_str_in_output: bool | None = None
-    seed: int | None = None
-    n: Annotated[int, msgspec.Meta(ge=1, le=1024)] | None = None
-    logprobs: Annotated[int, msgspec.Meta(ge=-1)] | None = None
-    prompt_logprobs: Annotated[int, msgspec.Meta(ge=-1)] | None = None
-    flat_logprobs: bool | None = None
-    logit_bias: dict[str, float] | None = None
-    allowed_token_ids: tuple[int, ...] | None = None
-    truncate_prompt_tokens: int | None = None
-    detokenize: bool | None = None
-    skip_special_tokens: bool | None = None
-    spaces_between_special_tokens: bool | None = None
-    thinking_token_budget: NonNegativeInt | None = None
-    extra_args: Settings | None = None
-    structured_outputs: Settings | None = None
-    json_schema: dict[str, Any] | str | None = None
-    regex: str | None = None
-    choice: Names | None = None
-    chat: Literal["auto", "on", "off"] = "auto"
-    on_item_error: Literal["record", "fail"] = "record"
-    max_item_errors: NonNegativeInt | None = None
+    system_prompt: Annotated[str | None, about("goes before every prompt")] = None
+    append_system_prompt: Annotated[str | None, about("goes after the system prompt")] = None
+    max_tokens: Annotated[Count | None, also("max_new_tokens"), about("longest answer; 256 when unset")] = None
+    min_tokens: Annotated[NonNegativeInt | None, about("shortest answer")] = None
+    do_sample: Annotated[bool | None, about("draw tokens at random; else as the temperature says")] = None
+    temperature: Annotated[Annotated[float, msgspec.Meta(ge=0)] | None, about("0: always the likeliest token")] = None
+    top_p: Annotated[Annotated[float, msgspec.Meta(gt=0, le=1)] | None, about("draw from the likeliest that make up so much")] = None
+    top_k: Annotated[Annotated[int, msgspec.Meta(ge=-1)] | None, about("draw from so many; -1 or 0: all")] = None
+    min_p: Annotated[Fraction | None, about("leave out what is less likely than so much of the likeliest")] = None
+    repetition_penalty: Annotated[Annotated[float, msgspec.Meta(gt=0)] | None, about("above 1 discourages what was said")] = None
+    presence_penalty: Annotated[Annotated[float, msgspec.Meta(ge=-2, le=2)] | None, about("for a token that was used")] = None
+    frequency_penalty: Annotated[Annotated[float, msgspec.Meta(ge=-2, le=2)] | None, about("for each time it was used")] = None
+    stop: Annotated[str | Names | None, about("texts that end an answer")] = None
+    stop_token_ids: Annotated[tuple[int, ...] | None, about("tokens that end an answer")] = None
+    bad_words: Annotated[Names | None, about("never written")] = None
+    ignore_eos: Annotated[bool | None, about("write on to max_tokens")] = None
+    include_stop_str_in_output: Annotated[bool | None, about("keep the text that ended it")] = None
+    seed: Annotated[int | None, about("the same seed gives the same answers")] = None
+    n: Annotated[Annotated[int, msgspec.Meta(ge=1, le=1024)] | None, about("answers for each prompt; above 1 needs sampling")] = None
+    logprobs: Annotated[Annotated[int, msgspec.Meta(ge=-1)] | None, about("of so many tokens at each place")] = None
+    prompt_logprobs: Annotated[Annotated[int, msgspec.Meta(ge=-1)] | None, about("the same for the prompt (vLLM)")] = None
+    flat_logprobs: Annotated[bool | None, about("in one flat list (vLLM)")] = None
+    logit_bias: Annotated[dict[str, float] | None, about("token id → what is added")] = None
+    allowed_token_ids: Annotated[tuple[int, ...] | None, about("nothing else is written")] = None
+    truncate_prompt_tokens: Annotated[int | None, about("keep so many of a long prompt")] = None
+    detokenize: Annotated[bool | None, about("false: ids only (vLLM)")] = None
+    skip_special_tokens: Annotated[bool | None, about("leave them out of the text")] = None
+    spaces_between_special_tokens: Annotated[bool | None, about("(vLLM)")] = None
+    thinking_token_budget: Annotated[NonNegativeInt | None, about("tokens for reasoning (vLLM)")] = None
+    extra_args: Annotated[Settings | None, about("for plug-ins of vLLM")] = None
+    structured_outputs: Annotated[Settings | None, about("vLLM's own form")] = None
+    json_schema: Annotated[dict[str, Any] | str | None, about("the answer follows this schema (vLLM)")] = None
+    regex: Annotated[str | None, about("the answer matches (vLLM)")] = None
+    choice: Annotated[Names | None, about("the answer is one of these (vLLM)")] = None
+    chat: Annotated[Literal["auto", "on", "off"], about("use the model's chat template: when it has one, always, never")] = "auto"
+    on_item_error: Annotated[Literal["record", "fail"], about("a bad row is noted, or fails the task")] = "record"
+    max_item_errors: Annotated[NonNegativeInt | None, about("fail when there are more")] = None
 
 
 class Parallel(Section, frozen=True):
     """Data-parallel inference: the rows are split into contiguous ranges, one shard each."""
 
-    enabled: bool = True
-    shards: Annotated[int, msgspec.Meta(ge=1, le=4096)] | Literal["auto"] = "auto"
-    max_shards: Annotated[int, msgspec.Meta(ge=1, le=4096)] | None = None
-    min_items_per_shard: Annotated[Count, AT_INTAKE] = 1
+    enabled: Annotated[bool, about("false: as one")] = True
+    shards: Annotated[Annotated[int, msgspec.Meta(ge=1, le=4096)] | Literal["auto"], about("how many; auto: as workers are free")] = "auto"
+    max_shards: Annotated[Annotated[int, msgspec.Meta(ge=1, le=4096)] | None, about("with auto")] = None
+    min_items_per_shard: Annotated[Count, AT_INTAKE, about("fewer rows are not split")] = 1
 
 
 class Chunking(Section, frozen=True):
     """How documents are cut, in characters unless `unit` says tokens."""
 
-    size: Annotated[Count, also("chunk_size")] = 800
-    overlap: Annotated[NonNegativeInt, also("chunk_overlap")] = 100
-    unit: Literal["characters", "tokens"] = "characters"
+    size: Annotated[Count, also("chunk_size"), about("of one piece")] = 800
+    overlap: Annotated[NonNegativeInt, also("chunk_overlap"), about("shared with the next")] = 100
+    unit: Annotated[Literal["characters", "tokens"], about("of size and overlap")] = "characters"
 
 
 class Embedding(Section, frozen=True):
     """The model that turns texts into vectors."""
 
-    model: Annotated[str, also("identifier", "name", "model_name")] = ""
-    batch_size: Count = 32
-    normalize: bool = True
-    device: str | None = None
+    model: Annotated[str, also("identifier", "name", "model_name"), about("hub name or folder")] = ""
+    batch_size: Annotated[Count, about("texts at a time")] = 32
+    normalize: Annotated[bool, about("to length 1")] = True
+    device: Annotated[str | None, about("cpu, cuda, …")] = None
 
 
 class Search(Section, frozen=True):
     """How passages are found."""
 
-    top_k: Annotated[Count, also("k")] = 4
-    score_threshold: float | None = None
-    rerank: str | None = None
+    top_k: Annotated[Count, also("k"), about("passages for each question")] = 4
+    score_threshold: Annotated[float | None, about("leave out what scores less")] = None
+    rerank: Annotated[str | None, about("a model that sorts them again")] = None
 
 
 class Retrieval(Section, frozen=True):
     """Documents, how they are cut and embedded, where vectors are kept, and what comes back."""
 
-    documents: tuple[Any, ...] | dict[str, Any] | str | None = None
-    chunking: Chunking = Chunking()
-    embedding: Embedding = Embedding()
-    store: Annotated[Literal["chromadb", "qdrant", "faiss"], also("vector_db")] = "faiss"
-    collection: str = "documents"
-    path: str | None = None
-    qdrant: Settings = {}
-    search: Search = Search()
-    returns: Annotated[Literal["answer", "passages"], also("mode")] = "answer"
+    documents: Annotated[tuple[Any, ...] | dict[str, Any] | str | None, about("texts, a folder, or as `data`")] = None
+    chunking: Annotated[Chunking, about("how they are cut")] = Chunking()
+    embedding: Annotated[Embedding, about("texts into vectors; a text is its model")] = Embedding()
+    store: Annotated[Literal["chromadb", "qdrant", "faiss"], also("vector_db"), about("where vectors are kept")] = "faiss"
+    collection: Annotated[str, about("its name there")] = "documents"
+    path: Annotated[str | None, about("its folder")] = None
+    qdrant: Annotated[Settings, about("arguments of Qdrant's client")] = {}
+    search: Annotated[Search, about("how passages are found")] = Search()
+    returns: Annotated[Literal["answer", "passages"], also("mode"), about("an answer, or only the passages")] = "answer"

@@ -4,33 +4,33 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from mloc.core.language.section import Count, Fraction, Names, Section, Settings, also, settings_of
+from mloc.core.language.section import Count, Fraction, Names, Section, Settings, about, also, planned, settings_of
 
 
 class HuggingFaceSource(Section, frozen=True, tag_field="type", tag="huggingface"):
     """A model hub repository, or a folder under a path that the hub's client accepts."""
 
-    identifier: Annotated[str, also("name", "model", "model_name", "repo_id")] = ""
-    revision: str | None = None
-    trust_remote_code: bool = False
+    identifier: Annotated[str, also("name", "model", "model_name", "repo_id"), about("such as `Qwen/Qwen2.5-0.5B-Instruct`")] = ""
+    revision: Annotated[str | None, about("branch, tag or commit")] = None
+    trust_remote_code: Annotated[bool, about("run code that comes with the model")] = False
 
 
 class LocalSource(Section, frozen=True, tag_field="type", tag="local"):
     """A folder with weights and tokenizer on a disk that the worker sees."""
 
-    identifier: Annotated[str, also("path")] = ""
-    revision: str | None = None
-    trust_remote_code: bool = False
+    identifier: Annotated[str, also("path"), about("the folder")] = ""
+    revision: Annotated[str | None, about("for the record")] = None
+    trust_remote_code: Annotated[bool, about("run code that comes with the model")] = False
 
 
 class HttpSource(Section, frozen=True, tag_field="type", tag="http"):
     """An archive with weights and tokenizer behind a URL."""
 
-    identifier: Annotated[str, also("url")] = ""
-    headers: dict[str, str] = {}
-    archive_format: str | None = None
-    revision: str | None = None
-    trust_remote_code: bool = False
+    identifier: Annotated[str, also("url"), about("the URL")] = ""
+    headers: Annotated[dict[str, str], about("sent with the request")] = {}
+    archive_format: Annotated[str | None, about("when the name does not tell: tar.gz, zip, …")] = None
+    revision: Annotated[str | None, about("for the record")] = None
+    trust_remote_code: Annotated[bool, about("run code that comes with the model")] = False
 
 
 class StageSource(Section, frozen=True, tag_field="type", tag="stage"):
@@ -38,14 +38,14 @@ class StageSource(Section, frozen=True, tag_field="type", tag="stage"):
 
     A file may write a stage's name as `identifier`; expansion fills `path` and `url` with references to that stage's result."""
 
-    identifier: str = ""
-    path: str | None = None
-    url: str | None = None
-    task_id: Annotated[str | None, also("task_id")] = msgspec.field(name="taskId", default=None)
-    headers: dict[str, str] = {}
-    archive_format: str | None = None
-    revision: str | None = None
-    trust_remote_code: bool = False
+    identifier: Annotated[str, about("the stage's name")] = ""
+    path: Annotated[str | None, about("a folder")] = None
+    url: Annotated[str | None, about("an archive")] = None
+    task_id: Annotated[str | None, also("task_id"), about("the task that made them")] = msgspec.field(name="taskId", default=None)
+    headers: Annotated[dict[str, str], about("sent with the request")] = {}
+    archive_format: Annotated[str | None, about("when the name does not tell: tar.gz, zip, …")] = None
+    revision: Annotated[str | None, about("for the record")] = None
+    trust_remote_code: Annotated[bool, about("run code that comes with the model")] = False
 
 
 class ScratchSource(Section, frozen=True, tag_field="type", tag="scratch"):
@@ -53,23 +53,23 @@ class ScratchSource(Section, frozen=True, tag_field="type", tag="scratch"):
 
     Without `tokenizer_text` the tokenizer is trained on the task's own data."""
 
-    architecture: str = "llama"
-    hidden_size: Count = 128
-    intermediate_size: Count | None = None
-    num_hidden_layers: Annotated[Count, also("num_layers")] = 2
-    num_attention_heads: Annotated[Count, also("num_heads")] = 4
-    num_key_value_heads: Count | None = None
-    head_dim: Count | None = None
-    vocab_size: Annotated[int, msgspec.Meta(ge=16, le=1_000_000)] = 512
-    max_position_embeddings: Annotated[Count, also("max_length")] = 512
-    tie_word_embeddings: bool = True
-    tokenizer_text: str | Names | None = None
-    chat_template: str | None = None
-    config: Settings = {}
-    seed: int = 0
-    identifier: str = ""
-    revision: str | None = None
-    trust_remote_code: bool = False
+    architecture: Annotated[str, about("a model type of transformers")] = "llama"
+    hidden_size: Annotated[Count, about("width")] = 128
+    intermediate_size: Annotated[Count | None, about("width of the feed-forward layers")] = None
+    num_hidden_layers: Annotated[Count, also("num_layers"), about("depth")] = 2
+    num_attention_heads: Annotated[Count, also("num_heads"), about("must divide hidden_size unless head_dim is set")] = 4
+    num_key_value_heads: Annotated[Count | None, about("must divide num_attention_heads")] = None
+    head_dim: Annotated[Count | None, about("width of one head")] = None
+    vocab_size: Annotated[int, msgspec.Meta(ge=16, le=1_000_000), about("of the tokenizer at most")] = 512
+    max_position_embeddings: Annotated[Count, also("max_length"), about("longest sequence, in tokens")] = 512
+    tie_word_embeddings: Annotated[bool, about("input and output share one table")] = True
+    tokenizer_text: Annotated[str | Names | None, about("texts, or a file's path, to train the tokenizer on")] = None
+    chat_template: Annotated[str | None, about("Jinja, as tokenizers take it")] = None
+    config: Annotated[Settings, about("more of the architecture's own config")] = {}
+    seed: Annotated[int, about("of the first weights")] = 0
+    identifier: Annotated[str, about("a name for it in results")] = ""
+    revision: Annotated[str | None, about("for the record")] = None
+    trust_remote_code: Annotated[bool, about("has no effect here")] = False
 
 
 ModelSource = HuggingFaceSource | LocalSource | HttpSource | StageSource | ScratchSource
@@ -78,36 +78,39 @@ ModelSource = HuggingFaceSource | LocalSource | HttpSource | StageSource | Scrat
 class Adapter(Section, frozen=True):
     """The low-rank adapter that a fine-tuning task trains."""
 
-    type: Literal["lora", "qlora"] = "lora"
-    r: Annotated[Count, also("rank", "lora_r")] = 8
-    lora_alpha: Annotated[float, also("alpha")] = 16
-    lora_dropout: Annotated[Fraction, also("dropout")] = 0.0
-    bias: Literal["none", "all", "lora_only"] = "none"
-    target_modules: str | Names | None = None
-    modules_to_save: Names | None = None
-    use_rslora: bool = False
-    task_type: str = "CAUSAL_LM"
+    type: Annotated[Literal["lora", "qlora"], about("`qlora`: over a base in 4 bits")] = "lora"
+    r: Annotated[Count, also("rank", "lora_r"), about("rank")] = 8
+    lora_alpha: Annotated[float, also("alpha"), about("scale")] = 16
+    lora_dropout: Annotated[Fraction, also("dropout"), about("while training")] = 0.0
+    bias: Annotated[Literal["none", "all", "lora_only"], about("which biases are trained")] = "none"
+    target_modules: Annotated[str | Names | None, about("names, a pattern, or all-linear")] = None
+    modules_to_save: Annotated[Names | None, about("layers trained in full beside it")] = None
+    use_rslora: Annotated[bool, about("scale by the root of the rank")] = False
+    task_type: Annotated[str, about("peft's name of the task")] = "CAUSAL_LM"
 
 
 class ServedAdapter(Section, frozen=True):
     """A trained adapter that an inference task loads. Of `path`, `url` and `task_id` the first that is there is used."""
 
-    name: str = ""
-    type: Literal["lora", "qlora"] = "lora"
-    path: str | None = None
-    url: str | None = None
-    task_id: Annotated[str | None, also("task_id")] = msgspec.field(name="taskId", default=None)
-    apply: Literal["runtime", "merge"] = "runtime"
-    headers: dict[str, str] = {}
-    archive_format: str | None = None
+    name: Annotated[str, about("to tell them apart")] = ""
+    type: Annotated[Literal["lora", "qlora"], about("as it was trained")] = "lora"
+    path: Annotated[str | None, about("its folder")] = None
+    url: Annotated[str | None, about("its archive")] = None
+    task_id: Annotated[str | None, also("task_id"), about("the task that trained it")] = msgspec.field(name="taskId", default=None)
+    apply: Annotated[Literal["runtime", "merge"], about("on top of the weights, or merged into them")] = "runtime"
+    headers: Annotated[dict[str, str], about("sent with the request")] = {}
+    archive_format: Annotated[str | None, about("when the name does not tell: tar.gz, zip, …")] = None
+
+
+SOMEWHERE = msgspec.Meta(extra_json_schema={"items": {"anyOf": [{"required": [name]} for name in ("path", "url", "taskId", "task_id")]}})
 
 
 class Model(Section, frozen=True):
     """What to load and how. `vllm`, `transformers` and `config` are handed to the libraries by name."""
 
-    source: ModelSource | None = None
-    vllm: Annotated[Settings, settings_of("vllm")] = {}
-    transformers: Annotated[Settings, settings_of("transformers")] = {}
-    config: Annotated[Settings, settings_of("config")] = {}
-    adapter: Adapter | None = None
-    adapters: tuple[ServedAdapter, ...] = ()
+    source: Annotated[ModelSource | None, about("where the weights come from")] = None
+    vllm: Annotated[Settings, settings_of("vllm"), planned("arguments of vLLM's engine, by its names")] = {}
+    transformers: Annotated[Settings, settings_of("transformers"), about("arguments of from_pretrained, by its names")] = {}
+    config: Annotated[Settings, settings_of("config"), about("precision and memory, for every engine")] = {}
+    adapter: Annotated[Adapter | None, about("what a fine-tuning task trains")] = None
+    adapters: Annotated[tuple[ServedAdapter, ...], SOMEWHERE, about("what an inference task loads on top")] = ()

@@ -21,6 +21,9 @@ RESERVED_NAMES = frozenset(("env", "secret"))
 ALTERNATIVES = ("path", "url", "taskId")
 """Keys of one mapping of which the first that is there is used: a missing value is left out when another is there."""
 
+WHOLE_REFERENCE = r"\$\{[^{}\n]{1,400}\}"
+"""What a text looks like that is one reference and nothing else."""
+
 _REFERENCE = re.compile(r"(\$?)\$\{([^{}\n]{1,400})\}")
 _ENV_NAME = re.compile(r"(?:env\.)?([A-Za-z_][A-Za-z0-9_]{0,100})")
 _STAGE_PATH = re.compile(r"([A-Za-z0-9_-]{1,63})\.((?:result|task_id|folder)(?:[.\[].*)?)")

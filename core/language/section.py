@@ -19,6 +19,16 @@ def settings_of(section: str) -> msgspec.Meta:
     return msgspec.Meta(extra={"settings": section})
 
 
+def about(text: str) -> msgspec.Meta:
+    """Say in a few words what a field is, for the reference page and for editors."""
+    return msgspec.Meta(description=text)
+
+
+def planned(text: str) -> msgspec.Meta:
+    """The same for a field that is read and checked, and that nothing follows yet."""
+    return msgspec.Meta(description=f"{text} (no effect yet)")
+
+
 AT_INTAKE = msgspec.Meta(extra={"at_intake": True})
 """Marks a field that the scheduler reads before any stage has run: it may not hold a reference."""
 

@@ -10,8 +10,8 @@ from mloc.core.language.findings import Findings
 _TRIGGERS = frozenset(
     ("hyperparameters", "lora", "configName", "config_name", "task", "sloSeconds", "qdrant", "embedding", "search", "jsonl_path", "prompts")
 )
-_TASK_TYPES = {"rag_inference": "rag", "agent_inference": "agent"}
-_MOVED_HYPERPARAMETERS: dict[str, Path] = {
+OLDER_TASK_TYPES = {"rag_inference": "rag", "agent_inference": "agent"}
+MOVED_HYPERPARAMETERS: dict[str, Path] = {
     "reward_model": ("reward_model",),
     "agent_type": ("agent", "type"),
     "tools": ("agent", "tools"),
@@ -19,7 +19,7 @@ _MOVED_HYPERPARAMETERS: dict[str, Path] = {
     "vector_db": ("retrieval", "store"),
     "retrieval_k": ("retrieval", "search", "top_k"),
 }
-_MOVED: dict[str, Path] = {
+MOVED: dict[str, Path] = {
     "lora": ("model", "adapter"),
     "configName": ("agent", "config_name"),
     "config_name": ("agent", "config_name"),
@@ -31,7 +31,7 @@ _MOVED: dict[str, Path] = {
     "prompts": ("data", "prompts"),
     "jsonl_path": ("data", "jsonl_path"),
 }
-_RETRIEVAL: dict[str, Path] = {
+MOVED_IN_RETRIEVAL: dict[str, Path] = {
     "k": ("search", "top_k"),
     "top_k": ("search", "top_k"),
     "retrieval_k": ("search", "top_k"),
@@ -90,8 +90,8 @@ def rewrite(spec: dict[str, Any], findings: Findings) -> Rewritten:
     """The spec in its present form. The given mapping is not changed; parts without older forms are shared."""
     rewritten = Rewritten(spec)
     if not _TRIGGERS.isdisjoint(spec):
-        rewritten.spec = {name: value for name, value in spec.items() if name not in _MOVED and name != "hyperparameters"}
-        for name, path in _MOVED.items():
+        rewritten.spec = {name: value for name, value in spec.items() if name not in MOVED and name != "hyperparameters"}
+        for name, path in MOVED.items():
             if spec.get(name) is not None:
                 rewritten.put(path, spec[name], (name,), findings)
         _move_hyperparameters(spec, rewritten, findings)
@@ -116,7 +116,7 @@ def _move_hyperparameters(spec: dict[str, Any], rewritten: Rewritten, findings: 
         return
     for name, value in hyperparameters.items():
         if value is not None:
-            rewritten.put(_MOVED_HYPERPARAMETERS.get(name, ("training", name)), value, ("hyperparameters", name), findings)
+            rewritten.put(MOVED_HYPERPARAMETERS.get(name, ("training", name)), value, ("hyperparameters", name), findings)
 
 
 def _rewrite_retrieval(rewritten: Rewritten, findings: Findings) -> None:
@@ -125,9 +125,9 @@ def _rewrite_retrieval(rewritten: Rewritten, findings: Findings) -> None:
         return
     if isinstance(retrieval.get("embedding"), str):
         retrieval = _own(rewritten)["retrieval"] = {**retrieval, "embedding": {"model": retrieval["embedding"]}}
-    if not _RETRIEVAL.keys().isdisjoint(retrieval):
-        _own(rewritten)["retrieval"] = {name: value for name, value in retrieval.items() if name not in _RETRIEVAL}
-        for name, path in _RETRIEVAL.items():
+    if not MOVED_IN_RETRIEVAL.keys().isdisjoint(retrieval):
+        _own(rewritten)["retrieval"] = {name: value for name, value in retrieval.items() if name not in MOVED_IN_RETRIEVAL}
+        for name, path in MOVED_IN_RETRIEVAL.items():
             if retrieval.get(name) is not None:
                 rewritten.put(("retrieval", *path), retrieval[name], ("retrieval", name), findings)
 
@@ -170,9 +170,9 @@ def _typed_data(data: dict[str, Any], rewritten: Rewritten) -> dict[str, Any]:
 def _rewrite_scalars(rewritten: Rewritten) -> None:
     """Texts that stand for a mapping, and older task types."""
     spec = rewritten.spec
-    if isinstance(spec.get("taskType"), str) and spec["taskType"] in _TASK_TYPES:
+    if isinstance(spec.get("taskType"), str) and spec["taskType"] in OLDER_TASK_TYPES:
         spec = _own(rewritten)
-        spec["taskType"] = _TASK_TYPES[spec["taskType"]]
+        spec["taskType"] = OLDER_TASK_TYPES[spec["taskType"]]
     for name, key in (("reward_model", "identifier"), ("notify", "url")):
         if isinstance(spec.get(name), str):
             spec = _own(rewritten)

@@ -17,6 +17,11 @@ class FieldRules(NamedTuple):
     at_intake: bool
     quantity: str
     settings: str
+    about: str
+    default: Any
+    """None also where the default is an empty mapping or another Struct."""
+    narrowed: dict[str, Any]
+    """What the JSON Schema says beyond the type."""
 
 
 class StructRules(NamedTuple):
@@ -36,16 +41,18 @@ def rules_of(struct: type) -> StructRules:
     for field in kind.fields:
         if field.name == "deferred":  # the reader's own, no key of the language
             continue
-        inner, extra = field.type, dict[str, Any]()
+        inner, extra, narrowed = field.type, dict[str, Any](), dict[str, Any]()
         while isinstance(inner, inspect.Metadata):
             extra |= inner.extra or {}
+            narrowed |= inner.extra_json_schema or {}
             inner = inner.type
         if isinstance(inner, inspect.UnionType):  # an optional quantity: the mark is on the member
             for one in inner.types:
                 extra |= (one.extra or {}) if isinstance(one, inspect.Metadata) else {}
         rules = FieldRules(
-            field.encode_name, inner, field.required, bool(extra.get("at_intake")), extra.get("quantity", ""), extra.get("settings", "")
-        )
+            field.encode_name, inner, field.required, bool(extra.get("at_intake")), extra.get("quantity", ""), extra.get("settings", ""),
+            narrowed.pop("description", ""), field.default if isinstance(field.default, str | int | float) else None, narrowed,
+        )  # fmt: skip
         own_names.append(field.encode_name)
         for name in (field.encode_name, *extra.get("also", ())):
             by_name.setdefault(name, rules)

@@ -13,7 +13,7 @@ _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,18})")
 _RADIX = re.compile(r"0o[0-7]{1,20}|0x[0-9a-fA-F]{1,15}")
 _EXPONENT = r"[eE][-+]?[0-9]{1,3}"
 _FLOAT = re.compile(rf"[-+]?(?:(?:\.[0-9]{{1,40}}|(?:0|[1-9][0-9]{{0,40}})\.[0-9]{{0,40}})(?:{_EXPONENT})?|(?:0|[1-9][0-9]{{0,40}}){_EXPONENT})")
-_SWITCHES = {"yes": True, "on": True, "true": True, "y": True, "no": False, "off": False, "false": False, "n": False}
+SWITCHES = {"yes": True, "on": True, "true": True, "y": True, "no": False, "off": False, "false": False, "n": False}
 
 
 def scalar(text: str) -> Any:
@@ -34,7 +34,7 @@ def scalar(text: str) -> Any:
 
 def switch(text: str) -> bool | None:
     """The switch that a text stands for where one is expected (`yes`, `on`, …), else None."""
-    return _SWITCHES.get(text.lower())
+    return SWITCHES.get(text.lower())
 
 
 def number(text: str) -> int | float | None:
