@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shlex
 import shutil
 import signal
@@ -17,6 +16,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from mloc.core import log_ids
 from mloc.core.language.errors import LanguageError
 from mloc.services.demo import readiness
 from mloc.services.demo.failure import DemoFailed
@@ -130,15 +130,19 @@ async def _following(system: OwnSystem) -> AsyncIterator[Session]:
 
 
 async def _until_snapshots(system: OwnSystem, session: Session) -> None:
-    """Until the services have written down their state at the log's end, so that the proof covers all of it. Raises DemoFailed."""
+    """Until the services have written down their state at the log's present end, so that the proof covers all of it. Raises DemoFailed."""
     _, last = await session.log.ends()
-    folder = system.settings.state_dir / "snapshots"
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(SNAPSHOT_PATIENCE_SEC):
-            while late := [name for name in PROVEN if (newest := snapshots.newest_good(folder, name)) is None or newest.header.id != last]:
-                await asyncio.sleep(0.1)
-            return
-    raise DemoFailed(f"{' and '.join(late)} wrote no snapshot of the log's last entry {last} in {folder}")
+    deadline = time.monotonic() + SNAPSHOT_PATIENCE_SEC
+    while late := [name for name in PROVEN if not _has_snapshot(system, name, last)]:
+        if time.monotonic() > deadline:
+            raise DemoFailed(f"{' and '.join(late)} wrote no snapshot of the log's entry {last} in {system.settings.state_dir / 'snapshots'}")
+        await asyncio.sleep(0.1)
+
+
+def _has_snapshot(system: OwnSystem, service: str, position: str) -> bool:
+    """Whether the service has written down its state at this entry of the log or a later one."""
+    newest = snapshots.newest_good(system.settings.state_dir / "snapshots", service)
+    return newest is not None and not log_ids.before(newest.header.id, position)
 
 
 async def _verify(system: OwnSystem, screen: Screen) -> None:
@@ -152,13 +156,20 @@ async def _verify(system: OwnSystem, screen: Screen) -> None:
 
 
 def _say_what_next(system: OwnSystem, screen: Screen, seconds: float) -> None:
-    folder = Path(os.path.relpath(system.folder))
-    program = "" if shutil.which("mloc") else f"{shlex.quote(str(Path(sys.executable).parent))}/"
+    folder, activate = _from_here(system.folder), Path(sys.prefix) / "bin" / "activate"
+    first = f". {shlex.quote(str(_from_here(activate)))} && " if not shutil.which("mloc") and activate.is_file() else ""
     screen.title(f"Done in {seconds:.0f} s. All of it is kept in {folder}: results, state, logs")
-    screen.say("  look at it again, with the same log:")
-    screen.say(f"    cd {shlex.quote(str(folder))} && {program}mloc up --workers 2")
-    screen.say("  and there, in a second terminal:")
-    screen.say(f"    {program}mloc-console                    every task and worker, live and at any earlier event")
-    screen.say(f"    {program}mloc-intake list                what ran; mloc-intake show, result, logs <task>")
-    screen.say(f"    {program}mloc-replay at -1m              the state a minute ago, from the log")
-    screen.say(f"    {program}mloc-intake submit --template inference_tiny --wait")
+    screen.say("  To look at it again, with the same log, in each of two terminals first:")
+    screen.say(f"    {first}cd {shlex.quote(str(folder))}")
+    screen.say("  then in one of them:")
+    screen.say("    mloc up --workers 2                 the event log, the services, two workers")
+    screen.say("  and in the other:")
+    screen.say("    mloc-console                        every task and worker, live and as it was at any earlier event")
+    screen.say("    mloc-intake list                    what ran; then mloc-intake show, result or logs, and a task's id")
+    screen.say("    mloc-replay at '#40'                the state after the first 40 events, from the log")
+    screen.say("    mloc-intake templates               pipelines to start from; mloc-intake submit --template echo --wait")
+
+
+def _from_here(path: Path) -> Path:
+    """Relative where it lies below the working folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -11,7 +11,7 @@ from mloc.core.task import Task
 from mloc.services.demo.screen import Region, Screen
 from mloc.services.demo.sparkline import sparkline
 from mloc.services.demo.watch import Readings, Watch
-from mloc.services.intake.cli_output import COLOURS, GLYPHS, age
+from mloc.services.intake.cli_output import COLOURS, GLYPHS, age, one_line
 from mloc.services.intake.task_requests import words
 
 SAY_EVERY_SEC = 2.0  # numbers of one part, where nothing is drawn
@@ -73,13 +73,13 @@ def state(part: Task) -> str:
 
 
 def numbers(readings: Readings) -> str:
-    """Step, loss and speed, as far as they are known."""
+    """Step, loss and speed as far as they are known; before that the newest log line."""
     shown = [f"step {readings.step}/{readings.total_steps}"] if readings.losses and readings.total_steps else []
     if readings.losses:
         shown.append(f"loss {readings.losses[0]:.3f} → {readings.losses[-1]:.3f}")
     if readings.tokens_per_sec:
         shown.append(f"{readings.tokens_per_sec:,.0f} tokens/s")
-    return "  ".join(shown)
+    return "  ".join(shown) or one_line(readings.line, 60)
 
 
 def _name(part: Task) -> str:

@@ -14,7 +14,7 @@ from mloc.services.exit_codes import FAILED
 from mloc.services.parent_death import die_with_parent
 from mloc.services.server.record import process_start, read_record
 from mloc.services.setting_variables import variables
-from mloc.services.settings import Settings, load_settings, read_environment
+from mloc.services.settings import DOTENV, Settings, load_settings, read_environment
 from mloc.services.up.record import UpRecord, read_up_record
 from mloc.services.up.supervision import MLOC, ONE_MACHINE_DEFAULTS
 
@@ -33,9 +33,14 @@ def own_environment(folder: Path, port: int) -> dict[str, str]:
     if "PYTHONPATH" in environ:  # the child works in another folder
         environ["PYTHONPATH"] = os.pathsep.join(os.path.abspath(part) for part in environ["PYTHONPATH"].split(os.pathsep) if part)
     return {
-        **ONE_MACHINE_DEFAULTS, **environ, "PORT": str(port), "WORKER_ID": "worker", "ORCHESTRATOR_STATE_DIR": str(folder / "state"),
-        "RESULTS_DIR": str(folder / "results"), "STATE_FLUSH_INTERVAL_SEC": "0.5", "WORKER_DRAIN_SEC": "3", "LOG_COLOR": "never",
+        **ONE_MACHINE_DEFAULTS, **environ, **_lasting(port), "ORCHESTRATOR_STATE_DIR": str(folder / "state"), "LOG_COLOR": "never",
+        "RESULTS_DIR": str(folder / "results"), "STATE_FLUSH_INTERVAL_SEC": "0.5", "WORKER_DRAIN_SEC": "3",
     }  # fmt: skip
+
+
+def _lasting(port: int) -> dict[str, str]:
+    """Settings that an `mloc up` in the folder shall have later, too: the same workers, a port that is not everyone's."""
+    return {"WORKER_ID": "worker", "PORT": str(port)}
 
 
 class OwnSystem:
@@ -43,6 +48,7 @@ class OwnSystem:
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
+        (folder / DOTENV).write_text("".join(f"{name}={text}\n" for name, text in _lasting(port).items()))
         self.environ = own_environment(folder, port)
         self.settings: Settings = load_settings(self.environ)
         self._log = folder / "up.log"

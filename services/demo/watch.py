@@ -34,6 +34,7 @@ class Readings(Struct):
     step: int = 0
     total_steps: int = 0
     tokens_per_sec: float = 0.0
+    line: str = ""  # the newest one
     after: str = "0-0"
 
 
@@ -125,6 +126,7 @@ class Watch:
             seen.after = id
             if point.attempt != seen.attempt:
                 seen.attempt, seen.losses = point.attempt, []
+            seen.line = point.line or seen.line
             seen.step, seen.total_steps = point.step or seen.step, point.total_steps or seen.total_steps
             seen.tokens_per_sec = point.metrics.get("tokens_per_sec", seen.tokens_per_sec)
             if math.isfinite(loss := point.metrics.get("loss", math.nan)):
