@@ -123,8 +123,9 @@ class Ledger:
         if pid in self.hosts:
             await self._write([HostGone(pid)], sync=False)
 
-    async def keep(self, reports: Sequence[ReportKept]) -> None:
-        await self._write(reports, sync=True)
+    async def keep(self, reports: Sequence[ReportKept], *, sync: bool = True) -> None:
+        """A crash of this worker loses none of them; with `sync` one of the machine does not either."""
+        await self._write(reports, sync=sync)
 
     async def acknowledge(self, incarnation: int, seq: int) -> None:
         """The log has all reports of this incarnation up to `seq`."""

@@ -27,13 +27,15 @@ _log = structlog.get_logger("worker")
 
 
 class Outgoing(NamedTuple):
-    """One report in the queue. `held` is set for an attempt's last one; `precious` ones are in the ledger before they are sent."""
+    """One report in the queue. `held` is set for an attempt's last one; `precious` ones are in the ledger before they are sent, and synced
+    to disk unless making them again is `cheap`."""
 
     incarnation: int
     seq: int
     report: Report
     held: HeldAttempt | None
     precious: bool
+    cheap: bool = False
 
 
 class Outbox:
@@ -57,10 +59,10 @@ class Outbox:
         """Number from 1 again, under a new incarnation."""
         self.incarnation, self.next_seq = incarnation, 1
 
-    def put(self, event: Event, entry_id: str = "", *, held: HeldAttempt | None = None, precious: bool = False) -> None:
+    def put(self, event: Event, entry_id: str = "", *, held: HeldAttempt | None = None, precious: bool = False, cheap: bool = False) -> None:
         """Queue a report; an AttemptReport carries `next_seq`. `held` says that it is its attempt's last one."""
         assert not isinstance(event, AttemptReport) or (event.seq, event.incarnation) == (self.next_seq, self.incarnation)
-        self._append(Outgoing(self.incarnation, self.next_seq, Report(event, entry_id), held, precious))
+        self._append(Outgoing(self.incarnation, self.next_seq, Report(event, entry_id), held, precious, cheap))
         self.next_seq += 1
 
     def unacknowledged(self) -> list[HeldAttempt]:
@@ -91,7 +93,7 @@ class Outbox:
         ]
         if kept:
             try:
-                await self._ledger.keep(kept)
+                await self._ledger.keep(kept, sync=any(out.precious and not out.cheap for out in batch))
             except OSError as error:
                 _log.error("the ledger cannot be written: a crash of this worker now would lose results", error=str(error))
 

@@ -25,6 +25,8 @@ from mloc.services.worker.attempt import Attempt, AttemptKey
 from mloc.services.worker.outbox import Outbox
 from mloc.services.worker.scrubbing import scrub_bytes, scrub_text
 
+WORTH_A_SYNC_MS = 1000.0  # what took less is rather done again after a power cut than synced each time
+
 
 class Reports:
     def __init__(self, outbox: Outbox) -> None:
@@ -76,7 +78,8 @@ class Reports:
 
     def _put_last(self, attempt: Attempt, event: AttemptSucceeded | AttemptFailed | AttemptStopped) -> None:
         own_inbox = attempt.incarnation == self._outbox.incarnation  # the inbox of a former incarnation is gone, and the entry with it
-        self._outbox.put(event, attempt.entry_id if own_inbox else "", held=attempt.held(), precious=not attempt.dispatch.light)
+        cheap = not isinstance(event, AttemptStopped) and event.duration_ms < WORTH_A_SYNC_MS
+        self._outbox.put(event, attempt.entry_id if own_inbox else "", held=attempt.held(), precious=not attempt.dispatch.light, cheap=cheap)
 
     def _names(self, key: AttemptKey) -> dict[str, Any]:
         outbox = self._outbox
