@@ -22,6 +22,7 @@ from mloc.core.events import (
 )
 from mloc.core.fold import evolve
 from mloc.core.task import FINAL
+from mloc.core.worker import Attempt
 from mloc.services.log.event_log import Entry
 from mloc.services.log.memory_records import Writer
 
@@ -129,5 +130,8 @@ class Audit:
             outcome = self._first_outcome.get(task.id)
             if outcome is not None and outcome[0] == "published" and not task.children and task.result_id != outcome[1]:
                 self._violation(f"the first success of {task.id} is {outcome[1]}, its result is {task.result_id or 'none'}")
-        if left := [attempt for attempt in self.cluster.holdings.all() if self.cluster.workers[attempt.worker].phase == "alive"]:
+        if left := self.held():
             self._violation(f"attempts are still held at the end: {left[:3]}")
+
+    def held(self) -> list[Attempt]:
+        return [attempt for attempt in self.cluster.holdings.all() if self.cluster.workers[attempt.worker].phase == "alive"]

@@ -273,7 +273,7 @@ class World:
         await self._until_all_ended()
         for _ in range(60):  # what is still held ends, and everyone reads to the tail
             await asyncio.sleep(1.0)
-            if len(self.lives) == len(self._starters) and self._all_at_tail():
+            if len(self.lives) == len(self._starters) and self._all_at_tail() and not self.audit.held():
                 break
         self._check_end()
 
