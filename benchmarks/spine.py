@@ -29,6 +29,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 TRIAL_SEC = 240
 PEERS = ("dramatiq", "taskiq")
+ONCE_IN_A_WHILE = ("kill", "fold", "reading")  # they take long, or hardly vary
 
 
 class Trial(NamedTuple):
@@ -38,10 +39,9 @@ class Trial(NamedTuple):
     tasks: int
 
 
-def planned(quick: bool) -> list[Trial]:
+def planned(scale: float) -> list[Trial]:
     """One round. The number of tasks is what takes a contestant a few seconds."""
-    scale = 0.3 if quick else 1.0
-    end_to_end = {"raw": 30_000, "dramatiq": 6_000, "taskiq": 4_000, "mloc": 12_000, "mloc-ext4": 12_000, "mloc-always": 12_000}
+    end_to_end = {"raw": 30_000, "dramatiq": 5_000, "taskiq": 3_000, "mloc": 10_000, "mloc-ext4": 10_000, "mloc-always": 10_000}
     idle = {"raw": 200, "dramatiq": 200, "taskiq": 200, "mloc": 200, "mloc-always": 200}
     trials = [Trial("submissions", name, 0, int(4_000 * scale)) for name in ("raw", *PEERS, "mloc", "mloc-always")]
     trials += [Trial("end_to_end", name, workers, int(tasks * scale)) for name, tasks in end_to_end.items() for workers in (1, 2)]
@@ -56,10 +56,10 @@ def rounds_of(options: argparse.Namespace) -> Iterator[tuple[int, list[Trial]]]:
     for number in range(options.rounds):
         trials = [
             trial
-            for trial in planned(options.quick)
+            for trial in planned(options.scale)
             if (not options.only or trial.figure in options.only)
             and (not options.contestants or trial.contestant in options.contestants)
-            and (trial.figure != "kill" or number < options.kill_rounds)
+            and (trial.figure not in ONCE_IN_A_WHILE or number < options.slow_rounds)
         ]
         chance.shuffle(trials)
         yield number, trials
@@ -125,8 +125,9 @@ def _put_into_page(page: Path, text: str) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="how often everything is measured")
-    parser.add_argument("--kill-rounds", type=int, default=3, help="in how many of them a worker is killed; it takes 12 s each")
-    parser.add_argument("--quick", action="store_true", help="one round with fewer tasks")
+    parser.add_argument("--slow-rounds", type=int, default=3, help="in how many of them a worker is killed, and a log folded")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the number of tasks")
+    parser.add_argument("--quick", action="store_true", help="one round with a third of the tasks")
     parser.add_argument("--only", nargs="*", default=[], metavar="FIGURE", help="submissions, end_to_end, idle, kill, fold, reading")
     parser.add_argument("--contestants", nargs="*", default=[], metavar="NAME", help="raw, dramatiq, taskiq, mloc, mloc-ext4, mloc-always")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the order of the trials")
@@ -135,7 +136,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--write-page", action="store_true", help="put the table into docs/benchmarks.md")
     options = parser.parse_args()
     if options.quick:
-        options.rounds = options.kill_rounds = 1
+        options.rounds = options.slow_rounds = 1
+        options.scale /= 3
     return options
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from mloc.core.language.references import is_content, is_reference
 from mloc.core.language.spec import TaskSpec, encode_spec
 
 MASK = "***"
+REMEMBERED_BYTES = 1024
 _ONLY_ROWS = (ListData, MessagesData, PreferencesData)
 
 _SECRET_KEY = re.compile(
@@ -31,8 +33,15 @@ _TOKEN_TRACES = tuple(re.compile(prefix + rb"[A-Za-z0-9_-]{16}").search for pref
 def may_hold_secrets(spec: TaskSpec) -> bool:
     """Whether a look at the spec's JSON, without rows, leaves it open that `move_secrets` finds something: most specs are spared its walk."""
     encoded = encode_spec(replace(spec, data=None) if isinstance(spec.data, _ONLY_ROWS) else spec)
+    return _has_trace_remembered(encoded) if len(encoded) <= REMEMBERED_BYTES else _has_trace(encoded)
+
+
+def _has_trace(encoded: bytes) -> bool:
     lower = encoded.lower()
     return any(trace in lower for trace in _TRACES) or any(search(encoded) for search in _TOKEN_TRACES)
+
+
+_has_trace_remembered = lru_cache(maxsize=256)(_has_trace)  # without their rows many specs are the same
 
 
 def move_secrets(spec: TaskSpec) -> tuple[TaskSpec, dict[str, str]]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u to mistake
+_PAIRS = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
 _EPOCH_SEC = 1_704_067_200  # 2024-01-01; six letters of seconds last until 2058
 _TIME_LETTERS, _CHANCE_LETTERS = 6, 8
 _CHANCES = 1 << (5 * _CHANCE_LETTERS)
@@ -41,4 +42,5 @@ def slug(name: str) -> str:
 
 
 def _letters(number: int, count: int) -> str:
-    return "".join(_ALPHABET[(number >> (5 * place)) & 31] for place in range(count - 1, -1, -1))
+    """An even number of letters, the last of `number`."""
+    return "".join([_PAIRS[(number >> shift) & 1023] for shift in range(5 * (count - 2), -1, -10)])
