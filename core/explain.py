@@ -43,7 +43,7 @@ def explain(cluster: Cluster, task: Task) -> Explanation:
     if task.phase == "dead_lettered":
         return Explanation("dead_lettered", f"the task failed and waits for a person ({task.reason}); `mloc-intake retry {task.id}` runs it again")
     if task.phase in ("dispatched", "running") and not task.children:
-        return Explanation("sent", f"attempt {task.current} {'runs on' if task.phase == 'running' else 'was sent to'} worker {task.worker}")
+        return Explanation("sent", f"attempt {task.tries} {'runs on' if task.phase == 'running' else 'was sent to'} worker {task.worker}")
     if task.children:
         return _of_children(cluster, task)
     return explain_need(cluster, task.need, _held(cluster, task)) if task.need else Explanation("held", "the task states no need")

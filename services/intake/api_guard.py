@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 from aiohttp import web
+from aiohttp.web_protocol import RequestPayloadError
 
 from mloc.core.language.errors import LanguageError
 from mloc.core.language.yaml_source import decode_text, load_documents
@@ -43,6 +44,9 @@ async def one_error_shape(request: web.Request, handler: Handler) -> web.StreamR
     except LogUnavailable as error:
         hint = "try again; a submission with an Idempotency-Key can be repeated without harm"
         return ApiError(503, "log_unavailable", str(error), hint=hint).response()
+    except RequestPayloadError as error:
+        text = str(error).partition("message:")[2].strip() or "it broke off"
+        return ApiError(400, "unreadable_body", f"the body cannot be read: {text}", path=request.path).response()
     except ConnectionResetError:
         raise
     except Exception:

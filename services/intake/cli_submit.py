@@ -33,6 +33,7 @@ from mloc.services.intake.views import accepted_view
 from mloc.services.log.event_log import BacklogFull, KeyConflict, LogUnavailable
 from mloc.services.settings import Settings
 
+NOT_KNOWN = "it is not known whether it was submitted: `mloc-intake list` shows it; under an --idempotency-key it can be sent again without harm"
 LOOK_AT_WORKERS_SEC = 1.0  # a long log is not folded just to warn
 
 
@@ -44,6 +45,7 @@ class Outcome(Struct):
     answer: dict[str, Any] = {}
     error: dict[str, Any] | None = None
     tasks: list[str] = []
+    is_known: bool = True  # False: the log was lost on the way, and may have taken it
 
 
 def validate(settings: Settings, asked: argparse.Namespace) -> int:
@@ -121,10 +123,13 @@ async def _submit_one(
             if not asked.json:
                 _say_placements(file.source, outcome.answer)
             return
+        await session.log.run_id()  # a log that cannot be reached has taken nothing
+        outcome.is_known = False
         submitted = await submitter.submit(submission, session.cluster.open_count() if session.observer.caught_up else 0)
     except LanguageError as error:
         _refuse(outcome, codes.INVALID, error)
     except (KeyConflict, BacklogFull) as error:
+        outcome.is_known = True
         _refuse(outcome, codes.REFUSED, error)
     except LogUnavailable as error:
         _refuse(outcome, codes.UNREACHABLE, error)
@@ -195,9 +200,13 @@ def _report(outcomes: list[Outcome], as_json: bool) -> int:
     for outcome in wrong:
         assert outcome.error is not None
         text = outcome.error.pop("text", "") or f"{outcome.error['message']}"
+        if not outcome.is_known:
+            outcome.error["hint"] = NOT_KNOWN
         if not as_json:
             say(text)
-            say(f"{outcome.source}: nothing was submitted of this file\n" if len(outcomes) > 1 else "nothing was submitted")
+            several = len(outcomes) > 1
+            said = NOT_KNOWN if not outcome.is_known else "nothing was submitted of this file" if several else "nothing was submitted"
+            say(f"{outcome.source}: {said}\n" if several else said)
     if as_json:
         shown = [{"source": o.source, "ok": o.error is None, **o.answer, **({"error": o.error} if o.error else {})} for o in outcomes]
         print_json(shown[0] if len(shown) == 1 else {"ok": not wrong, "files": shown})

@@ -113,4 +113,5 @@ class Connections:
 def _unreachable(shown: str, error: Exception) -> str:
     if isinstance(error, redis_errors.BusyLoadingError):
         return f"the server at {shown} still loads the event log: try again in a while"
-    return f"the event log at {shown} cannot be reached ({error}): does the server run? `mloc up` starts one; REDIS_URL names another"
+    reason = str(error) or "no answer in time"
+    return f"the event log at {shown} cannot be reached ({reason}): does the server run? `mloc up` starts one; REDIS_URL names another"

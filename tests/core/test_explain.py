@@ -55,6 +55,7 @@ def task(id: str = "t", need: Need = CPU, **fields) -> TaskSubmitted:
         ([worker(), task("a"), TaskDispatched(task="a", attempt=1, worker="w", incarnation=1), task()], "busy", "all busy"),
         ([worker(), task()], "next", "next in line"),
         ([worker(), task(), TaskDispatched(task="t", attempt=1, worker="w", incarnation=1)], "sent", "was sent to worker w"),
+        ([worker(), task(), TaskDispatched(task="t", attempt=673_040, worker="w", incarnation=1)], "sent", "attempt 1 was sent"),
     ],
 )
 def test_the_first_reason_that_holds_is_given(events: list[Event], reason: str, words: str) -> None:

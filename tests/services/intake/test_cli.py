@@ -25,6 +25,7 @@ from mloc.core.events import (
     WorkerRegistered,
 )
 from mloc.services.intake.cli import main
+from mloc.services.log.event_log import LogUnavailable
 from mloc.services.log.limits import MAX_SUBMISSION
 from tests.services.intake.conftest import ECHO
 
@@ -246,6 +247,18 @@ def test_without_a_server_at_the_url_the_url_is_named(cli: Cli, monkeypatch: pyt
     assert cli(*command) == 3
     assert "127.0.0.1:1" in cli.err
     assert "geheim" not in cli.err
+
+
+def test_a_log_that_is_lost_on_the_way_leaves_open_what_was_taken(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lost(*_: object, **__: object) -> None:
+        raise LogUnavailable("the connection to the event log broke")
+
+    monkeypatch.setattr("mloc.services.intake.submitter.PATIENCE_SEC", 0.1)
+    monkeypatch.setattr("mloc.services.log.redis_log.RedisLog.submit_each", lost)
+    Path("hello.yaml").write_text(ECHO)
+    assert cli("hello.yaml") == 3
+    assert "nothing was submitted" not in cli.err
+    assert "not known whether it was submitted: `mloc-intake list` shows it" in cli.err
 
 
 def test_without_any_server_it_says_how_to_start_one(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

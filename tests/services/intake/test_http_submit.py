@@ -47,6 +47,11 @@ async def test_a_submission_is_answered_with_its_ids_and_seen_at_once(api):
     assert shown["spec"]["data"]["items"] == ["a", "b"]
 
 
+async def test_a_body_that_is_not_in_the_encoding_it_names_is_refused(api):
+    error = await refused(api, ECHO, 400, "unreadable_body", **{"Content-Encoding": "gzip"})
+    assert "gzip" in error["message"]
+
+
 async def test_a_pipeline_is_one_submission_with_all_its_stages(api):
     answer = await api.submit(PIPELINE)
     assert answer["count"] == 3
