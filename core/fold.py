@@ -7,7 +7,7 @@ it back. Every reader folds the same order, so every reader has the same state.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, assert_never, cast
 
 from msgspec.structs import replace
 
@@ -18,6 +18,7 @@ from mloc.core.attempt_fold import current_task, dead_letter, dispatch, end_with
 from mloc.core.cluster import Cluster
 from mloc.core.codec import UnknownEvent
 from mloc.core.events import (
+    AnyEvent,
     AttemptFailed,
     AttemptLost,
     AttemptRecalled,
@@ -62,11 +63,12 @@ def evolve(cluster: Cluster, id: str, event: Event | UnknownEvent) -> None:
     if (often := _OFTEN.get(type(event))) is not None:
         often(cluster, id, event, now)
     else:
-        _evolve_seldom(cluster, event, now)
+        _evolve_seldom(cluster, cast(AnyEvent | UnknownEvent, event), now)
     cluster.position = id
 
 
-def _evolve_seldom(cluster: Cluster, event: Event | UnknownEvent, now: int) -> None:
+def _evolve_seldom(cluster: Cluster, event: AnyEvent | UnknownEvent, now: int) -> None:
+    """The type checker refuses an event of `AnyEvent` that has no case here."""
     match event:
         case AttemptFailed():
             fail(cluster, event, now)
@@ -129,6 +131,10 @@ def _evolve_seldom(cluster: Cluster, event: Event | UnknownEvent, now: int) -> N
             cluster.unknown += 1
         case LeaderElected() | FoldVersionActivated():
             pass
+        case TaskSubmitted() | TaskDispatched() | AttemptStarted() | AttemptSucceeded() | ResultPublished():
+            raise AssertionError("it is one of _OFTEN")
+        case _:
+            assert_never(event)
 
 
 def _submit(cluster: Cluster, id: str, event: TaskSubmitted, now: int) -> None:
