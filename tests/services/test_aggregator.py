@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -45,11 +46,15 @@ def result(cell: Cell, task: str) -> dict[str, object]:
     return msgspec.json.decode((cell.results / task / "responses.json").read_bytes())
 
 
-async def until_there(path: Path) -> None:
+async def until(is_so: Callable[[], bool], awaited: str) -> None:
     deadline = time.monotonic() + DEADLINE_SEC
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} did not come"
+    while not is_so():
+        assert time.monotonic() < deadline, f"{awaited} did not come"
         await asyncio.sleep(0.01)
+
+
+async def until_there(path: Path) -> None:
+    await until(path.exists, str(path))
 
 
 async def test_small_results_are_published_and_their_trees_follow(cell: Cell) -> None:
@@ -165,8 +170,8 @@ async def test_a_full_disk_delays_trees_but_neither_publication_nor_the_trees_of
     async with cell.scheduler(), cell.aggregator(disk) as trees, cell.worker():
         await cell.submit(*(task(f"t{number}") for number in range(20)))
         await cell.until(lambda cluster: cluster.counts() == {"published": 20})
+        await until(lambda: trees.state.failures > 0, "a refused tree")
         assert not cell.results.exists()
-        assert trees.state.failures > 0
         disk.is_full = False
         for number in range(20):
             await until_there(cell.results / f"t{number}" / "manifest.json")

@@ -145,4 +145,6 @@ def test_a_state_that_is_not_what_its_header_says_is_not_believed(tmp_path: Path
 
 def test_a_full_disk_costs_a_snapshot_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "scheduler").write_text("no folder")
-    ClusterSnapshots(tmp_path, "scheduler").offer(history(3), "sha", now=0.0, final=True)
+    snapshots_kept = ClusterSnapshots(tmp_path, "scheduler")
+    snapshots_kept.offer(history(3), "sha", now=0.0, final=True)
+    assert snapshots_kept.load() is None

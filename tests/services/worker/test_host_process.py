@@ -118,6 +118,7 @@ async def test_what_gives_access_to_the_log_stays_out_of_the_hosts() -> None:
     witness = Witness()
     environ = {**os.environ, "REDIS_URL": "redis://:password@host", "ORCHESTRATOR_TOKEN": "token", "HF_TOKEN": "kept"}
     link = await ProcessLauncher(environ, "test-worker", SystemClock()).launch(HostPlan(light=True, devices=(2, 3), threads=4), witness)
+    await witness.until(lambda seen: any(type(frame) is HostReady for frame in seen.heard))  # before its exec it shows the parent's environment
     with open(f"/proc/{link.record.pid}/environ", "rb") as file:
         passed = dict(line.split("=", 1) for line in file.read().decode().split("\0") if line)
     assert not {"REDIS_URL", "ORCHESTRATOR_TOKEN"} & passed.keys()
