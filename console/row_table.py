@@ -94,10 +94,6 @@ class RowTable(ScrollView, can_focus=True, inherit_bindings=False):
             self._into_view()
         self.refresh()
 
-    def move_to(self, key: object) -> None:
-        """Put the cursor on a row."""
-        self._move(self._index_of(key, self._at))
-
     def _index_of(self, key: object, otherwise: int) -> int:
         if otherwise < len(self._rows) and self._rows[otherwise] == key:
             return otherwise

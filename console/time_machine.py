@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 from mloc.console.chronicle import Chronicle
 from mloc.console.sources import Source
-from mloc.core import codec, log_ids
+from mloc.core import codec
 from mloc.core.cluster import Cluster
 from mloc.core.codec import CodecError, UnknownEvent
 from mloc.core.fold import evolve
@@ -107,7 +107,3 @@ def event_of(entry: Entry) -> codec.Event | UnknownEvent:
         return codec.decode(entry.type, entry.payload)
     except CodecError:
         return UnknownEvent(entry.type)
-
-
-def time_of(entry: Entry) -> int:
-    return log_ids.time_ms(entry.id)

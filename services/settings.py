@@ -103,11 +103,6 @@ class Settings(Struct, frozen=True, kw_only=True):
     def worker_folder(self) -> Path:
         return Path(self.worker_dir) if self.worker_dir else self.state_dir / "worker"
 
-    @property
-    def api_url(self) -> str:
-        """Where commands find the API."""
-        return self.orchestrator_url or f"http://127.0.0.1:{self.port}"
-
 
 def read_environment(folder: Path | None = None) -> dict[str, str]:
     """The environment over the `.env` of `folder` (the working folder); SettingsError for a line that is no assignment."""

@@ -19,6 +19,7 @@ import structlog
 import zstandard
 
 from mloc.core import log_ids
+from mloc.services.durable_files import sync_folder
 
 FORMAT = 1
 KEPT = 3
@@ -67,7 +68,7 @@ def write(
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         _remove_old(path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -135,14 +136,6 @@ def _remove_old(newest: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_mtime < written - ABANDONED_SEC:
                 path.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _is_id(text: str) -> bool:

@@ -15,6 +15,7 @@ import structlog
 
 from mloc.core import codec, log_ids
 from mloc.services.clock import Clock, SystemClock
+from mloc.services.durable_files import replace_file, write_durably
 from mloc.services.log.event_log import (
     MAX_BATCH,
     AlreadyCommitted,
@@ -30,7 +31,6 @@ from mloc.services.log.event_log import (
 from mloc.services.metrics.counts import FORMAT, Counts
 from mloc.services.metrics.event_lines import EventLines
 from mloc.services.metrics.exposition import Surroundings, as_json, as_prometheus
-from mloc.services.results.durable import replace_file, write_durably
 from mloc.services.results.tree_cursor import TreeState, cursor_path
 from mloc.services.service_run import holder, run_service
 from mloc.services.settings import Settings

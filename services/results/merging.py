@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from mloc.core.usage import total
-from mloc.services.results.durable import sync_folder, write_durably
+from mloc.services.durable_files import sync_folder, write_durably
 from mloc.services.results.folders import MANIFEST_FILE, RESULT_FILE
 from mloc.services.results.manifest import Origin, files_in, manifest_of
 

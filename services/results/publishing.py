@@ -9,7 +9,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from mloc.services.results.durable import sync_folder, write_durably
+from mloc.services.durable_files import sync_folder, write_durably
 from mloc.services.results.folders import ATTEMPTS, MANIFEST_FILE, RESULT_FILE, attempt_folder, sealed
 from mloc.services.results.manifest import Origin, files_in, manifest_of
 

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from mloc.core import log_ids
-from mloc.services.results.durable import write_durably
+from mloc.services.durable_files import write_durably
 
 SETTLED_AFTER_SEC = 40.0
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")

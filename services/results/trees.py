@@ -11,8 +11,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from mloc.services.durable_files import replace_file, write_file
 from mloc.services.results.destination import place
-from mloc.services.results.durable import replace_file, write_file
 from mloc.services.results.folders import MANIFEST_FILE, RESULT_FILE, sealed
 from mloc.services.results.manifest import File, Origin, file_of, manifest_of, with_files
 

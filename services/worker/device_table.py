@@ -58,6 +58,3 @@ class DeviceTable:
                 if not shared:
                     return False
         return True
-
-    def free_slots(self) -> int:
-        return self.slots - len(self._in_slots)
