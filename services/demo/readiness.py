@@ -26,7 +26,7 @@ def check_disk(folder: Path, least_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < least_bytes:
         raise DemoFailed(
-            f"only {free / 1024**3:.2f} GiB are free at {folder}, and the event log wants {least_bytes / 1024**3:.2f}: "
+            f"only {free / 1024**2:,.0f} MiB are free at {folder}, and the event log wants {least_bytes / 1024**2:,.0f} MiB: "
             "make room, name a folder on another disk with --dir, or set MIN_FREE_DISK lower", MISCONFIGURED,
         )  # fmt: skip
 

@@ -80,10 +80,10 @@ def read_template(name: str) -> TaskFile:
 
 
 def title_of(template: Path) -> str:
-    """The comment on its first line, as a title."""
+    """The first sentence of the comment on its first line, as a title."""
     with template.open(encoding="utf-8") as lines:
         first = lines.readline().strip()
-    return first.lstrip("# ").rstrip(".") if first.startswith("#") else ""
+    return first.lstrip("# ").partition(". ")[0].rstrip(".:") if first.startswith("#") else ""
 
 
 def _nearest(path: Path) -> str:

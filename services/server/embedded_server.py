@@ -191,7 +191,7 @@ class EmbeddedServer:
         free = shutil.disk_usage(self._folder).free
         if free < self._min_free_disk:
             raise EmbeddedServerError(
-                f"only {free / 1024**3:.2f} GiB are free at {self._folder}, and the event log wants {self._min_free_disk / 1024**3:.2f}: "
+                f"only {free / 1024**2:,.0f} MiB are free at {self._folder}, and the event log wants {self._min_free_disk / 1024**2:,.0f} MiB: "
                 "make room, or set MIN_FREE_DISK lower or ORCHESTRATOR_STATE_DIR to another disk"
             )
 

@@ -124,7 +124,7 @@ def test_what_would_not_go_well_is_said_before_anything_is_started(folder: Path)
         attempts = [
             (demo(folder, "--dir", "full"), "full is not empty: name a new folder with --dir"),
             (demo(folder, "--port", port), f"port {port} is in use: leave --port out, and a free one is taken"),
-            (demo(folder, MIN_FREE_DISK="900TB"), "GiB are free at"),
+            (demo(folder, MIN_FREE_DISK="900TB"), "MiB are free at"),
             (demo(folder, PYTHONPATH=os.pathsep.join((str(without_torch(folder)), os.environ["PYTHONPATH"]))), "lacks torch. This gets it:\n"),
         ]
         for child, said in attempts:

@@ -152,7 +152,7 @@ async def test_a_socket_in_use_by_a_stranger_is_named(folder: Path) -> None:
 
 
 async def test_too_little_disk_is_refused_with_the_setting_to_change(folder: Path) -> None:
-    with pytest.raises(EmbeddedServerError, match=r"GiB are free at .* MIN_FREE_DISK"):
+    with pytest.raises(EmbeddedServerError, match=r"MiB are free at .* MIN_FREE_DISK"):
         await EmbeddedServer(folder, min_free_disk=2**60).start()
     assert not server_record.is_locked(folder)
 
