@@ -19,7 +19,7 @@ class DatasetData(Section, frozen=True, tag_field="type", tag="dataset"):
     """A hub dataset, or a jsonl, csv or parquet file under a path or URL."""
 
     identifier: Annotated[str | None, also("dataset_name", "dataset"), about("the hub's name of it, or a file's path")] = None
-    url: Annotated[str | None, about("a file behind a URL")] = None
+    url: Annotated[str | None, about("`file://…`; others are not in this version")] = None
     path: Annotated[str | None, about("a file on the worker's disk")] = None
     name: Annotated[str | None, also("config_name"), about("configuration of a hub dataset")] = None
     revision: Annotated[str | None, about("branch, tag or commit")] = None
@@ -50,7 +50,7 @@ class JsonlData(Section, frozen=True, tag_field="type", tag="jsonl"):
     `data.jsonl` and `data.jsonl_path` are the same."""
 
     path: Annotated[str | None, about("a file on the worker's disk, relative to the task file")] = None
-    url: Annotated[str | None, about("a file behind a URL")] = None
+    url: Annotated[str | None, about("`file://…`; others are not in this version")] = None
     prompt_field: Annotated[str, about("holds the prompt")] = "prompt"
     response_field: Annotated[str, about("holds the answer")] = "response"
     chosen_field: Annotated[str, planned("holds the better answer")] = "chosen"

@@ -8,7 +8,9 @@ from mloc.core.language.section import AT_INTAKE, Count, Fraction, Names, NonNeg
 
 
 class Inference(Section, frozen=True):
-    """Sampling parameters by the names that vLLM gives them. What is None was not set: the engine's own default holds."""
+    """Sampling parameters by the names that vLLM gives them. What is not set is left to the engine.
+
+    Where it says vLLM, the transformers engine, the one of this version, fails the task."""
 
     system_prompt: Annotated[str | None, about("goes before every prompt")] = None
     append_system_prompt: Annotated[str | None, about("goes after the system prompt")] = None
@@ -44,8 +46,8 @@ class Inference(Section, frozen=True):
     json_schema: Annotated[dict[str, Any] | str | None, about("the answer follows this schema (vLLM)")] = None
     regex: Annotated[str | None, about("the answer matches (vLLM)")] = None
     choice: Annotated[Names | None, about("the answer is one of these (vLLM)")] = None
-    chat: Annotated[Literal["auto", "on", "off"], about("use the model's chat template: when it has one, always, never")] = "auto"
-    on_item_error: Annotated[Literal["record", "fail"], about("a bad row is noted, or fails the task")] = "record"
+    chat: Annotated[Literal["auto", "on", "off"], about("auto: use the model's chat template when it has one")] = "auto"
+    on_item_error: Annotated[Literal["record", "fail"], about("record: a bad row is noted and the others go on")] = "record"
     max_item_errors: Annotated[NonNegativeInt | None, about("fail when there are more")] = None
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from msgspec import inspect
 
 from mloc.core.language.data_spec import JsonlData, ListData
@@ -41,6 +42,11 @@ def task_schema() -> Schema:
         "$schema": DIALECT, "title": "MLOC task file",
         **document, "$defs": dict(sorted(definitions.items())),
     }  # fmt: skip
+
+
+def schema_text() -> str:
+    """The schema as it is written to a file."""
+    return msgspec.json.format(msgspec.json.encode(task_schema()), indent=1).decode() + "\n"
 
 
 def _spec() -> Schema:

@@ -26,24 +26,24 @@ class LocalSource(Section, frozen=True, tag_field="type", tag="local"):
 class HttpSource(Section, frozen=True, tag_field="type", tag="http"):
     """An archive with weights and tokenizer behind a URL."""
 
-    identifier: Annotated[str, also("url"), about("the URL")] = ""
-    headers: Annotated[dict[str, str], about("sent with the request")] = {}
-    archive_format: Annotated[str | None, about("when the name does not tell: tar.gz, zip, …")] = None
+    identifier: Annotated[str, also("url"), about("the URL (not in this version: the task fails)")] = ""
+    headers: Annotated[dict[str, str], planned("sent with the request")] = {}
+    archive_format: Annotated[str | None, planned("when the name does not tell: tar.gz, zip, …")] = None
     revision: Annotated[str | None, about("for the record")] = None
     trust_remote_code: Annotated[bool, about("run code that comes with the model")] = False
 
 
 class StageSource(Section, frozen=True, tag_field="type", tag="stage"):
-    """Weights that an earlier stage made. Of `path`, `url` and `task_id` the first that is there is used.
+    """Weights that an earlier stage made. Of `path`, `url` and `taskId` the first that is there is used.
 
-    A file may write a stage's name as `identifier`; expansion fills `path` and `url` with references to that stage's result."""
+    With a stage's name as `identifier` they are filled with references to that stage's result."""
 
     identifier: Annotated[str, about("the stage's name")] = ""
     path: Annotated[str | None, about("a folder")] = None
-    url: Annotated[str | None, about("an archive")] = None
+    url: Annotated[str | None, about("an archive (this version loads folders only)")] = None
     task_id: Annotated[str | None, also("task_id"), about("the task that made them")] = msgspec.field(name="taskId", default=None)
-    headers: Annotated[dict[str, str], about("sent with the request")] = {}
-    archive_format: Annotated[str | None, about("when the name does not tell: tar.gz, zip, …")] = None
+    headers: Annotated[dict[str, str], planned("sent with the request")] = {}
+    archive_format: Annotated[str | None, planned("when the name does not tell: tar.gz, zip, …")] = None
     revision: Annotated[str | None, about("for the record")] = None
     trust_remote_code: Annotated[bool, about("run code that comes with the model")] = False
 
@@ -78,7 +78,7 @@ ModelSource = HuggingFaceSource | LocalSource | HttpSource | StageSource | Scrat
 class Adapter(Section, frozen=True):
     """The low-rank adapter that a fine-tuning task trains."""
 
-    type: Annotated[Literal["lora", "qlora"], about("`qlora`: over a base in 4 bits")] = "lora"
+    type: Annotated[Literal["lora", "qlora"], about("`qlora`, over a base in 4 bits, is not in this version")] = "lora"
     r: Annotated[Count, also("rank", "lora_r"), about("rank")] = 8
     lora_alpha: Annotated[float, also("alpha"), about("scale")] = 16
     lora_dropout: Annotated[Fraction, also("dropout"), about("while training")] = 0.0
@@ -90,16 +90,16 @@ class Adapter(Section, frozen=True):
 
 
 class ServedAdapter(Section, frozen=True):
-    """A trained adapter that an inference task loads. Of `path`, `url` and `task_id` the first that is there is used."""
+    """A trained adapter that an inference task loads. Of `path`, `url` and `taskId` the first that is there is used."""
 
     name: Annotated[str, about("to tell them apart")] = ""
     type: Annotated[Literal["lora", "qlora"], about("as it was trained")] = "lora"
     path: Annotated[str | None, about("its folder")] = None
-    url: Annotated[str | None, about("its archive")] = None
+    url: Annotated[str | None, about("its archive (this version loads folders only)")] = None
     task_id: Annotated[str | None, also("task_id"), about("the task that trained it")] = msgspec.field(name="taskId", default=None)
-    apply: Annotated[Literal["runtime", "merge"], about("on top of the weights, or merged into them")] = "runtime"
-    headers: Annotated[dict[str, str], about("sent with the request")] = {}
-    archive_format: Annotated[str | None, about("when the name does not tell: tar.gz, zip, …")] = None
+    apply: Annotated[Literal["runtime", "merge"], about("runtime: on top of the weights; merge: into them")] = "runtime"
+    headers: Annotated[dict[str, str], planned("sent with the request")] = {}
+    archive_format: Annotated[str | None, planned("when the name does not tell: tar.gz, zip, …")] = None
 
 
 SOMEWHERE = msgspec.Meta(extra_json_schema={"items": {"anyOf": [{"required": [name]} for name in ("path", "url", "taskId", "task_id")]}})

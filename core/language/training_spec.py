@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from mloc.core.language.model_spec import ModelSource
-from mloc.core.language.section import Names, NonNegativeInt, Section, about, also
+from mloc.core.language.section import Names, NonNegativeInt, Section, about, also, planned
 
 
 class RewardModel(Section, frozen=True):
@@ -55,14 +55,14 @@ class Eval(Section, frozen=True):
 
 
 class CheckpointLoad(Section, frozen=True):
-    """Weights or an adapter to start from. Of `url`, `path` and `task_id` the first that is there is used."""
+    """Weights or an adapter to start from. Of `path`, `taskId` and `url` the first that is there is used."""
 
     type: Annotated[Literal["http", "local"], about("where it is")] = "local"
     path: Annotated[str | None, about("a folder")] = None
-    url: Annotated[str | None, about("an archive")] = None
+    url: Annotated[str | None, about("an archive (this version loads folders only)")] = None
     task_id: Annotated[str | None, also("task_id"), about("the task that made it")] = msgspec.field(name="taskId", default=None)
-    headers: Annotated[dict[str, str], about("sent with the request")] = {}
-    archive_format: Annotated[str | None, about("when the name does not tell: tar.gz, zip, …")] = None
+    headers: Annotated[dict[str, str], planned("sent with the request")] = {}
+    archive_format: Annotated[str | None, planned("when the name does not tell: tar.gz, zip, …")] = None
 
 
 class Checkpoint(Section, frozen=True):

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from mloc.core.language.errors import LanguageError, render
 from mloc.services.intake import cli_exit_codes as codes
-from mloc.services.intake import cli_submit, cli_tasks
+from mloc.services.intake import cli_schema, cli_submit, cli_tasks
 from mloc.services.intake.cli_output import print_json, say
 from mloc.services.intake.cli_session import UnknownTask
 from mloc.services.intake.published_results import UnsafePath
@@ -99,6 +99,9 @@ def _parser() -> tuple[argparse.ArgumentParser, set[str]]:
 
     validate = command("validate", cli_submit.validate, "check task files without submitting them", "mloc-intake validate jobs/*.yaml")
     _add_files(validate)
+
+    described = command("schema", cli_schema.schema, "print the task language as JSON Schema, for editors", cli_schema.EXAMPLE)
+    described.add_argument("--output", metavar="FILE", help="write it there")
 
     _add_list(command("list", cli_tasks.list_tasks, "list tasks, the newest first", "mloc-intake list --state failed --since 2h"))
     show = command("show", cli_tasks.show, "show a task, its parts and its spec", "mloc-intake show my-task")
