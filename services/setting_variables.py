@@ -73,10 +73,10 @@ GROUPS: dict[str, dict[str, Variable]] = {
         "allow_anonymous": Variable(kind.BOOLEAN, "Listen beyond loopback without a token."),
         "metrics_require_token": Variable(kind.BOOLEAN, "Ask for the token on /metrics too."),
         "orchestrator_base_url": Variable(
-            kind.url("http", "https"), "Where workers without a shared folder upload results."
+            kind.url("http", "https"), "Where workers without a shared folder upload results.", planned=True
         ),
         "orchestrator_url": Variable(
-            kind.url("http", "https"), "The API that commands talk to.", default_text="http://127.0.0.1:PORT"
+            kind.url("http", "https"), "The API that commands talk to.", default_text="http://127.0.0.1:PORT", planned=True
         ),
     },
     "Worker": {
@@ -151,6 +151,7 @@ GROUPS: dict[str, dict[str, Variable]] = {
         "mloc_node_type": Variable(
             kind.choice("orchestrator", "worker"),
             "What `mloc start` starts: API, scheduler, aggregator and metrics, or a worker.",
+            planned=True,
         ),
     },
 }

@@ -1,6 +1,7 @@
 """Settings: what is read, what is refused and with which words, and that docs and declarations agree."""
 
 import contextlib
+import re
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,10 @@ def test_any_text_is_parsed_or_refused_with_a_value_error(variable: Variable, te
 @given(st.integers(0, 10**15))
 def test_a_size_in_plain_bytes_is_itself(number: int) -> None:
     assert kind.SIZE.parse(f"{number:_}") == number
+
+
+def test_a_setting_that_nothing_reads_is_said_to_have_no_effect_yet() -> None:
+    rooms = (ROOT / room for room in ("services", "console", "replay"))
+    text = "\n".join(file.read_text() for room in rooms for file in room.rglob("*.py"))
+    unread = {field for field in variables() if not re.search(rf"\b(_?settings|self)\.{field}\b", text)}
+    assert unread <= {field for field, variable in variables().items() if variable.planned}
