@@ -107,7 +107,7 @@ GROUPS: dict[str, dict[str, Variable]] = {
         "dispatch_policy": Variable(
             kind.choice(*POLICIES),
             "How a worker is chosen.",
-            older=("ORCHESTRATOR_DISPATCH_MODE", "ORCHESTRATOR_WORKER_SELECTION"),
+            older=("ORCHESTRATOR_DISPATCH_MODE", "ORCHESTRATOR_WORKER_SELECTION"), planned=True,
         ),
         "enable_context_reuse": Variable(kind.BOOLEAN, "Prefer the worker that has the engine warm.", planned=True),
         "enable_stage_weight_stickiness": Variable(
