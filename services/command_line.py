@@ -20,7 +20,7 @@ SERVICES = {
     "scheduler": ("mloc.services.scheduler", "decide which worker does what: dispatch, retry, time-outs, lost workers"),
     "aggregator": ("mloc.services.aggregator", "publish results, merge shards; the only writer of the result tree"),
     "metrics": ("mloc.services.metrics.projector", "count what happens: Prometheus text, metrics.json, events.log"),
-    "intake-api": ("mloc.services.intake.http_api", "accept tasks over HTTP and tell what became of them"),
+    "intake-api": ("mloc.services.intake.http.api", "accept tasks over HTTP and tell what became of them"),
 }
 EXAMPLES = """examples:
   mloc up                          everything on this machine: event log, services, one worker

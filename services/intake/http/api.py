@@ -15,10 +15,10 @@ from aiohttp import web
 
 from mloc.services.exit_codes import CLEAN, MISCONFIGURED
 from mloc.services.garbage_collection import collect_seldom, loading
-from mloc.services.intake import routes_health, routes_results, routes_submit, routes_tasks, routes_workers
-from mloc.services.intake.api_guard import one_error_shape, token_required
-from mloc.services.intake.api_state import STATE, ApiState
-from mloc.services.intake.request_body import MAX_BODY_BYTES
+from mloc.services.intake.http import routes_health, routes_results, routes_submit, routes_tasks, routes_workers
+from mloc.services.intake.http.api_guard import one_error_shape, token_required
+from mloc.services.intake.http.api_state import STATE, ApiState
+from mloc.services.intake.http.request_body import MAX_BODY_BYTES
 from mloc.services.log.connection import open_log
 from mloc.services.log.event_log import EventLog, LogUnavailable
 from mloc.services.observer import Observer

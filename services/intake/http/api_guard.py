@@ -11,10 +11,10 @@ from aiohttp.web_protocol import RequestPayloadError
 
 from mloc.core.language.errors import LanguageError
 from mloc.core.language.yaml_source import decode_text, load_documents
-from mloc.services.intake.api_state import state_of
+from mloc.services.intake.http.api_state import state_of
+from mloc.services.intake.http.request_body import MAX_BODY_BYTES
+from mloc.services.intake.http.responses import ApiError, language_error
 from mloc.services.intake.published_results import UnsafePath
-from mloc.services.intake.request_body import MAX_BODY_BYTES
-from mloc.services.intake.responses import ApiError, language_error
 from mloc.services.intake.task_query import QueryError
 from mloc.services.log.event_log import BacklogFull, KeyConflict, LogUnavailable
 

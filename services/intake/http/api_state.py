@@ -12,7 +12,7 @@ from mloc.core.cluster import Cluster
 from mloc.core.task import Task
 from mloc.services.clock import SystemClock
 from mloc.services.intake.heartbeats import Heartbeats
-from mloc.services.intake.responses import not_found
+from mloc.services.intake.http.responses import not_found
 from mloc.services.intake.submission import ModelDefaults
 from mloc.services.intake.submitter import Submitter
 from mloc.services.intake.task_ids import TaskIds

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from mloc.services.intake.responses import ApiError
+from mloc.services.intake.http.responses import ApiError
 
 MAX_BODY_BYTES = 1 << 20
 _UNLIKE_YAML = re.compile(r"\\[u/]|\t")  # escapes and blanks that JSON and YAML read differently

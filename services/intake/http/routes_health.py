@@ -6,8 +6,8 @@ from pathlib import Path
 
 from aiohttp import web
 
-from mloc.services.intake.api_state import state_of
-from mloc.services.intake.responses import ApiError, json_response
+from mloc.services.intake.http.api_state import state_of
+from mloc.services.intake.http.responses import ApiError, json_response
 
 
 async def health(request: web.Request) -> web.Response:

@@ -8,9 +8,9 @@ import msgspec
 from aiohttp import web
 
 from mloc.core.task import Task
-from mloc.services.intake.api_state import state_of
+from mloc.services.intake.http.api_state import state_of
+from mloc.services.intake.http.responses import ApiError, json_response, not_found
 from mloc.services.intake.published_results import read_result, result_file, result_folder
-from mloc.services.intake.responses import ApiError, json_response, not_found
 from mloc.services.intake.task_requests import words
 from mloc.services.results.folders import MANIFEST_FILE, RESULT_FILE
 

@@ -16,12 +16,12 @@ from mloc.core.explain import explain_need
 from mloc.core.language.errors import LanguageError
 from mloc.core.language.plan import Plan
 from mloc.core.language.reading import read_tasks
-from mloc.services.intake.api_guard import reading_error
-from mloc.services.intake.api_state import READ_OWN_WRITES_SEC, ApiState, state_of
+from mloc.services.intake.http.api_guard import reading_error
+from mloc.services.intake.http.api_state import READ_OWN_WRITES_SEC, ApiState, state_of
+from mloc.services.intake.http.request_body import task_text
+from mloc.services.intake.http.responses import ApiError, json_response
 from mloc.services.intake.known_tasks import KnownTasks
 from mloc.services.intake.local_paths import with_absolute_paths
-from mloc.services.intake.request_body import task_text
-from mloc.services.intake.responses import ApiError, json_response
 from mloc.services.intake.submission import Submission, submission_of, unoffered_types
 from mloc.services.intake.views import accepted_view, repeated_view
 from mloc.services.log.event_log import Submitted

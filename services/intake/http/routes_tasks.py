@@ -12,9 +12,9 @@ from mloc.core.explain import explain
 from mloc.core.language.secrets import masked
 from mloc.core.task import Task
 from mloc.services.intake import task_requests
-from mloc.services.intake.api_state import ApiState, state_of
+from mloc.services.intake.http.api_state import ApiState, state_of
+from mloc.services.intake.http.responses import ApiError, json_response
 from mloc.services.intake.published_results import log_text
-from mloc.services.intake.responses import ApiError, json_response
 from mloc.services.intake.task_history import event_view, history_of
 from mloc.services.intake.task_query import QueryError, find_tasks, parse_query
 from mloc.services.intake.task_requests import RequestRefused

@@ -8,8 +8,8 @@ from aiohttp import web
 
 from mloc.core.events import WorkerDrainRequested
 from mloc.core.worker import Worker
-from mloc.services.intake.api_state import ApiState, state_of
-from mloc.services.intake.responses import json_response, not_found
+from mloc.services.intake.http.api_state import ApiState, state_of
+from mloc.services.intake.http.responses import json_response, not_found
 from mloc.services.intake.task_query import parse_query
 from mloc.services.intake.views import worker_view
 

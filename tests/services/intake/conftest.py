@@ -24,7 +24,7 @@ from mloc.core.events import (
     TaskDispatched,
     WorkerRegistered,
 )
-from mloc.services.intake.http_api import build_app
+from mloc.services.intake.http.api import build_app
 from mloc.services.log.memory_log import MemoryLog
 from mloc.services.log.memory_server import MemoryServer
 from mloc.services.observer import Observer

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from mloc.services.intake import submitter
-from mloc.services.intake.request_body import MAX_BODY_BYTES
+from mloc.services.intake.http.request_body import MAX_BODY_BYTES
 from mloc.services.log.memory_log import MemoryLog
 from tests.services.intake.conftest import ECHO, serving
 

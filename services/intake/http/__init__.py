@@ -1,0 +1,1 @@
+"""The HTTP API of intake: one file a group of routes, and what they share."""
