@@ -98,7 +98,8 @@ def _pipeline(spec: dict[str, Any], around: Surroundings) -> tuple[PlannedTask, 
     if len(settled) < len(parts):
         return ()
     order = _in_order(settled, around)
-    return (_parent(base, order, around), *_planned(base, order, around)) if order else ()
+    parent = _parent(base, rewritten, order, around) if order else None
+    return (parent, *_planned(base, order, around)) if parent is not None else ()
 
 
 def _settle(
@@ -224,9 +225,16 @@ def _planned(base: dict[str, Any], order: list[Settled], around: Surroundings) -
     ]  # fmt: skip
 
 
-def _parent(base: dict[str, Any], order: list[Settled], around: Surroundings) -> PlannedTask:
+def _parent(base: dict[str, Any], base_rewritten: Rewritten, order: list[Settled], around: Surroundings) -> PlannedTask | None:
+    """The pipeline itself; None when what it states for itself is not whole, which is reported."""
     kept = {name: value for name, value in base.items() if name in _OF_THE_PARENT and value is not None}
     findings = Findings()
-    spec = msgspec.convert({**Conformance(findings).check({**kept, "taskType": ""}, TaskSpec)}, TaskSpec)
+    try:
+        checked = Conformance(findings).check({**kept, "taskType": ""}, TaskSpec)
+    finally:
+        around.report(findings, lambda path: ("spec", *base_rewritten.written(path)))
+    if findings.problems:
+        return None
     children = tuple(one.part.name for one in order)
+    spec = msgspec.convert(checked, TaskSpec)
     return PlannedTask("", around.name, "pipeline", around.kind, "", spec, external=tuple(base.get("dependsOn") or ()), children=children)

@@ -54,6 +54,8 @@ def test_it_is_a_schema_also_for_editors_that_know_draft_7() -> None:
 @pytest.mark.parametrize("name", VALID)
 def test_a_file_of_the_language_fits(name: str) -> None:
     assert refusals(task(VALID[name])) == []
+    as_draft_7 = jsonschema.Draft7Validator({**SCHEMA, "$schema": "http://json-schema.org/draft-07/schema#"})
+    assert all(as_draft_7.is_valid(document) for document in load_documents(task(VALID[name]))[0])
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)

@@ -67,6 +67,7 @@ BROKEN: list[tuple[str, str, tuple[str, ...]]] = [
     ("taskType: echo\noutput: {artifacts: [/etc/passwd]}", "6:24", ("leads out of the task's folder",)),
     ("taskType: echo\ncheckpoint: {load: {type: local}}", "6:22", ("path, url or taskId",)),
     ("taskType: echo\nnotify: {}", "6:11", ('"url" is missing',)),
+    ("notify: {headers: {a: b}}\nstages: [{name: a, spec: {taskType: echo}}]", "5:11", ("spec.notify", '"url" is missing')),
     ("taskType: echo\nmodel: {source: {identifier: '${env.}'}}", "6:32", ("is no reference",)),
     ("taskType: echo\nmodel: {source: {identifier: '${secret.a}'}}", "6:32", ("cannot be written",)),
     ("taskType: echo\ndata: {prompts: ['${b.result.x}']}", "6:20", ('unknown stage "b"', "no earlier stages")),
