@@ -48,8 +48,8 @@ def any_of(*options: Schema) -> Schema:
 
 
 def same_as(name: str, pointer: Schema) -> Schema:
-    """A further name for what `pointer` describes; editors accept it and do not offer it."""
-    return {**pointer, "description": f"The same as `{name}`.", "doNotSuggest": True}
+    """A further name for what `pointer` describes; editors accept it and do not offer it (allOf: they lose what stands beside a $ref)."""
+    return {"allOf": [pointer], "description": f"The same as `{name}`.", "doNotSuggest": True}
 
 
 class Kinds:
