@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Raw, Struct
 
+INLINE_RESULT_BYTES = 64 * 1024  # a larger result is a file, and the event has its digest
 ABSENT = Raw(b"")  # no JSON: left out of the entry, because it is the fields' very default
 
 

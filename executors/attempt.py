@@ -14,11 +14,11 @@ from typing import Any
 import msgspec
 
 from mloc.core.engine_key import engine_key
-from mloc.core.events import Error
+from mloc.core.events import INLINE_RESULT_BYTES, Error
 from mloc.core.host_frames import CheckpointDone, Failed, HostFrame, RowsDone, RunTask, Stopped, Succeeded, Telemetry
 from mloc.core.language.errors import LanguageError
 from mloc.executors import registry
-from mloc.executors.contract import INLINE_RESULT_BYTES, Checkpoint, Context, ExecutorError, Progress, Report, Result, ResultFile, Rows
+from mloc.executors.contract import Checkpoint, Context, ExecutorError, Progress, Report, Result, ResultFile, Rows
 from mloc.executors.durable_files import write_durably
 from mloc.executors.engines import MAX_ENGINES, MAX_ENGINES_ON_DEVICE, Engines
 

@@ -15,8 +15,6 @@ from msgspec import Struct
 
 from mloc.core.host_frames import RunTask
 
-INLINE_RESULT_BYTES = 64 * 1024
-
 
 class ExecutorError(Exception):
     """Why a task failed, for the person who wrote it: what happened, where, what to do. `retryable`: can trying again help?"""

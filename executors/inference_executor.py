@@ -10,10 +10,11 @@ from typing import Any
 
 import msgspec
 
+from mloc.core.events import INLINE_RESULT_BYTES
 from mloc.core.host_frames import RunTask
 from mloc.core.language.inference_spec import Inference
 from mloc.core.language.spec import decode_spec
-from mloc.executors.contract import INLINE_RESULT_BYTES, Context, ExecutorError, Progress, Report, Result, ResultFile
+from mloc.executors.contract import Context, ExecutorError, Progress, Report, Result, ResultFile
 from mloc.executors.data_loading import Row, load_rows
 from mloc.executors.durable_files import write_durably
 from mloc.executors.generation import Answer, answer_batch

@@ -6,11 +6,11 @@ import hashlib
 import time
 from functools import cache
 
-from mloc.core.events import Error
+from mloc.core.events import INLINE_RESULT_BYTES, Error
 from mloc.core.host_frames import Failed, Go, HostFrame, Quit, RunTask, Succeeded
 from mloc.executors import registry
 from mloc.executors.attempt import error_of
-from mloc.executors.contract import INLINE_RESULT_BYTES, LightFunction
+from mloc.executors.contract import LightFunction
 from mloc.executors.frames import DuplexPipe
 
 

@@ -16,12 +16,12 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
+from mloc.core.events import INLINE_RESULT_BYTES
 from mloc.core.usage import total
 from mloc.services.durable_files import sync_folder, write_durably
 from mloc.services.results.folders import MANIFEST_FILE, RESULT_FILE
 from mloc.services.results.manifest import Origin, files_in, manifest_of
 
-INLINE_BYTES = 64 * 1024  # results up to this size ride in the event
 MANY_ITEMS = 512  # joined to one chunk
 _INDEX = re.compile(rb'\{"index":\d+')
 
@@ -69,7 +69,7 @@ def _first_bytes(chunks: Iterator[bytes]) -> tuple[bytes, bool]:
     head = bytearray()
     for chunk in chunks:
         head += chunk
-        if len(head) > INLINE_BYTES:
+        if len(head) > INLINE_RESULT_BYTES:
             return bytes(head), False
     return bytes(head), True
 

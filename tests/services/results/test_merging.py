@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mloc.core.events import INLINE_RESULT_BYTES
 from mloc.core.sharding import shard_range
 from mloc.services.results.folders import sealed
 from mloc.services.results.manifest import Origin
-from mloc.services.results.merging import INLINE_BYTES, Merge, Merged, Part, merge
+from mloc.services.results.merging import Merge, Merged, Part, merge
 
 ORIGIN = Origin("t")
 
@@ -52,7 +53,7 @@ def test_a_large_result_is_written_and_described(tmp_path: Path) -> None:
     # then the file is the result, complete with manifest, and nothing of it is in the event
     written = (tmp_path / "t" / "responses.json").read_bytes()
     assert end == Merged(b"", hashlib.sha256(written).hexdigest(), len(written), files=True)
-    assert len(written) > INLINE_BYTES
+    assert len(written) > INLINE_RESULT_BYTES
     assert [item["index"] for item in msgspec.json.decode(written)["items"]] == list(range(900))
     manifest = msgspec.json.decode((tmp_path / "t" / "manifest.json").read_bytes())
     assert "shards/2/artifacts/part.bin" in {file["path"] for file in manifest["files"]}
