@@ -47,17 +47,6 @@ def size_bytes(value: str | int | float) -> int:
     return int(whole) + (whole != int(whole))
 
 
-def written_bytes(size: int) -> str:
-    """A size as a file would write it: the largest unit that divides it, else rounded to four digits (three would need an exponent for 1000)."""
-    for prefix, factor in reversed(_BINARY.items()):
-        if size >= factor and size % factor == 0:
-            return f"{size // factor}{prefix.upper()}i"
-    for prefix, factor in reversed(_BINARY.items()):
-        if size >= factor:
-            return f"{size / factor:.4g}{prefix.upper()}i"
-    return str(size)
-
-
 def _split(value: str | int | float, accepted: str) -> tuple[Decimal, str]:
     if isinstance(value, bool):
         raise QuantityError(accepted)

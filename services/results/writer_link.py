@@ -11,7 +11,6 @@ from typing import Protocol
 import structlog
 
 from mloc.services.results.orders import LENGTH_BYTES, Failed, Order, Reply, decode_reply, message
-from mloc.services.results.writer import carry_out
 
 
 class ResultWriter(Protocol):
@@ -21,19 +20,6 @@ class ResultWriter(Protocol):
         """Carry out an order. Every order may be repeated; Failed says why it was not carried out."""
 
     async def close(self) -> None: ...
-
-
-class InlineWriter:
-    """Carries orders out at once, in this process: for tests and simulations."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    async def ask(self, order: Order) -> Reply:
-        return carry_out(self._root, order)
-
-    async def close(self) -> None:
-        return None
 
 
 class WriterProcess:

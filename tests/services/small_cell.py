@@ -37,9 +37,10 @@ from mloc.services.log.memory_server import MemoryServer
 from mloc.services.results.effects import Effects
 from mloc.services.results.tree_cursor import TreeCursor, cursor_path
 from mloc.services.results.tree_projection import TreeProjection
-from mloc.services.results.writer_link import InlineWriter, ResultWriter
+from mloc.services.results.writer_link import ResultWriter
 from mloc.services.scheduler import Scheduler
 from mloc.services.service_loop import ServiceLoop
+from tests.services.inline_writer import InlineWriter
 
 DEADLINE_SEC = 20.0
 Outcome = bytes | Error | None  # an inline result, a failure, or None: the attempt's folder has the result

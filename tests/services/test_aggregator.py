@@ -16,7 +16,8 @@ from mloc.core.events import CancelRequested, Error, RetryRequested, TaskDispatc
 from mloc.services.log.event_log import TelemetryPoint
 from mloc.services.results.folders import attempt_folder, is_tree_complete, sealed
 from mloc.services.results.orders import Failed, Order, Reply
-from mloc.services.results.writer_link import InlineWriter, WriterProcess
+from mloc.services.results.writer_link import WriterProcess
+from tests.services.inline_writer import InlineWriter
 from tests.services.small_cell import DEADLINE_SEC, Cell, Outcome, echo, task
 
 
