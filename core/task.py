@@ -16,6 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from mloc.core.events import Error, Need, Parallel, TaskSubmitted
+from mloc.core.sharding import shard_range
 
 Phase = Literal[
     "waiting", "ready", "backoff", "dispatched", "running", "succeeded", "published",
@@ -108,7 +109,7 @@ def shard_of(parent: Task, index: int, count: int, now_ms: int) -> Task:
     return replace(
         parent,
         id=f"{parent.id}.s{index}", name=f"{parent.name}.s{index}", parent=parent.id, stage="", children=(), parallel=None,
-        shard=(index, count), items=parent.items * (index + 1) // count - parent.items * index // count, phase="ready", since_ms=now_ms,
+        shard=(index, count), items=len(shard_range(index, count, parent.items)), phase="ready", since_ms=now_ms,
     )  # fmt: skip
 
 
