@@ -143,7 +143,7 @@ def adopted(task: Task, attempt: int, worker: str, incarnation: int, now_ms: int
     began = task.started_ms if task.last == attempt and task.started_ms else now_ms
     return replace(
         task, phase="running", since_ms=now_ms, started_ms=began, current=attempt, last=max(task.last, attempt), worker=worker,
-        incarnation=incarnation, not_before_ms=0, error=None, reason="adopted from its worker's registration", retry_by="",
+        incarnation=incarnation, not_before_ms=0, error=None, reason="", retry_by="",
     )  # fmt: skip
 
 

@@ -43,6 +43,8 @@ def run(task: RunTask, engine: LoadedModel, context: Context) -> Iterator[Report
     spec = decode_spec(task.spec)
     check_settings(spec.inference)
     rows = load_rows(spec, context)
+    if not rows and context.shard is None:
+        raise ExecutorError("NoRows", "the data has no rows: nothing was asked of the model")
     store = RowStore(context.rows_folder, task.attempt)
     waiting = [row for row in rows if row.index not in store]
     if len(waiting) < len(rows):
@@ -57,6 +59,8 @@ def run(task: RunTask, engine: LoadedModel, context: Context) -> Iterator[Report
     if context.stopping() and any(row.index not in store for row in rows):
         yield from store.sync()
         return
+    if rows and store.errors == len(rows) and context.shard is None:
+        raise _every_row_failed(store)
     yield from _result(engine.name, store, context, len(rows), time.monotonic() - began)
 
 
@@ -105,6 +109,13 @@ def _record_error(row: Row, type_: str, message: str, inference: Inference, stor
     store.errors += 1
     if inference.max_item_errors is not None and store.errors > inference.max_item_errors:
         raise ExecutorError("TooManyItemErrors", f"{store.errors} rows failed, {inference.max_item_errors} are allowed; the last: {message[:500]}")
+
+
+def _every_row_failed(store: RowStore) -> ExecutorError:
+    """One row that fails is an error in its place; when none has an answer, the task has no result to go on with."""
+    first = msgspec.json.decode(next(iter(store.records())))["error"]
+    said = f"none of {store.errors} rows has an answer; the first: {first['type']}: {first['message']}"
+    return ExecutorError("EveryRowFailed", said)
 
 
 def _progress(store: RowStore, total: int, seconds: float) -> Progress:

@@ -66,6 +66,13 @@ def test_a_row_that_cannot_be_answered_fails_the_task_where_that_was_asked_for(w
     assert failure(warm_host, ask([{"x": 1}, {"x": 2}, "one"], inference={"max_item_errors": 1})).error.type == "TooManyItemErrors"
 
 
+def test_no_rows_and_no_answers_are_no_success(warm_host: DrivenHost, ask: Any) -> None:
+    assert failure(warm_host, ask([])).error.type == "NoRows"
+    nothing = failure(warm_host, ask([{"x": 1}, {"x": 2}])).error
+    assert (nothing.type, nothing.retryable) == ("EveryRowFailed", False)
+    assert "none of 2 rows has an answer; the first: NoPrompt" in nothing.message
+
+
 def test_a_shard_answers_its_range_and_keeps_the_global_index(warm_host: DrivenHost, ask: Any) -> None:
     parts = [run(warm_host, ask(QUESTIONS, f"sharded.s{i}", run_shard=(i, 3)))["items"] for i in range(3)]
     assert [(item["index"], item["prompt"]) for part in parts for item in part] == list(enumerate(QUESTIONS))
