@@ -35,9 +35,13 @@ class Line(Struct, frozen=True):
 
 
 LESS_IS_BETTER = ("_ms", "_sec")
-COMPARED = ("one_by_one_per_sec", "in_batches_per_sec", "tasks_per_sec", "p50_ms", "p99_ms", "all_done_sec")
+COMPARED = (
+    "one_by_one_per_sec", "in_batches_per_sec", "tasks_per_sec", "tasks_per_free_core", "tasks_per_cpu_sec", "p50_ms", "p99_ms", "all_done_sec",
+)  # fmt: skip
 TITLES = {
     "one_by_one_per_sec": "submissions/s, one by one", "in_batches_per_sec": "submissions/s, in batches", "tasks_per_sec": "end to end, tasks/s",
+    "tasks_per_free_core": "the same for each core that others left free, tasks/s",
+    "tasks_per_cpu_sec": "tasks for a second of CPU time, all processes together",
     "trees_late_sec": "trees complete after the last result, s", "p50_ms": "idle latency p50, ms", "p99_ms": "idle latency p99, ms",
     "all_done_sec": "worker killed: all done after, s (ideal 11)", "replayed_per_sec": "replay from the server, events/s",
     "decoded_and_folded_per_sec": "decode and fold, events/s", "yaml_per_sec": "task files read and checked/s, YAML",
@@ -45,8 +49,9 @@ TITLES = {
 }  # fmt: skip
 
 
-def summary(rows: Sequence[Row], peers: Sequence[str]) -> list[Line]:
+def summary(measured: Sequence[Row], peers: Sequence[str], cores: int) -> list[Line]:
     """A line for each figure, number of workers and contestant."""
+    rows = [_with_derived(row, cores) for row in measured]
     medians: dict[tuple[str, int, str], float] = {}
     lines: list[Line] = []
     for name in TITLES:
@@ -60,6 +65,17 @@ def summary(rows: Sequence[Row], peers: Sequence[str]) -> list[Line]:
     return [_compared(line, medians, peers) for line in sorted(lines, key=lambda line: (list(TITLES).index(line.name), line.workers))]
 
 
+def _with_derived(row: Row, cores: int) -> Row:
+    """On a shared machine one contestant has more of it than another: what each made of its share."""
+    if "tasks_per_sec" not in row.figures:
+        return row
+    figures = row.figures
+    free = max(0.1, cores - figures["foreign_cores"])
+    per_cpu = 1e6 / sum(figures["cpu_us_per_task"].values())
+    derived = {"tasks_per_free_core": figures["tasks_per_sec"] / free, "tasks_per_cpu_sec": per_cpu}
+    return Row(row.round, row.figure, row.contestant, row.workers, row.tasks, {**figures, **derived})
+
+
 def _cpu(found: Iterable[Mapping[str, float]]) -> dict[str, float]:
     every = list(found)
     return {name: spread([one.get(name, 0.0) for one in every]).median for name in dict.fromkeys(name for one in every for name in one)}
@@ -68,7 +84,7 @@ def _cpu(found: Iterable[Mapping[str, float]]) -> dict[str, float]:
 def _compared(line: Line, medians: Mapping[tuple[str, int, str], float], peers: Sequence[str]) -> Line:
     if line.name not in COMPARED:
         return line
-    less = line.name.endswith(LESS_IS_BETTER) and not line.name.endswith("_per_sec")
+    less = line.name.endswith(LESS_IS_BETTER) and "_per_" not in line.name
 
     def ratio(other: float | None) -> float | None:
         own = line.spread.median

@@ -103,7 +103,7 @@ def main() -> int:
         "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "took_sec": round(time.monotonic() - began),
         "machine": described(options.base),
-        "summary": summary(rows, PEERS),
+        "summary": summary(rows, PEERS, os.cpu_count() or 1),
         "rows": rows,
     }
     text = table(result["summary"], result["machine"])
