@@ -20,8 +20,7 @@ HEAVY = (
 NEVER_NAMED = [
     re.compile(pattern)
     for pattern in (
-        r"py" r"pi\.(org|python\.org)", r"python" r"hosted\.org", r"download\.py" r"torch\.org", r"/opt/py" r"pi",
-        r"/work/(main|shared|wt|venv)", r"(DESIGN|PROTOCOL|CONTRACT) " r"§", r"b-se" r"ed-",
+        r"py" r"pi\.(org|python\.org)", r"python" r"hosted\.org", r"download\.py" r"torch\.org",
     )
 ]  # fmt: skip
 
