@@ -25,7 +25,7 @@ from mloc.services.demo.own_system import WORKERS, OwnSystem
 from mloc.services.demo.screen import Screen
 from mloc.services.demo.survival import run_survival
 from mloc.services.exit_codes import CLEAN
-from mloc.services.intake.cli_session import Session, opened
+from mloc.services.intake.commands.log_session import Session, opened
 from mloc.services.log import snapshots
 from mloc.services.log.event_log import LogError
 from mloc.services.server.address import NoServerError

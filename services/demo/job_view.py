@@ -11,7 +11,7 @@ from mloc.core.task import Task
 from mloc.services.demo.screen import Region, Screen
 from mloc.services.demo.sparkline import sparkline
 from mloc.services.demo.watch import Readings, Watch
-from mloc.services.intake.cli_output import COLOURS, GLYPHS, age, one_line
+from mloc.services.intake.commands.output import COLOURS, GLYPHS, age, one_line
 from mloc.services.intake.task_requests import words
 
 SAY_EVERY_SEC = 2.0  # numbers of one part, where nothing is drawn

@@ -9,8 +9,8 @@ from mloc.services.demo.outcome import Pair, Trained, answered, changed_first, c
 from mloc.services.demo.screen import Screen
 from mloc.services.demo.sparkline import sparkline
 from mloc.services.demo.watch import Watch, submit_template
-from mloc.services.intake.cli_output import one_line
-from mloc.services.intake.cli_session import Session
+from mloc.services.intake.commands.log_session import Session
+from mloc.services.intake.commands.output import one_line
 from mloc.services.intake.published_results import read_result, result_folder
 
 TEMPLATE = "tiny_pipeline"

@@ -16,8 +16,8 @@ from mloc.services.demo.failure import DemoFailed
 from mloc.services.demo.own_system import OwnSystem
 from mloc.services.demo.screen import Region, Screen
 from mloc.services.demo.watch import Watch, submit_template
-from mloc.services.intake.cli_output import COLOURS, GLYPHS
-from mloc.services.intake.cli_session import Session
+from mloc.services.intake.commands.log_session import Session
+from mloc.services.intake.commands.output import COLOURS, GLYPHS
 from mloc.services.intake.published_results import read_result, result_folder
 from mloc.services.log.event_log import EventLog
 

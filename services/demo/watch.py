@@ -12,8 +12,8 @@ from msgspec import Struct
 from mloc.core.task import FINAL, Task
 from mloc.services.clock import SystemClock
 from mloc.services.demo.failure import DemoFailed
-from mloc.services.intake.cli_session import Session
-from mloc.services.intake.cli_submit import read_file
+from mloc.services.intake.commands.log_session import Session
+from mloc.services.intake.commands.submit import read_file
 from mloc.services.intake.known_tasks import KnownTasks
 from mloc.services.intake.submission import ModelDefaults, submission_of
 from mloc.services.intake.submitter import Submitter

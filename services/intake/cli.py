@@ -11,10 +11,10 @@ from typing import cast
 from msgspec import structs
 
 from mloc.core.language.errors import LanguageError, render
-from mloc.services.intake import cli_exit_codes as codes
-from mloc.services.intake import cli_schema, cli_submit, cli_tasks
-from mloc.services.intake.cli_output import print_json, say
-from mloc.services.intake.cli_session import UnknownTask
+from mloc.services.intake.commands import exit_codes as codes
+from mloc.services.intake.commands import schema, submit, tasks
+from mloc.services.intake.commands.log_session import UnknownTask
+from mloc.services.intake.commands.output import print_json, say
 from mloc.services.intake.published_results import UnsafePath
 from mloc.services.intake.task_file import TaskFileError
 from mloc.services.intake.task_query import MAX_PAGE_SIZE, SORTS, QueryError
@@ -44,7 +44,7 @@ Command = Callable[[Settings, argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; gives the exit code (see `cli_exit_codes`)."""
+    """Entry point; gives the exit code (see `commands.exit_codes`)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser, names = _parser()
     if given and given[0] not in ("-h", "--help") and _first_word(given) not in names:
@@ -90,36 +90,36 @@ def _parser() -> tuple[argparse.ArgumentParser, set[str]]:
         added.add_argument("--json", action="store_true", help="for programs")
         return added
 
-    submit = command("submit", cli_submit.submit, "submit task files, each whole or not at all", "mloc-intake submit task.yaml --wait")
-    _add_files(submit)
-    submit.add_argument("--wait", action="store_true", help="show what happens until all have ended and their results are on disk")
-    submit.add_argument("--follow", action="store_true", help="the same, with the tasks' log lines")
-    submit.add_argument("--idempotency-key", metavar="K", type=_key, help="submitting again under this key gives the first tasks")
-    submit.add_argument("--dry-run", action="store_true", help="check, and say where each task would go; submit nothing")
+    submitting = command("submit", submit.submit, "submit task files, each whole or not at all", "mloc-intake submit task.yaml --wait")
+    _add_files(submitting)
+    submitting.add_argument("--wait", action="store_true", help="show what happens until all have ended and their results are on disk")
+    submitting.add_argument("--follow", action="store_true", help="the same, with the tasks' log lines")
+    submitting.add_argument("--idempotency-key", metavar="K", type=_key, help="submitting again under this key gives the first tasks")
+    submitting.add_argument("--dry-run", action="store_true", help="check, and say where each task would go; submit nothing")
 
-    validate = command("validate", cli_submit.validate, "check task files without submitting them", "mloc-intake validate jobs/*.yaml")
+    validate = command("validate", submit.validate, "check task files without submitting them", "mloc-intake validate jobs/*.yaml")
     _add_files(validate)
 
-    described = command("schema", cli_schema.schema, "print the task language as JSON Schema, for editors", cli_schema.EXAMPLE)
+    described = command("schema", schema.schema, "print the task language as JSON Schema, for editors", schema.EXAMPLE)
     described.add_argument("--output", metavar="FILE", help="write it there")
 
-    _add_list(command("list", cli_tasks.list_tasks, "list tasks, the newest first", "mloc-intake list --state failed --since 2h"))
-    show = command("show", cli_tasks.show, "show a task, its parts and its spec", "mloc-intake show my-task")
-    logs = command("logs", cli_tasks.show_logs, "print a task's log lines and metrics", "mloc-intake logs my-task --follow")
+    _add_list(command("list", tasks.list_tasks, "list tasks, the newest first", "mloc-intake list --state failed --since 2h"))
+    show = command("show", tasks.show, "show a task, its parts and its spec", "mloc-intake show my-task")
+    logs = command("logs", tasks.show_logs, "print a task's log lines and metrics", "mloc-intake logs my-task --follow")
     logs.add_argument("--follow", action="store_true", help="go on until the task has ended")
-    explained = command("explain", cli_tasks.show_explanation, "say why a task waits, worker by worker", "mloc-intake explain my-task")
-    result = command("result", cli_tasks.show_result, "print a task's result", "mloc-intake result my-task --wait | jq .items")
+    explained = command("explain", tasks.show_explanation, "say why a task waits, worker by worker", "mloc-intake explain my-task")
+    result = command("result", tasks.show_result, "print a task's result", "mloc-intake result my-task --wait | jq .items")
     result.add_argument("--wait", action="store_true", help="wait until there is one")
     for one in (show, logs, explained, result):
         one.add_argument("task", help="its id, the start of its id, or its name")
 
-    cancel = command("cancel", cli_tasks.cancel, "cancel tasks; what runs is stopped", "mloc-intake cancel my-task --reason typo")
+    cancel = command("cancel", tasks.cancel, "cancel tasks; what runs is stopped", "mloc-intake cancel my-task --reason typo")
     cancel.add_argument("--reason", default="", help="for those who ask later")
-    retry = command("retry", cli_tasks.retry, "try again what was given up", "mloc-intake retry my-task")
+    retry = command("retry", tasks.retry, "try again what was given up", "mloc-intake retry my-task")
     for one in (cancel, retry):
         one.add_argument("tasks", nargs="+", metavar="task", help="its id, the start of its id, or its name")
 
-    known = command("templates", cli_tasks.templates, "list the pipelines that come with MLOC, or print one", "mloc-intake templates echo")
+    known = command("templates", tasks.templates, "list the pipelines that come with MLOC, or print one", "mloc-intake templates echo")
     known.add_argument("name", nargs="?", help="print this one")
     return parser, set(commands.choices)
 

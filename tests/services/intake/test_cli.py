@@ -240,7 +240,7 @@ def test_validate_needs_no_server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("command", [("submit", "hello.yaml"), ("list",), ("show", "x"), ("cancel", "x"), ("hello.yaml", "--wait")])
 def test_without_a_server_at_the_url_the_url_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]) -> None:
-    monkeypatch.setattr("mloc.services.intake.cli_session.PATIENCE_SEC", 0.1)
+    monkeypatch.setattr("mloc.services.intake.commands.log_session.PATIENCE_SEC", 0.1)
     monkeypatch.setattr("mloc.services.intake.submitter.PATIENCE_SEC", 0.1)
     monkeypatch.setenv("REDIS_URL", "redis://user:geheim@127.0.0.1:1")
     Path("hello.yaml").write_text(ECHO)
@@ -322,7 +322,7 @@ def test_a_result_is_printed_as_soon_as_it_is_published(cli: Cli) -> None:
 
 
 def test_waiting_says_where_the_result_is_and_does_not_claim_files_that_are_not_there(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mloc.services.intake.cli_wait.TREE_PATIENCE_SEC", 0.05)
+    monkeypatch.setattr("mloc.services.intake.commands.wait.TREE_PATIENCE_SEC", 0.05)
     Path("results").mkdir()
     monkeypatch.setenv("RESULTS_DIR", "results")
     Path("hello.yaml").write_text(ECHO)

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from mloc.core.language.json_schema import schema_text
-from mloc.services.intake import cli_exit_codes as codes
-from mloc.services.intake.cli_output import print_json
+from mloc.services.intake.commands import exit_codes as codes
+from mloc.services.intake.commands.output import print_json
 from mloc.services.settings import Settings
 
 EXAMPLE = """mloc-intake schema --output task.schema.json

@@ -15,9 +15,9 @@ from rich.text import Text
 
 from mloc.core.cluster import Cluster
 from mloc.core.task import FINAL, Task
-from mloc.services.intake import cli_exit_codes as codes
-from mloc.services.intake.cli_output import COLOURS, GLYPHS, age, one_line, print_json, printable, say
-from mloc.services.intake.cli_session import Session
+from mloc.services.intake.commands import exit_codes as codes
+from mloc.services.intake.commands.log_session import Session
+from mloc.services.intake.commands.output import COLOURS, GLYPHS, age, one_line, print_json, printable, say
 from mloc.services.intake.published_results import read_result, result_folder
 from mloc.services.intake.task_requests import words
 from mloc.services.intake.views import task_view

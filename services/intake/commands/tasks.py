@@ -14,11 +14,11 @@ from mloc.core.explain import explain
 from mloc.core.language.secrets import masked
 from mloc.core.task import FINAL, Task
 from mloc.services.clock import SystemClock
-from mloc.services.intake import cli_exit_codes as codes
 from mloc.services.intake import task_requests
-from mloc.services.intake.cli_output import GLYPHS, age, one_line, print_json, printable, say, table
-from mloc.services.intake.cli_session import Session, opened, user
-from mloc.services.intake.cli_wait import telemetry_line, wait_for
+from mloc.services.intake.commands import exit_codes as codes
+from mloc.services.intake.commands.log_session import Session, opened, user
+from mloc.services.intake.commands.output import GLYPHS, age, one_line, print_json, printable, say, table
+from mloc.services.intake.commands.wait import telemetry_line, wait_for
 from mloc.services.intake.published_results import log_text, read_result, result_folder
 from mloc.services.intake.submitter import Submitter
 from mloc.services.intake.task_file import templates as known_templates

@@ -19,10 +19,10 @@ from mloc.core.language.plan import Plan
 from mloc.core.language.reading import read_tasks
 from mloc.core.language.yaml_source import decode_text
 from mloc.services.clock import SystemClock
-from mloc.services.intake import cli_exit_codes as codes
-from mloc.services.intake.cli_output import print_json, say
-from mloc.services.intake.cli_session import Session, opened
-from mloc.services.intake.cli_wait import wait_for
+from mloc.services.intake.commands import exit_codes as codes
+from mloc.services.intake.commands.log_session import Session, opened
+from mloc.services.intake.commands.output import print_json, say
+from mloc.services.intake.commands.wait import wait_for
 from mloc.services.intake.known_tasks import KnownTasks
 from mloc.services.intake.local_paths import with_absolute_paths
 from mloc.services.intake.submission import ModelDefaults, Submission, submission_of, unoffered_types
