@@ -24,7 +24,7 @@ help:
 	@echo "make test-deep  the slow tests: many simulated histories, real kills, wheels"
 	@echo "make bench      side-by-side benchmarks; results go to benchmarks/results/"
 	@echo "make setup-all  everything, vLLM on CPU, RAG, agents and benchmarks included"
-	@echo "make docs       write the generated pages again (settings, the task language and its schema)"
+	@echo "make docs       write the generated pages again (settings, the task language and its schema, the API)"
 
 setup: $(VENV)/.installed
 
@@ -84,6 +84,7 @@ bench: setup $(VENV)/.installed-bench
 docs: setup
 	@$(PY) -m mloc.services.settings_reference
 	@$(PY) -m mloc.services.intake.language_page
+	@$(PY) -m mloc.services.intake.http.endpoint_table
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

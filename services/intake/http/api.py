@@ -10,14 +10,17 @@ import contextlib
 import errno
 import sys
 
+import msgspec
 import structlog
 from aiohttp import web
 
 from mloc.services.exit_codes import CLEAN, MISCONFIGURED
 from mloc.services.garbage_collection import collect_seldom, loading
-from mloc.services.intake.http import routes_health, routes_results, routes_submit, routes_tasks, routes_workers
 from mloc.services.intake.http.api_guard import one_error_shape, token_required
-from mloc.services.intake.http.api_state import STATE, ApiState
+from mloc.services.intake.http.api_state import OPENAPI, STATE, ApiState
+from mloc.services.intake.http.endpoint_routes import add_routes
+from mloc.services.intake.http.endpoints import ENDPOINTS
+from mloc.services.intake.http.openapi import openapi_document
 from mloc.services.intake.http.request_body import MAX_BODY_BYTES
 from mloc.services.log.connection import open_log
 from mloc.services.log.event_log import EventLog, LogUnavailable
@@ -37,31 +40,10 @@ def run(settings: Settings) -> int:
 
 def build_app(settings: Settings, log: EventLog, observer: Observer) -> web.Application:
     """All routes over a log and the fold of it, which the caller keeps running."""
-    app = web.Application(middlewares=[one_error_shape, token_required], client_max_size=MAX_BODY_BYTES)
+    app = web.Application(middlewares=[one_error_shape, token_required(ENDPOINTS)], client_max_size=MAX_BODY_BYTES)
     app[STATE] = ApiState(settings, log, observer)
-    get, post = app.router.add_get, app.router.add_post
-    for path in ("/healthz", "/health"):
-        get(path, routes_health.health)
-    get("/readyz", routes_health.ready)
-    get("/metrics", routes_health.metrics)
-    post("/api/v1/tasks", routes_submit.post_tasks)
-    get("/api/v1/tasks", routes_tasks.list_tasks)
-    get("/api/v1/tasks/{id}", routes_tasks.show_task)
-    get("/api/v1/tasks/{id}/events", routes_tasks.show_events)
-    get("/api/v1/tasks/{id}/logs", routes_tasks.show_logs)
-    get("/api/v1/tasks/{id}/explain", routes_tasks.show_explanation)
-    post("/api/v1/tasks/{id}/cancel", routes_tasks.cancel_task)
-    post("/api/v1/tasks/{id}/retry", routes_tasks.retry_task)
-    post("/api/v1/tasks/{id}/priority", routes_tasks.change_priority)
-    get("/api/v1/dead_letters", routes_tasks.list_dead_letters)
-    get("/api/v1/results/{id}", routes_results.show_result)
-    for prefix in ("/api/v1/results", "/api/v1/tasks"):
-        get(prefix + "/{id}/files", routes_results.list_files)
-        get(prefix + "/{id}/files/{name:.+}", routes_results.get_file)
-    for path in ("/workers", "/api/v1/workers"):
-        get(path, routes_workers.list_workers)
-        get(path + "/{id}", routes_workers.show_worker)
-        post(path + "/{id}/drain", routes_workers.drain_worker)
+    app[OPENAPI] = msgspec.json.encode(openapi_document(ENDPOINTS))
+    add_routes(app, ENDPOINTS)
     return app
 
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_protocol import RequestPayloadError
 
 from mloc.core.language.errors import LanguageError
 from mloc.core.language.yaml_source import decode_text, load_documents
 from mloc.services.intake.http.api_state import state_of
+from mloc.services.intake.http.endpoint import Endpoint
 from mloc.services.intake.http.request_body import MAX_BODY_BYTES
 from mloc.services.intake.http.responses import ApiError, language_error
 from mloc.services.intake.published_results import UnsafePath
 from mloc.services.intake.task_query import QueryError
 from mloc.services.log.event_log import BacklogFull, KeyConflict, LogUnavailable
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-_OPEN_PATHS = frozenset({"/healthz", "/health", "/readyz"})
 
 
 @web.middleware
@@ -54,15 +52,20 @@ async def one_error_shape(request: web.Request, handler: Handler) -> web.StreamR
         return ApiError(500, "internal_error", "this is a mistake of MLOC; the log of the API has the details", path=request.path).response()
 
 
-@web.middleware
-async def token_required(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """`Authorization: Bearer …` on all but health (and metrics, unless METRICS_REQUIRE_TOKEN) where a token is set."""
-    settings = state_of(request).settings
-    token = settings.orchestrator_token
-    is_open = request.path in _OPEN_PATHS or (request.path == "/metrics" and not settings.metrics_require_token)
-    if token and not is_open and not _shows(request, token):
-        raise ApiError(401, "unauthorized", "the token is missing or wrong", path="Authorization", hint="send `Authorization: Bearer <token>`")
-    return await handler(request)
+def token_required(endpoints: Sequence[Endpoint]) -> Middleware:
+    """`Authorization: Bearer …` wherever a token is set, but for the paths of endpoints that are open."""
+    access = {path: endpoint.access for endpoint in endpoints for path in endpoint.paths}
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        settings = state_of(request).settings
+        token, asked = settings.orchestrator_token, access.get(request.path, "token")
+        is_open = asked == "open" or (asked == "metrics" and not settings.metrics_require_token)
+        if token and not is_open and not _shows(request, token):
+            raise ApiError(401, "unauthorized", "the token is missing or wrong", path="Authorization", hint="send `Authorization: Bearer <token>`")
+        return await handler(request)
+
+    return check
 
 
 def reading_error(error: LanguageError, text: str) -> ApiError:

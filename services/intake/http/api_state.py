@@ -55,6 +55,7 @@ class ApiState:
 
 
 STATE = web.AppKey("state", ApiState)
+OPENAPI = web.AppKey("openapi", bytes)  # the document of openapi.json
 
 
 def state_of(request: web.Request) -> ApiState:

@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET, Struct, UnsetType
 
-from mloc.core.language.errors import LanguageError
+from mloc.core.language.errors import LanguageError, Problem
 
 RETRY_AFTER_SEC = 5
 
 
+class ErrorBody(Struct, frozen=True):
+    """`code` is for programs, `message` and `hint` for people; `path` is what is wrong: a field, a parameter, a header, an id."""
+
+    code: str
+    message: str
+    path: str
+    hint: str
+    details: tuple[Problem, ...] | UnsetType = UNSET
+
+
+class ErrorAnswer(Struct, frozen=True):
+    """What every refused request is answered with."""
+
+    ok: Literal[False]
+    error: ErrorBody
+
+
 class ApiError(Exception):
-    """A request that is answered with an error: `code` for programs, `message` and `hint` for people, `path` of what is wrong."""
+    """A request that is answered with an error. `retry_after_sec` goes out with 429 and 503."""
 
     def __init__(
-        self, status: int, code: str, message: str, *, path: str = "", hint: str = "", details: list[dict[str, Any]] | None = None
-    ) -> None:
+        self, status: int, code: str, message: str, *, path: str = "", hint: str = "", details: Sequence[Problem] = (),
+        retry_after_sec: int = RETRY_AFTER_SEC,
+    ) -> None:  # fmt: skip
         super().__init__(message)
         self.status = status
-        self.body: dict[str, Any] = {"code": code, "message": message, "path": path, "hint": hint}
-        if details:
-            self.body["details"] = details
+        self.body = ErrorBody(code, message, path, hint, tuple(details) or UNSET)
+        self.retry_after_sec = retry_after_sec
 
     def response(self) -> web.Response:
-        headers = {"Retry-After": str(RETRY_AFTER_SEC)} if self.status in (429, 503) else {}
+        headers = {"Retry-After": str(self.retry_after_sec)} if self.status in (429, 503) else {}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        return json_response({"ok": False, "error": self.body}, self.status, headers)
+        return json_response(ErrorAnswer(False, self.body), self.status, headers)
 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -39,10 +58,12 @@ def not_found(what: str, id: str) -> ApiError:
     return ApiError(404, "not_found", f"there is no {what} {id}", path=id)
 
 
+def many_problems(status: int, code: str, problems: Sequence[Problem]) -> ApiError:
+    """The first problem in front, all of them as details."""
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return ApiError(status, code, str(problems[0]) + more, path=problems[0].path, hint=problems[0].hint, details=problems)
+
+
 def language_error(error: LanguageError, status: int) -> ApiError:
-    """All problems of a file, the first one in front. 400 for text that is no YAML, 422 for a file that breaks the schema."""
-    first = error.problems[0]
-    more = f" (and {len(error.problems) - 1} more)" if len(error.problems) > 1 else ""
-    code = "invalid_yaml" if status == 400 else "invalid_task"
-    details = [msgspec.to_builtins(problem) for problem in error.problems]
-    return ApiError(status, code, str(first) + more, path=first.path, hint=first.hint, details=details)
+    """400 for text that is no YAML, 422 for a file that breaks the schema."""
+    return many_problems(status, "invalid_yaml" if status == 400 else "invalid_task", error.problems)

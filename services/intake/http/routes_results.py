@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import mimetypes
+from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
+from msgspec import Meta, Struct
 
 from mloc.core.task import Task
-from mloc.services.intake.http.api_state import state_of
+from mloc.services.intake.http.endpoint import Call, Endpoint, Media
 from mloc.services.intake.http.responses import ApiError, json_response, not_found
 from mloc.services.intake.published_results import read_result, result_file, result_folder
 from mloc.services.intake.task_requests import words
 from mloc.services.results.folders import MANIFEST_FILE, RESULT_FILE
 
 _WITHOUT_RESULT = frozenset({"dead_lettered", "cancelled", "timed_out"})
+_BYTES = Media({"application/octet-stream": {"type": "string", "format": "binary"}}, "The file; its content type follows from its name")
 
 
-async def show_result(request: web.Request) -> web.StreamResponse:
+class OfResult(Struct, frozen=True, kw_only=True):
+    id: Annotated[str, Meta(description="Id of the task")]
+
+
+class OfFile(OfResult, frozen=True, kw_only=True):
+    name: Annotated[str, Meta(description="Path of the file in the result's folder, as the manifest names it")]
+
+
+class FileList(Struct, frozen=True):
+    ok: bool
+    task_id: str
+    manifest: msgspec.Raw
+
+
+async def show_result(call: Call[OfResult, None]) -> web.StreamResponse:
     """`responses.json`: as soon as the result is published, before its tree is on disk."""
-    state = state_of(request)
-    id = request.match_info["id"]
+    state, id = call.state, call.parameters.id
     try:
         task = await state.task(id)
     except ApiError:
@@ -39,28 +55,42 @@ async def show_result(request: web.Request) -> web.StreamResponse:
     return web.Response(body=result, content_type="application/json")
 
 
-async def get_file(request: web.Request) -> web.StreamResponse:
+async def get_file(call: Call[OfFile, None]) -> web.StreamResponse:
     """A file of the result tree; ranges are served."""
-    state = state_of(request)
-    id, name = request.match_info["id"], request.match_info["name"]
-    file = result_file(state.results_dir, id, name)
+    id, name = call.parameters.id, call.parameters.name
+    file = result_file(call.state.results_dir, id, name)
     if file is None:
         raise not_found("file", f"{name} in the result of {id}")
     kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
     return web.FileResponse(file, headers={"Content-Type": kind, "X-Content-Type-Options": "nosniff"})
 
 
-async def list_files(request: web.Request) -> web.Response:
+async def list_files(call: Call[OfResult, None]) -> FileList:
     """The manifest: every file of the result with size and sha256."""
-    state = state_of(request)
-    id = request.match_info["id"]
-    manifest = result_file(state.results_dir, id, MANIFEST_FILE)
+    id = call.parameters.id
+    manifest = result_file(call.state.results_dir, id, MANIFEST_FILE)
     if manifest is None:
         raise not_found("result tree of", id)
-    return json_response({"ok": True, "task_id": id, "manifest": msgspec.Raw(manifest.read_bytes())})
+    return FileList(True, id, msgspec.Raw(manifest.read_bytes()))
 
 
 def _error_of(task: Task) -> object:
     if task.error is not None:
         return msgspec.to_builtins(task.error)
     return {"type": task.phase, "message": task.reason or f"the task is {words(task.phase)}", "retryable": False}
+
+
+ENDPOINTS = (
+    Endpoint(
+        "GET", "/api/v1/results/{id}", show_result, "`responses.json`, from the moment it is published; 404 `not_ready` before", OfResult,
+        answers={200: Media({"application/json": dict[str, Any]})},
+    ),
+    Endpoint(
+        "GET", "/api/v1/results/{id}/files", list_files, "The manifest: every file with size and sha256", OfResult,
+        answers={200: FileList}, also=("/api/v1/tasks/{id}/files",),
+    ),
+    Endpoint(
+        "GET", "/api/v1/results/{id}/files/{name:.+}", get_file, "A file of the result, with ranges", OfFile,
+        answers={200: _BYTES, 206: _BYTES}, errors=(416,), also=("/api/v1/tasks/{id}/files/{name:.+}",),
+    ),
+)  # fmt: skip

@@ -6,10 +6,11 @@ import asyncio
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
+from msgspec import Meta, Struct
 
 from mloc.core.events import TaskSubmitted
 from mloc.core.explain import explain_need
@@ -17,7 +18,8 @@ from mloc.core.language.errors import LanguageError
 from mloc.core.language.plan import Plan
 from mloc.core.language.reading import read_tasks
 from mloc.services.intake.http.api_guard import reading_error
-from mloc.services.intake.http.api_state import READ_OWN_WRITES_SEC, ApiState, state_of
+from mloc.services.intake.http.api_state import READ_OWN_WRITES_SEC, ApiState
+from mloc.services.intake.http.endpoint import Call, Endpoint, Media
 from mloc.services.intake.http.request_body import task_text
 from mloc.services.intake.http.responses import ApiError, json_response
 from mloc.services.intake.known_tasks import KnownTasks
@@ -28,12 +30,26 @@ from mloc.services.log.event_log import Submitted
 
 LARGE_BODY_BYTES = 32 * 1024  # reading more than this off the loop keeps other requests going
 LONGEST_KEY = 200
+_TASK = {
+    "anyOf": [
+        {"type": "object", "description": "One task, or {\"yaml\": the text of a task file}"},
+        {"type": "array", "items": {"type": "object"}, "description": "Several tasks"},
+        {"type": "string", "description": "The text of a task file"},
+    ]
+}
 
 
-async def post_tasks(request: web.Request) -> web.Response:
+class SubmissionAsked(Struct, frozen=True):
+    dry_run: Annotated[bool, Meta(description="Only check, and say where each task would go now")] = False
+    idempotency_key: Annotated[
+        str, Meta(description="The same key with the same body gives the first tasks again", extra={"in": "header"})
+    ] = msgspec.field(name="Idempotency-Key", default="")  # fmt: skip
+
+
+async def post_tasks(call: Call[SubmissionAsked, None]) -> web.Response:
     """201 with the ids; with `?dry_run=1` 200 with where each task would go, and nothing submitted."""
-    state = state_of(request)
-    key = _idempotency_key(request)
+    state, request = call.state, call.request
+    key = _checked_key(call.parameters.idempotency_key.strip())
     body = await request.read()
     plans, warnings = await _read(task_text(body, request.content_type))
     submission = submission_of(
@@ -41,7 +57,7 @@ async def post_tasks(request: web.Request) -> web.Response:
         key=key, body_sha256=hashlib.sha256(body).hexdigest() if key else "",
     )  # fmt: skip
     warnings += unoffered_types(submission.events, _offered(state))
-    if request.query.get("dry_run", "0").lower() not in ("0", "false", "no", ""):
+    if call.parameters.dry_run:
         return json_response({"ok": True, "dry_run": True, "tasks": _placements(state, submission.events), "warnings": warnings})
     submitted = await state.submitter.submit(submission, state.cluster.open_count())
     if submitted.repeated:
@@ -49,8 +65,7 @@ async def post_tasks(request: web.Request) -> web.Response:
     return json_response(_accepted(submission, warnings), 201)
 
 
-def _idempotency_key(request: web.Request) -> str:
-    key = request.headers.get("Idempotency-Key", "").strip()
+def _checked_key(key: str) -> str:
     if key and (len(key) > LONGEST_KEY or not key.isprintable() or not key.isascii() or set(key) & set(" {}")):
         raise ApiError(
             400, "bad_idempotency_key", "the idempotency key cannot be used", path="Idempotency-Key",
@@ -111,3 +126,11 @@ def _placements(state: ApiState, events: Sequence[TaskSubmitted]) -> list[dict[s
             }
         )  # fmt: skip
     return shown
+
+
+ENDPOINTS = (
+    Endpoint(
+        "POST", "/api/v1/tasks", post_tasks, "Submit a task file, whole or not at all", SubmissionAsked,
+        body=Media({"text/yaml": str, "application/json": _TASK}), answers={201: dict[str, Any], 200: dict[str, Any]}, errors=(409,),
+    ),
+)  # fmt: skip

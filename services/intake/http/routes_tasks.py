@@ -2,149 +2,218 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import msgspec
-from aiohttp import web
+from msgspec import Meta, Struct
 
 from mloc.core.events import Event
-from mloc.core.explain import explain
+from mloc.core.explain import WorkerVerdict, explain
 from mloc.core.language.secrets import masked
 from mloc.core.task import Task
 from mloc.services.intake import task_requests
-from mloc.services.intake.http.api_state import ApiState, state_of
-from mloc.services.intake.http.responses import ApiError, json_response
+from mloc.services.intake.http.endpoint import Call, Endpoint
+from mloc.services.intake.http.responses import ApiError
 from mloc.services.intake.published_results import log_text
 from mloc.services.intake.task_history import event_view, history_of
-from mloc.services.intake.task_query import QueryError, find_tasks, parse_query
+from mloc.services.intake.task_query import MAX_PAGE_SIZE, SORTS, QueryError, TaskQuery, find_tasks, parse_query
 from mloc.services.intake.task_requests import RequestRefused
 from mloc.services.intake.views import iso, task_page, task_view
 
 MOST_LINES = 5000
-_DEFAULT_LINES = 500
 
 
-async def list_tasks(request: web.Request) -> web.Response:
-    return _page_response(state_of(request), await _query_of(request), {})
+class TasksAsked(Struct, frozen=True):
+    """Empty filters nothing."""
+
+    state: Annotated[str, Meta(description="States or statuses, several with commas")] = ""
+    status: Annotated[str, Meta(description="The same as `state`")] = ""
+    kind: Annotated[str, Meta(description="The file's kind, or the task type")] = ""
+    owner: str = ""
+    project: str = ""
+    label: Annotated[tuple[str, ...], Meta(description="NAME=VALUE; repeat it for several labels")] = ()
+    worker: Annotated[str, Meta(description="Id of the worker of the present or last attempt")] = ""
+    parent: Annotated[str, Meta(description="Id of a pipeline or a sharded task; `none` for tasks that are part of nothing")] = ""
+    since: Annotated[str, Meta(description="An age (15m, 2h, 1d), a time in ISO 8601, or milliseconds since 1970")] = ""
+    sort: Annotated[str, Meta(description=f"One of {', '.join(SORTS)}")] = "newest"
+    page: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    page_size: Annotated[int, Meta(ge=1, le=MAX_PAGE_SIZE)] = 50
 
 
-async def list_dead_letters(request: web.Request) -> web.Response:
+class OfTask(Struct, frozen=True, kw_only=True):
+    id: Annotated[str, Meta(description="Id of the task")]
+
+
+class LinesAsked(OfTask, frozen=True, kw_only=True):
+    after: Annotated[str, Meta(description="Go on after the event or line of this id", pattern="^[0-9]{1,19}(-[0-9]{1,19})?$")] = ""
+    limit: Annotated[int, Meta(ge=1, le=MOST_LINES)] = 500
+
+
+class Cancellation(Struct, frozen=True, forbid_unknown_fields=True):
+    by: str = ""
+    reason: str = ""
+
+
+class RetryOrder(Struct, frozen=True, forbid_unknown_fields=True):
+    by: str = ""
+
+
+class PriorityOrder(Struct, frozen=True, forbid_unknown_fields=True):
+    priority: Annotated[int, Meta(ge=0, le=100)]
+    by: str = ""
+
+
+class TaskList(Struct, frozen=True):
+    ok: bool
+    tasks: list[dict[str, Any]]
+    page: int
+    page_size: int
+    total: int
+
+
+class TaskExplained(Struct, frozen=True):
+    """`reason` is one of a few words, `summary` says it to a person, `workers` has each worker's verdict."""
+
+    ok: bool
+    task_id: str
+    reason: str
+    summary: str
+    workers: tuple[WorkerVerdict, ...]
+
+
+class EventList(Struct, frozen=True):
+    """`next`: what `after` takes for the following page; null where there was nothing more."""
+
+    ok: bool
+    task_id: str
+    events: list[dict[str, Any]]
+    next: str | None
+
+
+class LineList(Struct, frozen=True):
+    ok: bool
+    task_id: str
+    lines: list[dict[str, Any]]
+    next: str | None
+
+
+class RequestTaken(Struct, frozen=True):
+    """The request is in the log under `event_id`; the task's new state follows. `state` is the present one."""
+
+    ok: bool
+    task_id: str
+    state: str
+    event_id: str
+
+
+async def list_tasks(call: Call[TasksAsked, None]) -> TaskList:
+    query = await _query_of(call)
+    page = find_tasks(call.state.cluster, query)
+    tasks = [task_view(call.state.cluster, task) for task in page.tasks]
+    return TaskList(True, tasks, query.page, query.page_size, page.total)
+
+
+async def list_dead_letters(call: Call[TasksAsked, None]) -> TaskList:
     """Tasks that wait for a person, without the pipelines that wait with them."""
-    state = state_of(request)
-    query = await _query_of(request)
-    dead = [task for id in state.cluster.phase("dead_lettered") if not (task := state.cluster.tasks[id]).children]
+    cluster, query = call.state.cluster, await _query_of(call)
+    dead = [task for id in cluster.phase("dead_lettered") if not (task := cluster.tasks[id]).children]
     dead.sort(key=lambda task: task.since_ms, reverse=True)
     start = (query.page - 1) * query.page_size
-    shown = [task_view(state.cluster, task) for task in dead[start : start + query.page_size]]
-    return json_response({"ok": True, "tasks": shown, "page": query.page, "page_size": query.page_size, "total": len(dead)})
+    shown = [task_view(cluster, task) for task in dead[start : start + query.page_size]]
+    return TaskList(True, shown, query.page, query.page_size, len(dead))
 
 
-async def show_task(request: web.Request) -> web.Response:
-    state = state_of(request)
-    task = await state.task(request.match_info["id"])
-    return json_response({"ok": True, **masked(task_page(state.cluster, task))})
+async def show_task(call: Call[OfTask, None]) -> dict[str, Any]:
+    task = await call.state.task(call.parameters.id)
+    return {"ok": True, **masked(task_page(call.state.cluster, task))}
 
 
-async def show_explanation(request: web.Request) -> web.Response:
-    state = state_of(request)
-    task = await state.task(request.match_info["id"])
-    return json_response({"ok": True, "task_id": task.id, **msgspec.to_builtins(explain(state.cluster, task))})
+async def show_explanation(call: Call[OfTask, None]) -> TaskExplained:
+    task = await call.state.task(call.parameters.id)
+    said = explain(call.state.cluster, task)
+    return TaskExplained(True, task.id, said.reason, said.summary, said.workers)
 
 
-async def show_events(request: web.Request) -> web.Response:
-    """The task's history; `?after=<id>` goes on from an event, `?limit=` bounds it."""
-    state = state_of(request)
-    task = await state.task(request.match_info["id"])
-    limit = _limit(request)
+async def show_events(call: Call[LinesAsked, None]) -> EventList:
+    """The task's history in the log."""
+    asked = call.parameters
+    task = await call.state.task(asked.id)
     events: list[dict[str, Any]] = []
-    async for entry in history_of(state.log, task, _after(request)):
+    async for entry in history_of(call.state.log, task, _position(asked.after)):
         events.append(event_view(entry))
-        if len(events) == limit:
+        if len(events) == asked.limit:
             break
-    return json_response({"ok": True, "task_id": task.id, "events": events, "next": events[-1]["id"] if events else None})
+    return EventList(True, task.id, events, events[-1]["id"] if events else None)
 
 
-async def show_logs(request: web.Request) -> web.Response:
-    """Log lines and metric points; `?after=<id>` goes on from a line, `?limit=` bounds it."""
-    state = state_of(request)
-    task = await state.task(request.match_info["id"])
-    points = await state.log.read_telemetry(task.id, _after(request) or "0-0", _limit(request))
+async def show_logs(call: Call[LinesAsked, None]) -> LineList:
+    """Log lines and metric points."""
+    state, asked = call.state, call.parameters
+    task = await state.task(asked.id)
+    points = await state.log.read_telemetry(task.id, _position(asked.after) or "0-0", asked.limit)
     lines = [{"id": id, "at": iso(int(id.partition("-")[0])), **msgspec.to_builtins(point)} for id, point in points]
-    if not points and not _after(request):  # telemetry expires; its lines were kept with the result
-        kept = log_text(state.results_dir, task).splitlines()[-_limit(request) :]
-        return json_response({"ok": True, "task_id": task.id, "lines": [{"line": line} for line in kept], "next": None})
-    return json_response({"ok": True, "task_id": task.id, "lines": lines, "next": lines[-1]["id"] if lines else None})
+    if not points and not asked.after:  # telemetry expires; its lines were kept with the result
+        kept = log_text(state.results_dir, task).splitlines()[-asked.limit :]
+        return LineList(True, task.id, [{"line": line} for line in kept], None)
+    return LineList(True, task.id, lines, points[-1][0] if points else None)
 
 
-async def cancel_task(request: web.Request) -> web.Response:
-    body = await _json_body(request)
-    return await _ask(request, lambda task: task_requests.cancel(task, _by(body), str(body.get("reason", ""))))
+async def cancel_task(call: Call[OfTask, Cancellation]) -> RequestTaken:
+    return await _ask(call, lambda task: task_requests.cancel(task, call.body.by or "the API", call.body.reason))
 
 
-async def retry_task(request: web.Request) -> web.Response:
-    body = await _json_body(request)
-    return await _ask(request, lambda task: task_requests.retry(task, _by(body)))
+async def retry_task(call: Call[OfTask, RetryOrder]) -> RequestTaken:
+    return await _ask(call, lambda task: task_requests.retry(task, call.body.by or "the API"))
 
 
-async def change_priority(request: web.Request) -> web.Response:
-    body = await _json_body(request)
-    return await _ask(request, lambda task: task_requests.change_priority(task, body.get("priority"), _by(body)))
+async def change_priority(call: Call[OfTask, PriorityOrder]) -> RequestTaken:
+    return await _ask(call, lambda task: task_requests.change_priority(task, call.body.priority, call.body.by or "the API"))
 
 
-async def _ask(request: web.Request, event_for: Any) -> web.Response:
-    """202: the request is in the log; the task's new state follows."""
-    state = state_of(request)
-    task: Task = await state.task(request.match_info["id"])
+async def _ask(call: Call[OfTask, Any], event_for: Callable[[Task], Event]) -> RequestTaken:
+    task = await call.state.task(call.parameters.id)
     try:
-        event: Event = event_for(task)
+        event = event_for(task)
     except RequestRefused as error:
         raise ApiError(409, "wrong_state", str(error), path=task.id, hint=error.hint) from error
-    except ValueError as error:
-        raise ApiError(422, "bad_value", str(error), path="priority") from error
-    submitted = await state.submitter.request(event)
-    return json_response({"ok": True, "task_id": task.id, "state": task.phase, "event_id": submitted.last_id}, 202)
+    submitted = await call.state.submitter.request(event)
+    return RequestTaken(True, task.id, task.phase, submitted.last_id)
 
 
-async def _query_of(request: web.Request) -> Any:
-    state = state_of(request)
-    now_ms = await state.log.now_ms() if "since" in request.query else 0
-    return parse_query(request.query, request.query.getall("label", []), now_ms)
-
-
-def _page_response(state: ApiState, query: Any, more: dict[str, Any]) -> web.Response:
-    page = find_tasks(state.cluster, query)
-    tasks = [task_view(state.cluster, task) for task in page.tasks]
-    return json_response({"ok": True, "tasks": tasks, "page": query.page, "page_size": query.page_size, "total": page.total, **more})
-
-
-async def _json_body(request: web.Request) -> dict[str, Any]:
-    """A JSON object, or nothing."""
-    body = await request.read()
-    if not body.strip():
-        return {}
+async def _query_of(call: Call[TasksAsked, None]) -> TaskQuery:
+    asked = msgspec.structs.asdict(call.parameters)
+    labels = asked.pop("label")
+    now_ms = await call.state.log.now_ms() if asked["since"] else 0
     try:
-        value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise ApiError(400, "invalid_json", f"the body is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ApiError(422, "bad_value", "the body must be a JSON object")
-    return value
+        return parse_query({name: str(value) for name, value in asked.items()}, labels, now_ms)
+    except QueryError as error:
+        raise ApiError(400, "bad_parameter", str(error), path=str(error).partition(" ")[0]) from error
 
 
-def _by(body: dict[str, Any]) -> str:
-    return str(body.get("by", "")) or "the API"
-
-
-def _after(request: web.Request) -> str:
-    after = request.query.get("after", "")
+def _position(after: str) -> str:
+    """An id as the log takes it."""
     milliseconds, _, sequence = after.partition("-")
-    if after and not (milliseconds.isdecimal() and (sequence or "0").isdecimal()):
-        raise QueryError(f"after takes an event's id, not {after!r}")
     return f"{milliseconds}-{sequence or 0}" if after else ""
 
 
-def _limit(request: web.Request) -> int:
-    text = request.query.get("limit", str(_DEFAULT_LINES))
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_LINES:
-        raise QueryError(f"limit takes a whole number from 1 to {MOST_LINES:,}, not {text!r}")
-    return int(text)
+ENDPOINTS = (
+    Endpoint("GET", "/api/v1/tasks", list_tasks, "Tasks: filtered, sorted, paged", TasksAsked, answers={200: TaskList}),
+    Endpoint("GET", "/api/v1/tasks/{id}", show_task, "One task with its parts, and its spec while it is open", OfTask, answers={200: dict[str, Any]}),
+    Endpoint("GET", "/api/v1/tasks/{id}/events", show_events, "Its history in the log", LinesAsked, answers={200: EventList}),
+    Endpoint("GET", "/api/v1/tasks/{id}/logs", show_logs, "Its log lines and metric points", LinesAsked, answers={200: LineList}),
+    Endpoint("GET", "/api/v1/tasks/{id}/explain", show_explanation, "Why it waits, worker by worker", OfTask, answers={200: TaskExplained}),
+    Endpoint(
+        "POST", "/api/v1/tasks/{id}/cancel", cancel_task, "Stop it for good; 409 where it has ended", OfTask, Cancellation,
+        answers={202: RequestTaken}, errors=(409,),
+    ),
+    Endpoint(
+        "POST", "/api/v1/tasks/{id}/retry", retry_task, "Run a task again that waits for a person; 409 for any other", OfTask, RetryOrder,
+        answers={202: RequestTaken}, errors=(409,),
+    ),
+    Endpoint(
+        "POST", "/api/v1/tasks/{id}/priority", change_priority, "Change its place among those that wait", OfTask, PriorityOrder,
+        answers={202: RequestTaken}, errors=(409,),
+    ),
+    Endpoint("GET", "/api/v1/dead_letters", list_dead_letters, "Tasks that wait for a person", TasksAsked, answers={200: TaskList}),
+)  # fmt: skip

@@ -2,51 +2,78 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from aiohttp import web
+from msgspec import Meta, Struct
 
 from mloc.core.events import WorkerDrainRequested
 from mloc.core.worker import Worker
-from mloc.services.intake.http.api_state import ApiState, state_of
-from mloc.services.intake.http.responses import json_response, not_found
-from mloc.services.intake.task_query import parse_query
+from mloc.services.intake.http.api_state import ApiState
+from mloc.services.intake.http.endpoint import Call, Endpoint
+from mloc.services.intake.http.responses import not_found
+from mloc.services.intake.task_query import MAX_PAGE_SIZE
 from mloc.services.intake.views import worker_view
 
 
-async def list_workers(request: web.Request) -> web.Response:
-    """Filters: `state` (alive, lost, retired or a status), `type` (of task), `tag`; `page`, `page_size`."""
-    state = state_of(request)
-    query = request.query
-    page = parse_query({name: query[name] for name in ("page", "page_size") if name in query}, (), 0)
+class WorkersAsked(Struct, frozen=True):
+    state: Annotated[str, Meta(description="alive, lost, retired or a status; several with commas")] = ""
+    type: Annotated[str, Meta(description="A task type that the worker takes")] = ""
+    tag: Annotated[str, Meta(description="A tag that the worker has")] = ""
+    page: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    page_size: Annotated[int, Meta(ge=1, le=MAX_PAGE_SIZE)] = 50
+
+
+class OfWorker(Struct, frozen=True, kw_only=True):
+    id: Annotated[str, Meta(description="Id of the worker")]
+
+
+class DrainAsked(OfWorker, frozen=True, kw_only=True):
+    undo: Annotated[bool, Meta(description="Let the worker take work again")] = False
+
+
+class WorkerList(Struct, frozen=True):
+    ok: bool
+    workers: list[dict[str, Any]]
+    page: int
+    page_size: int
+    total: int
+
+
+class Drained(Struct, frozen=True):
+    """`event_id`: the request in the log; the worker's state follows it."""
+
+    ok: bool
+    worker_id: str
+    draining: bool
+    event_id: str
+
+
+async def list_workers(call: Call[WorkersAsked, None]) -> WorkerList:
+    """The fleet by id, with each worker's last heartbeat."""
+    state, asked = call.state, call.parameters
     now_ms = await state.heartbeats.look()
     views = [
         view
         for worker in sorted(state.cluster.workers.values(), key=lambda worker: worker.id)
-        if ("type" not in query or query["type"].removeprefix("tasks.") in worker.task_types)
-        and ("tag" not in query or query["tag"] in worker.tags)
-        and _is_asked(view := _view(state, worker, now_ms), query.get("state", ""))
+        if (not asked.type or asked.type.removeprefix("tasks.") in worker.task_types)
+        and (not asked.tag or asked.tag in worker.tags)
+        and _is_asked(view := _view(state, worker, now_ms), asked.state)
     ]
-    start = (page.page - 1) * page.page_size
-    return json_response(
-        {"ok": True, "workers": views[start : start + page.page_size], "page": page.page, "page_size": page.page_size, "total": len(views)}
-    )
+    start = (asked.page - 1) * asked.page_size
+    return WorkerList(True, views[start : start + asked.page_size], asked.page, asked.page_size, len(views))
 
 
-async def show_worker(request: web.Request) -> web.Response:
-    state = state_of(request)
-    worker = _worker(state, request.match_info["id"])
-    now_ms = await state.heartbeats.look()
-    return json_response({"ok": True, **_view(state, worker, now_ms)})
+async def show_worker(call: Call[OfWorker, None]) -> dict[str, Any]:
+    worker = _worker(call.state, call.parameters.id)
+    now_ms = await call.state.heartbeats.look()
+    return {"ok": True, **_view(call.state, worker, now_ms)}
 
 
-async def drain_worker(request: web.Request) -> web.Response:
+async def drain_worker(call: Call[DrainAsked, None]) -> Drained:
     """202; the worker finishes what it runs and takes nothing new. `?undo=1` lets it take work again."""
-    state = state_of(request)
-    worker = _worker(state, request.match_info["id"])
-    undo = request.query.get("undo", "0").lower() in ("1", "true", "yes")
-    submitted = await state.submitter.request(WorkerDrainRequested(worker=worker.id, by="the API", undo=undo))
-    return json_response({"ok": True, "worker_id": worker.id, "draining": not undo, "event_id": submitted.last_id}, 202)
+    worker, undo = _worker(call.state, call.parameters.id), call.parameters.undo
+    submitted = await call.state.submitter.request(WorkerDrainRequested(worker=worker.id, by="the API", undo=undo))
+    return Drained(True, worker.id, not undo, submitted.last_id)
 
 
 def _worker(state: ApiState, id: str) -> Worker:
@@ -63,3 +90,13 @@ def _view(state: ApiState, worker: Worker, now_ms: int) -> dict[str, Any]:
 
 def _is_asked(view: dict[str, Any], states: str) -> bool:
     return not states or not {view["state"], view["status"].lower()}.isdisjoint(states.lower().split(","))
+
+
+ENDPOINTS = (
+    Endpoint("GET", "/api/v1/workers", list_workers, "The fleet", WorkersAsked, answers={200: WorkerList}, also=("/workers",)),
+    Endpoint("GET", "/api/v1/workers/{id}", show_worker, "One worker", OfWorker, answers={200: dict[str, Any]}, also=("/workers/{id}",)),
+    Endpoint(
+        "POST", "/api/v1/workers/{id}/drain", drain_worker, "No new work for it; `?undo=1` takes that back", DrainAsked,
+        answers={202: Drained}, also=("/workers/{id}/drain",),
+    ),
+)  # fmt: skip

@@ -1,0 +1,63 @@
+"""What follows from the declarations of the endpoints: routes, checks of what is asked, openapi.json, the table of the docs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mloc.services.intake.http.endpoint import names_in, parameters_of
+from mloc.services.intake.http.endpoint_table import PAGE, with_table
+from mloc.services.intake.http.endpoints import ENDPOINTS
+from mloc.services.intake.http.openapi import openapi_document, refusals
+
+
+def test_the_table_in_the_docs_is_fresh():
+    assert PAGE.read_text() == with_table(PAGE.read_text()), "run `make docs`"
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda one: f"{one.method} {one.path}")
+def test_a_declaration_is_whole(endpoint):
+    declared = {one.name for one in parameters_of(endpoint.parameters, endpoint.path) if one.place == "path"}
+    assert {names_in(path) for path in endpoint.paths} == {frozenset(declared)}
+    assert endpoint.answers
+    assert endpoint.summary
+    assert not set(refusals(endpoint)) & set(endpoint.answers)
+
+
+def test_paths_and_operations_are_named_once():
+    routes = [(one.method, path) for one in ENDPOINTS for path in one.paths]
+    assert len(set(routes)) == len(routes)
+    operations = [operation["operationId"] for path in openapi_document(ENDPOINTS)["paths"].values() for operation in path.values()]
+    assert len(set(operations)) == len(operations) == len(routes)
+
+
+async def test_the_running_api_serves_its_own_description(api):
+    response = await api.get("/openapi.json")
+    assert (response.status, await response.json()) == (200, json.loads(json.dumps(openapi_document(ENDPOINTS))))
+
+
+async def test_everything_wrong_with_a_query_is_said_at_once_with_what_is_accepted(api):
+    response = await api.get("/api/v1/tasks?page=0&page_size=many&onwer=ada")
+    error = (await response.json())["error"]
+    said = {problem["path"]: problem for problem in error["details"]}
+    assert (response.status, error["code"], set(said)) == (400, "bad_parameter", {"page", "page_size", "onwer"})
+    assert said["page_size"]["found"] == '"many"'
+    assert said["page_size"]["accepted"] == "a whole number ≥ 1 and ≤ 500"
+    assert said["onwer"]["hint"] == 'did you mean "owner"?'
+
+
+async def test_everything_wrong_with_a_body_is_said_at_once(api):
+    id = (await api.submit())["task_id"]
+    response = await api.post(f"/api/v1/tasks/{id}/priority", b'{"priorty": 5, "by": 3}')
+    error = (await response.json())["error"]
+    said = {problem["path"]: problem for problem in error["details"]}
+    assert (response.status, set(said)) == (422, {"priority", "priorty", "by"})
+    assert said["priorty"]["hint"] == 'did you mean "priority"?'
+    assert said["by"]["accepted"] == "text"
+
+
+@pytest.mark.parametrize(("switch", "status"), [("dry_run=1", 200), ("dry_run", 200), ("dry_run=no", 201), ("dry_run=maybe", 400)])
+async def test_a_switch_in_a_query_is_read_as_people_write_it(api, switch, status):
+    response = await api.post(f"/api/v1/tasks?{switch}", b"apiVersion: mloc/v1\nspec: {taskType: echo, data: [a]}\n")
+    assert response.status == status, await response.text()
