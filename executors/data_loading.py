@@ -1,9 +1,12 @@
-"""The rows of a task's `data`, in whichever form it states them: prompts to answer, or examples to learn from."""
+"""The rows of a task's `data`, in whichever form it states them: prompts to answer, or examples to learn from.
+
+Rows of files and datasets are read as they are needed: a million of them are never in memory together.
+"""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Iterator, Mapping
+import difflib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,56 +17,42 @@ from mloc.core.language.graph_template import render_graph_template
 from mloc.core.language.spec import TaskSpec
 from mloc.core.sharding import shard_range
 from mloc.executors.contract import Context, ExecutorError
-from mloc.executors.hub_dataset import read_hub_dataset
-from mloc.executors.row_files import READERS, find_file, read_rows
-from mloc.executors.row_split import select_split
+from mloc.executors.hub_dataset import hub_table
+from mloc.executors.row_files import READERS, file_table, find_file
+from mloc.executors.row_split import parts_of, select_split
+from mloc.executors.rows import PARTS, RESPONSE_NAMES, ColumnNames, Row, conversation, row_of_columns, row_of_item
+from mloc.executors.tables import Columns, Malformed, Table, limited, shuffled, shuffled_stream
 
-RESPONSE_NAMES = ("response", "completion", "output", "answer")
+LOOKED_AT = 64  # first rows, to see which columns there are
 
-Turn = dict[str, Any]  # {"role", "content"}
-
-
-class Row(Struct, frozen=True):
-    """One row. `index` is its place in the whole task's input, also inside a shard. A row has a prompt, or messages, or a text."""
-
-    index: int
-    prompt: str | list[Turn] | None = None
-    response: str | list[Turn] | None = None
-    messages: list[Turn] | None = None
-    text: str | None = None
-    metadata: dict[str, Any] = {}
-    columns: dict[str, Any] = {}  # as the source has them
+_WHOLE = ("prompt", "messages", "text", "query")  # one of these is what a row asks
 
 
-def load_rows(spec: TaskSpec, context: Context) -> list[Row]:
-    """The rows that this attempt does: all, or those of its shard. Raises ExecutorError where the data is missing or malformed."""
-    rows = _load_all(spec, context)
-    if context.shard is None:
-        return rows
-    index, count = context.shard
-    span = shard_range(index, count, len(rows))
-    return rows[span.start : span.stop]
+class Rows(Struct, frozen=True):
+    """Rows `first` to `first + count` of a task's input; each iteration reads them anew."""
+
+    rows: list[Any] | Table
+    names: ColumnNames
+    first: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Row]:
+        if isinstance(self.rows, list):
+            yield from (row_of_item(index, self.rows[index]) for index in range(self.first, self.first + self.count))
+            return
+        for index, columns in enumerate(self.rows.read(self.first, self.first + self.count), self.first):
+            yield row_of_columns(index, columns, self.names)
 
 
-def _load_all(spec: TaskSpec, context: Context) -> list[Row]:
-    match spec.data:
-        case ListData(items=items):
-            return [_row_of_item(index, item) for index, item in enumerate(items)]
-        case MessagesData(messages=messages):
-            conversations = [messages] if messages and isinstance(messages[0], Mapping) else messages
-            return [Row(index, messages=_turns(turns)) for index, turns in enumerate(conversations)]
-        case PreferencesData(preferences=preferences):
-            return [_row_of_item(index, dict(preference)) for index, preference in enumerate(preferences)]
-        case JsonlData() as data:
-            path = _file_of(data.path, data.url, "data.jsonl")
-            picked = _pick(read_rows(path), data.shuffle, data.seed, data.max_samples, context.seed)
-            names = {"prompt": data.prompt_field, "response": data.response_field, "text": data.text_field, "messages": data.messages_field}
-            return [_row_of_columns(index, columns, names, {}) for index, columns in enumerate(picked)]
-        case DatasetData() as data:
-            return _dataset_rows(data, context)
-        case GraphTemplateData() as data:
-            return [_row_of_item(index, item) for index, item in enumerate(render_graph_template(data, context.inputs))]
-    raise ExecutorError("NoData", "the task has no data; give it one of data.prompts, data.items, data.jsonl, data.messages, data.type: dataset")
+def load_rows(spec: TaskSpec, context: Context) -> Rows:
+    """The rows that this attempt does: all, or those of its shard. Raises ExecutorError where the data is missing or its columns are wrong."""
+    rows, names = _source(spec, context)
+    count = len(rows) if isinstance(rows, list) else rows.count()
+    span = range(count) if context.shard is None else shard_range(*context.shard, count)
+    return Rows(rows, names, span.start, len(span))
 
 
 def examples(rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -77,26 +66,9 @@ def examples(rows: Iterable[Row]) -> list[dict[str, Any]]:
     return made
 
 
-def conversation(row: Row) -> list[Turn] | None:
-    """The turns that lead up to an answer; None for a bare text."""
-    if row.messages is not None:
-        return row.messages
-    if isinstance(row.prompt, list):
-        return row.prompt
-    return None if row.prompt is None else [{"role": "user", "content": row.prompt}]
-
-
-def texts(rows: Iterable[Row]) -> Iterator[str]:
-    """Everything that is written in the rows, to train a tokenizer on."""
-    for row in rows:
-        for part in (row.prompt, row.response, row.messages, row.text):
-            if isinstance(part, str):
-                yield part
-            elif part is not None:
-                yield from (turn["content"] for turn in part if isinstance(turn.get("content"), str))
-
-
 def _example(row: Row) -> dict[str, Any]:
+    if row.problem:
+        raise ExecutorError("BadData", f"row {row.index}: {row.problem}")
     if row.messages is not None:
         return {"messages": row.messages}
     if row.prompt is not None and row.response is not None:
@@ -108,69 +80,104 @@ def _example(row: Row) -> dict[str, Any]:
     raise ExecutorError("BadData", f"row {row.index} has neither text, nor messages, nor a prompt with a response; it has {sorted(row.columns)}")
 
 
-def _row_of_item(index: int, item: Any) -> Row:
-    if isinstance(item, str):
-        return Row(index, prompt=item)
-    if isinstance(item, Mapping):
-        return _row_of_columns(index, dict(item), {}, {})
-    if isinstance(item, list | tuple):
-        return Row(index, messages=_turns(item))
-    return Row(index, prompt=str(item))
+def _source(spec: TaskSpec, context: Context) -> tuple[list[Any] | Table, ColumnNames]:
+    match spec.data:
+        case ListData(items=items):
+            return list(items), ColumnNames()
+        case MessagesData(messages=messages):
+            return [messages] if messages and isinstance(messages[0], dict) else list(messages), ColumnNames()
+        case PreferencesData(preferences=preferences):
+            return list(preferences), ColumnNames()
+        case GraphTemplateData() as data:
+            return list(render_graph_template(data, context.inputs)), ColumnNames()
+        case JsonlData() as data:
+            path = _file_of(data.path, data.url, "data.jsonl")
+            return _checked(_picked(file_table(path), data, context.seed), _jsonl_names(data), str(path), spec)
+        case DatasetData() as data:
+            named = data.path or data.url or data.identifier or ""
+            table = _with_fields(_dataset_table(data, named), data.fields)
+            return _checked(_picked(table, data, context.seed), _dataset_names(data), named, spec)
+    raise ExecutorError("NoData", "the task has no data; give it one of data.prompts, data.items, data.jsonl, data.messages, data.type: dataset")
 
 
-def _row_of_columns(index: int, columns: dict[str, Any], names: Mapping[str, str], metadata: Mapping[str, str]) -> Row:
-    named = {wanted: columns.get(names.get(wanted, wanted)) for wanted in ("prompt", "response", "messages", "text")}
-    if named["response"] is None and "response" not in names:
-        named["response"] = next((columns[name] for name in RESPONSE_NAMES if columns.get(name) is not None), None)
-    if "metadata" in columns and isinstance(columns["metadata"], dict) and not metadata:
-        about = columns["metadata"]
-    else:
-        about = {name: columns.get(column) for name, column in metadata.items()}
-    messages = named["messages"]
-    if messages is None and isinstance(columns.get("system"), str) and isinstance(named["prompt"], str):
-        named["prompt"] = [{"role": "system", "content": columns["system"]}, {"role": "user", "content": named["prompt"]}]
-    return Row(
-        index, prompt=_text_or_turns(named["prompt"]), response=_text_or_turns(named["response"]),
-        messages=None if messages is None else _turns(messages), text=named["text"], metadata=about, columns=columns,
-    )  # fmt: skip
+def _dataset_table(data: DatasetData, named: str) -> Table:
+    if Path(named).suffix.lower() not in READERS:
+        return hub_table(data, named)
+    path = _file_of(data.path or data.identifier, data.url, "data")
+    names = {part.name for part in parts_of(data.split)}
+    if len(names) > 1:
+        raise ExecutorError("BadSplit", f"data.split {data.split!r}: the file {path} is one split, and this names {len(names)}")
+    return select_split(lambda _: file_table(path, data.separator), data.split)
 
 
-def _text_or_turns(value: Any) -> str | list[Turn] | None:
-    if value is None or isinstance(value, str):
-        return value
-    return _turns(value) if isinstance(value, list | tuple) else str(value)
-
-
-def _turns(turns: Any) -> list[Turn]:
-    if not isinstance(turns, list | tuple) or not all(isinstance(turn, Mapping) and "role" in turn and "content" in turn for turn in turns):
-        raise ExecutorError("BadData", f"messages are a list of {{role, content}}, found {str(turns)[:80]}")
-    return [dict(turn) for turn in turns]
-
-
-def _dataset_rows(data: DatasetData, context: Context) -> list[Row]:
-    named = data.path or data.url or data.identifier or ""
-    if Path(named).suffix.lower() in READERS:
-        source: Iterable[dict[str, Any]] = select_split(list(read_rows(_file_of(data.path or data.identifier, data.url, "data"))), data.split)
-    else:
-        source = read_hub_dataset(data, named)
-    names = {"prompt": data.prompt_column or data.column or "prompt", "text": data.text_field or "text"}
-    if data.response_column:
-        names["response"] = data.response_column
-    rows = []
-    for index, columns in enumerate(_pick(source, data.shuffle, data.seed, data.max_samples, context.seed)):
-        for required in (*data.required_fields, *filter(None, (data.prompt_column, data.column, data.response_column))):
-            if columns.get(required) in (None, ""):
-                raise ExecutorError("BadData", f"{named}: row {index} has no {required!r}; it has {', '.join(sorted(columns))}")
-        rows.append(_row_of_columns(index, columns, names, data.metadata_columns))
-    return rows
-
-
-def _pick(rows: Iterable[dict[str, Any]], shuffle: bool, seed: int | None, limit: int | None, task_seed: int) -> list[dict[str, Any]]:
+def _picked(table: Table, data: DatasetData | JsonlData, task_seed: int) -> Table:
     """Shuffled by a seed that is the same in every shard and attempt, then cut."""
-    picked = list(rows)
-    if shuffle:
-        random.Random(task_seed if seed is None else seed).shuffle(picked)
-    return picked if limit is None else picked[:limit]
+    if data.shuffle:
+        seed = task_seed if data.seed is None else data.seed
+        is_stream = isinstance(data, DatasetData) and data.streaming
+        table = shuffled_stream(table, seed, data.buffer_size) if is_stream and isinstance(data, DatasetData) else shuffled(table, seed)
+    return table if data.max_samples is None else limited(table, data.max_samples)
+
+
+def _with_fields(table: Table, fields: Any) -> Table:
+    """Only the columns that are to be kept, under their new names."""
+    if not fields:
+        return table
+    kept = dict(fields) if isinstance(fields, dict) else {name: name for name in fields}
+    first = _columns_in(table)
+    for column in kept.values():
+        _must_exist(column, first, "data.fields")
+
+    def read(start: int, stop: int | None) -> Iterator[Columns | Malformed]:
+        for row in table.read(start, stop):
+            yield row if isinstance(row, Malformed) else {name: row[column] for name, column in kept.items() if column in row}
+
+    return Table(read, table.count)
+
+
+def _jsonl_names(data: JsonlData) -> ColumnNames:
+    default = JsonlData()
+    of = {part: getattr(data, f"{part}_field") for part in PARTS}
+    return ColumnNames(of, tuple(part for part, name in of.items() if name != getattr(default, f"{part}_field")))
+
+
+def _dataset_names(data: DatasetData) -> ColumnNames:
+    given = {
+        "prompt": data.prompt_column or data.column, "response": data.response_column, "text": data.text_field,
+        "chosen": data.chosen_column, "rejected": data.rejected_column,
+    }  # fmt: skip
+    of = {part: name for part, name in given.items() if name}
+    asked = [of[part] for part in ("prompt", "response", "chosen", "rejected") if part in of]
+    return ColumnNames(of, tuple(of), data.metadata_columns, tuple(dict.fromkeys((*data.required_fields, *asked))))
+
+
+def _checked(table: Table, names: ColumnNames, source: str, spec: TaskSpec) -> tuple[Table, ColumnNames]:
+    """The same, once every column that the task names was seen. Raises ExecutorError with the columns that there are."""
+    columns = _columns_in(table)
+    if not columns:
+        return table, names
+    for part in names.stated:
+        _must_exist(names.of[part], columns, source)
+    for column in (*names.metadata.values(), *names.required):
+        _must_exist(column, columns, source)
+    known = {names.of.get(part, part) for part in (*_WHOLE, "chosen")}
+    if spec.task_type != "echo" and known.isdisjoint(columns):
+        usual = ", ".join(dict.fromkeys((*_WHOLE, *RESPONSE_NAMES[:1])))
+        said = f"{source} has none of the columns {usual}; it has {', '.join(columns)}. Say which is the prompt: "
+        raise ExecutorError("WrongColumns", said + ("data.prompt_field" if isinstance(spec.data, JsonlData) else "data.prompt_column"))
+    return table, names
+
+
+def _columns_in(table: Table) -> list[str]:
+    """All columns of the first rows; empty where there are none."""
+    return list(dict.fromkeys(name for row in table.read(0, LOOKED_AT) if isinstance(row, dict) for name in row))
+
+
+def _must_exist(column: str, columns: list[str], source: str) -> None:
+    if columns and column not in columns:
+        near = difflib.get_close_matches(column, columns, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ExecutorError("WrongColumns", f"{source} has no column {column!r}; it has {', '.join(columns)}{hint}")
 
 
 def _file_of(path: str | None, url: str | None, where: str) -> Path:

@@ -22,9 +22,12 @@ from mloc.core.language.graph_template import render_graph_template
 from mloc.core.language.spec import decode_spec
 from mloc.core.sharding import shard_range
 from mloc.executors.contract import Context, ExecutorError, LightResult, Progress, Report, Result
-from mloc.executors.data_loading import Row, load_rows
+from mloc.executors.data_loading import load_rows
+from mloc.executors.row_work import RowWork, do_rows, open_work
+from mloc.executors.rows import Row
 
 STEP_SEC = 0.05
+ROWS_A_BATCH = 256
 IN_FILES = ("jsonl", "dataset")  # forms of data whose rows are read by a host of the task's own
 
 
@@ -66,7 +69,7 @@ def run_light(task: RunTask) -> LightResult:
     """The result of a task that neither sleeps nor crashes."""
     spec = _decode(task.spec)
     if spec.echo != _WELL_BEHAVED:
-        if spec.echo.sleep_sec or spec.echo.crash:
+        if spec.echo.sleep_sec or spec.echo.row_sleep_sec or spec.echo.crash:
             raise ExecutorError("NotLight", "an echo that sleeps or crashes needs a host of its own", retryable=True)
         _misbehave(spec.echo, task.attempt)
     result = _echo(task, spec.data)
@@ -80,8 +83,12 @@ def run(task: RunTask, engine: None, context: Context) -> Iterator[Report]:
     if context.stopping():
         return
     _misbehave(spec.echo, task.attempt)
-    result = _result([_echo_row(row) for row in load_rows(decode_spec(task.spec), context)]) if spec.data.type in IN_FILES else _echo(task, spec.data)
-    yield Result(msgspec.to_builtins(result))
+    if spec.data.type in IN_FILES or spec.echo.row_sleep_sec:
+        whole = decode_spec(task.spec)
+        work = open_work(task, context, load_rows(whole, context), whole.inference, EchoResult(items=[], usage={}).model)
+        yield from do_rows(work, 1 if spec.echo.row_sleep_sec else ROWS_A_BATCH, lambda rows: _echo_rows(rows, work, spec.echo))
+        return
+    yield Result(msgspec.to_builtins(_echo(task, spec.data)))
 
 
 def _sleep(behaviour: Echo, context: Context) -> Iterator[Report]:
@@ -122,10 +129,13 @@ def _echo_items(task: RunTask, data: EchoData) -> list[EchoItem]:
     return [EchoItem(index, prompt, prompt if type(prompt) is str else text_of(prompt)) for index, prompt in enumerate(prompts, first)]
 
 
-def _echo_row(row: Row) -> EchoItem:
-    """A row of a file; one without a prompt, messages or a text comes back as it is."""
-    said = next((part for part in (row.prompt, row.messages, row.text) if part is not None), row.columns)
-    return EchoItem(row.index, said, text_of(said), metadata=row.metadata)
+def _echo_rows(rows: list[Row], work: RowWork, behaviour: Echo) -> None:
+    """Rows one by one, as a model would do them; one without a prompt, messages or a text comes back as it is."""
+    for row in rows:
+        time.sleep(behaviour.row_sleep_sec)
+        said = next((part for part in (row.prompt, row.messages, row.text) if part is not None), row.columns)
+        item = {"index": row.index, "prompt": said, "output": text_of(said), "finish_reason": "stop", "metadata": row.metadata}
+        work.store.add(row.index, item)
 
 
 def text_of(item: Any) -> str:

@@ -12,9 +12,10 @@ from mloc.core.host_frames import RunTask
 from mloc.core.language.model_spec import Adapter
 from mloc.core.language.spec import TaskSpec, decode_spec
 from mloc.executors.contract import Context, ExecutorError, Progress, Report, Result
-from mloc.executors.data_loading import examples, load_rows, texts
+from mloc.executors.data_loading import examples, load_rows
 from mloc.executors.durable_files import sync_tree
 from mloc.executors.model_loading import LoadedModel, load_model
+from mloc.executors.rows import texts
 from mloc.executors.training_reports import complete_checkpoint, history, reporting_callback
 from mloc.executors.training_settings import trainer_config
 from mloc.executors.weights import FINAL_LORA, FINAL_MODEL

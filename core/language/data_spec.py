@@ -18,25 +18,25 @@ class ListData(Section, frozen=True, tag_field="type", tag="list"):
 class DatasetData(Section, frozen=True, tag_field="type", tag="dataset"):
     """A hub dataset, or a jsonl, csv or parquet file under a path or URL."""
 
-    identifier: Annotated[str | None, also("dataset_name", "dataset"), about("the hub's name of it, or a file's path")] = None
+    identifier: Annotated[str | None, also("dataset_name", "dataset"), about("the hub's name of it, or the path of a file or folder")] = None
     url: Annotated[str | None, about("`file://…`; others are not in this version")] = None
     path: Annotated[str | None, about("a file on the worker's disk")] = None
     name: Annotated[str | None, also("config_name"), about("configuration of a hub dataset")] = None
     revision: Annotated[str | None, about("branch, tag or commit")] = None
-    split: Annotated[str, about("with slices: `train[:1%]`")] = "train"
+    split: Annotated[str, about("with slices, joined by +: `train[:1%]+test[10:20]`")] = "train"
     column: Annotated[str | None, about("the prompt's, when there is no prompt_column")] = None
     prompt_column: Annotated[str | None, about("holds the prompt")] = None
     response_column: Annotated[str | None, about("holds the answer")] = None
-    chosen_column: Annotated[str | None, planned("holds the better answer")] = None
-    rejected_column: Annotated[str | None, planned("holds the worse answer")] = None
+    chosen_column: Annotated[str | None, about("holds the better answer")] = None
+    rejected_column: Annotated[str | None, about("holds the worse answer")] = None
     text_field: Annotated[str | None, also("text_column"), about("holds a whole text")] = None
-    separator: Annotated[str | None, planned("of a csv file")] = None
+    separator: Annotated[str | None, about("between the columns of a csv file")] = None
     metadata_columns: Annotated[dict[str, str], about("name in the result → column")] = {}
-    fields: Annotated[dict[str, str] | Names | None, planned("columns to keep")] = None
-    required_fields: Annotated[Names, about("a row without one of these is an error")] = ()
+    fields: Annotated[dict[str, str] | Names | None, about("columns to keep, or new name → column")] = None
+    required_fields: Annotated[Names, about("a row without one of these is an error in its place")] = ()
     shuffle: Annotated[bool, about("before it is cut")] = False
     seed: Annotated[int | None, about("of the shuffle; else the task's")] = None
-    buffer_size: Annotated[Count | None, planned("rows to shuffle at a time when streaming")] = None
+    buffer_size: Annotated[Count | None, about("rows to shuffle at a time when streaming; 1000 when unset")] = None
     max_samples: Annotated[NonNegativeInt | None, about("take so many rows")] = None
     streaming: Annotated[bool, about("read no more than is needed")] = False
     trust_remote_code: Annotated[bool, planned("run code that comes with it")] = False
@@ -53,9 +53,9 @@ class JsonlData(Section, frozen=True, tag_field="type", tag="jsonl"):
     url: Annotated[str | None, about("`file://…`; others are not in this version")] = None
     prompt_field: Annotated[str, about("holds the prompt")] = "prompt"
     response_field: Annotated[str, about("holds the answer")] = "response"
-    chosen_field: Annotated[str, planned("holds the better answer")] = "chosen"
-    rejected_field: Annotated[str, planned("holds the worse answer")] = "rejected"
-    query_field: Annotated[str, planned("holds the query of a rollout")] = "query"
+    chosen_field: Annotated[str, about("holds the better answer")] = "chosen"
+    rejected_field: Annotated[str, about("holds the worse answer")] = "rejected"
+    query_field: Annotated[str, about("holds the query of a rollout")] = "query"
     text_field: Annotated[str, about("holds a whole text")] = "text"
     messages_field: Annotated[str, about("holds chat turns")] = "messages"
     shuffle: Annotated[bool, about("before it is cut")] = False

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 class Echo(Section, frozen=True):
     """What an echo task does before it echoes.
 
-    `sleep_sec` works for so long, in steps, and a stop ends it at the next step unless `ignore_stop`. `fail` fails with that message, `crash`
+    `sleep_sec` works for so long, in steps, and a stop ends it at the next step unless `ignore_stop`. `row_sleep_sec` works so long on each row,
+    and records it as a model's answer is recorded: a later attempt does only the rows that are missing. `fail` fails with that message, `crash`
     takes the host process down as a bug in a native library would. Both happen in the first `fail_times` attempts; 0: in all of them.
     """
 
     sleep_sec: Annotated[Seconds, about("work for so long first")] = 0.0
+    row_sleep_sec: Annotated[Seconds, about("work so long on each row")] = 0.0
     ignore_stop: Annotated[bool, about("do not end when asked to")] = False
     fail: Annotated[str, about("fail with this message")] = ""
     fail_times: Annotated[NonNegativeInt, about("only in the first so many attempts; 0: in all")] = 0
@@ -28,6 +30,6 @@ class Echo(Section, frozen=True):
 
 def is_light(spec: TaskSpec) -> bool:
     """Whether the task takes milliseconds and needs no host of its own: an echo that neither sleeps nor crashes nor reads a file."""
-    if spec.task_type != "echo" or spec.echo.sleep_sec or spec.echo.crash:
+    if spec.task_type != "echo" or spec.echo.sleep_sec or spec.echo.row_sleep_sec or spec.echo.crash:
         return False
     return spec.data is None or isinstance(spec.data, ListData | MessagesData | PreferencesData | GraphTemplateData)

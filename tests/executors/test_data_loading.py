@@ -10,16 +10,24 @@ from hypothesis import strategies as st
 
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
-from mloc.executors.data_loading import Row, conversation, examples, load_rows, texts
+from mloc.executors.data_loading import examples, load_rows
 from mloc.executors.row_files import read_rows
 from mloc.executors.row_split import select_split
+from mloc.executors.rows import Row, conversation, texts
+from mloc.executors.tables import Table, list_table
 
 
-def rows_of(data: dict[str, Any], shard: tuple[int, int] | None = None, inputs: dict[str, Any] | None = None) -> list[Row]:
-    spec = msgspec.convert({"taskType": "inference", "data": data}, TaskSpec)
+def rows_of(
+    data: dict[str, Any], shard: tuple[int, int] | None = None, inputs: dict[str, Any] | None = None, task_type: str = "inference"
+) -> list[Row]:
+    spec = msgspec.convert({"taskType": task_type, "data": data}, TaskSpec)
     nowhere = Path("/nowhere")
     context = Context(nowhere, nowhere, nowhere, inputs or {}, (), shard, None, 0, lambda: False, lambda _: None)
-    return load_rows(spec, context)
+    return list(load_rows(spec, context))
+
+
+def numbers(count: int) -> Table:
+    return list_table([{"n": number} for number in range(count)])
 
 
 def test_items_are_texts_or_mappings_with_columns() -> None:
@@ -83,8 +91,9 @@ def test_what_is_wrong_with_a_file_is_said_with_its_line(tmp_path: Path, name: s
 
 def test_a_required_column_that_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"question": "a"}\n')
-    with pytest.raises(ExecutorError, match="row 0 has no 'prompt'; it has question"):
-        rows_of({"type": "dataset", "path": str(tmp_path / "a.jsonl"), "prompt_column": "prompt"})
+    with pytest.raises(ExecutorError, match="no column 'questoin'; it has question; did you mean 'question'") as raised:
+        rows_of({"type": "dataset", "path": str(tmp_path / "a.jsonl"), "prompt_column": "questoin"})
+    assert not raised.value.retryable
 
 
 def test_examples_take_the_shape_that_their_rows_have() -> None:
@@ -103,12 +112,99 @@ def test_shards_together_are_the_whole(count: int, shards: int) -> None:
 
 @pytest.mark.parametrize(
     ("split", "chosen"),
-    [("train", range(200)), ("train[:10]", range(10)), ("test[10:20]", range(10, 20)), ("train[:1%]", range(2)), ("train[-5:]", range(195, 200))],
-)
-def test_a_split_is_a_slice(split: str, chosen: range) -> None:
-    assert select_split(list(range(200)), split) == list(chosen)
+    [
+        ("train", [*range(200)]), ("train[:10]", [*range(10)]), ("test[10:20]", [*range(10, 20)]), ("train[:1%]", [0, 1]),
+        ("train[-5:]", [*range(195, 200)]), ("train[150:]", [*range(150, 200)]), ("train[:2]+test[-1:]", [0, 1, 199]),
+        ("train[198:500] + train[:1]", [198, 199, 0]), ("train[50%:51%]", [100, 101]),
+    ],
+)  # fmt: skip
+def test_a_split_is_a_slice_or_several(split: str, chosen: list[int]) -> None:
+    table = select_split(lambda _: numbers(200), split)
+    assert [row["n"] for row in table.read(0, None)] == chosen
+    assert table.count() == len(chosen)
 
 
 def test_what_is_no_split_is_refused() -> None:
     with pytest.raises(ExecutorError, match="not understood"):
-        select_split([], "train[a:b]")
+        select_split(lambda _: numbers(0), "train[a:b]")
+
+
+@given(st.integers(0, 30), st.sampled_from(["a", "a[3:]", "a[:7]+b[2:9]", "a[-4:]+b[50%:]+a[:1]"]), st.integers(0, 20), st.integers(0, 20))
+def test_a_range_of_a_split_is_that_range_of_its_rows(count: int, split: str, start: int, length: int) -> None:
+    table = select_split(lambda _: numbers(count), split)
+    whole = list(table.read(0, None))
+    assert list(table.read(start, start + length)) == whole[start : start + length]
+
+
+def test_a_line_that_is_no_row_is_one_with_a_problem_in_its_place(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"prompt": "a"}\n[1]\n{"prompt": \xff}\n{"messages": "hello"}\n{"prompt": "b"}\n')
+    rows = rows_of({"type": "jsonl", "path": str(tmp_path / "a.jsonl")})
+    assert [row.prompt for row in rows] == ["a", None, None, None, "b"]
+    for row, said in zip(rows[1:4], ("line 2: expected an object", "line 3: not UTF-8", "messages are a list"), strict=True):
+        assert said in row.problem
+    with pytest.raises(ExecutorError, match=r"row 1: .*line 2"):
+        examples(rows)
+
+
+def test_a_file_without_anything_to_ask_is_refused_with_the_columns_that_it_has(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("question,answer\nx,y\n")
+    with pytest.raises(ExecutorError, match=r"it has question, answer\. Say which is the prompt: data.prompt_column"):
+        rows_of({"type": "dataset", "path": str(tmp_path / "a.csv")})
+    assert rows_of({"type": "dataset", "path": str(tmp_path / "a.csv")}, task_type="echo")[0].columns == {"question": "x", "answer": "y"}
+
+
+def test_a_separator_fields_and_required_fields_are_honoured(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("q;a;rest\none;1;x\ntwo;;y\n")
+    data = {"type": "dataset", "path": str(tmp_path / "a.csv"), "separator": ";", "required_fields": ["answer"]}
+    data["fields"] = {"prompt": "q", "answer": "a"}
+    rows = rows_of(data)
+    assert rows[0].columns == {"prompt": "one", "answer": "1"}
+    assert [row.problem for row in rows] == ["", "the row has no answer; it has answer, prompt"]
+    with pytest.raises(ExecutorError, match="no column 'z'"):
+        rows_of({**data, "fields": ["z"]})
+
+
+def test_preferences_are_found_in_files_under_the_names_that_the_task_gives(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "p", "good": "g", "bad": "b"}\n')
+    for data in (
+        {"type": "jsonl", "path": str(tmp_path / "a.jsonl"), "chosen_field": "good", "rejected_field": "bad"},
+        {"type": "dataset", "path": str(tmp_path / "a.jsonl"), "chosen_column": "good", "rejected_column": "bad"},
+        {"type": "preferences", "preferences": [{"prompt": "p", "chosen": "g", "rejected": "b"}]},
+    ):
+        (row,) = rows_of(data)
+        assert (row.prompt, row.chosen, row.rejected) == ("p", "g", "b")
+
+
+def test_a_stream_is_shuffled_within_its_buffer_and_the_same_in_every_shard(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\n".join(map(str, range(100))))
+    data = {"type": "dataset", "path": str(tmp_path / "a.txt"), "shuffle": True, "streaming": True, "buffer_size": 10, "seed": 1}
+    whole = [int(str(row.text)) for row in rows_of(data)]
+    assert sorted(whole) == list(range(100)) != whole
+    assert all(number <= place + 10 for place, number in enumerate(whole))
+    assert [int(str(row.text)) for shard in range(3) for row in rows_of(data, (shard, 3))] == whole
+
+
+@pytest.mark.models
+def test_parquet_files_and_saved_datasets_are_read(tmp_path: Path) -> None:
+    import datasets
+
+    made = datasets.Dataset.from_list([{"prompt": f"p{i}"} for i in range(10)])
+    made.to_parquet(str(tmp_path / "a.parquet"))
+    datasets.DatasetDict({"train": made, "test": made.select([9])}).save_to_disk(str(tmp_path / "saved"))
+    assert [row.prompt for row in rows_of({"type": "dataset", "path": str(tmp_path / "a.parquet"), "split": "train[2:4]"})] == ["p2", "p3"]
+    saved = {"type": "dataset", "path": str(tmp_path / "saved"), "split": "train[:20%]+test"}
+    assert [row.prompt for row in rows_of(saved)] == ["p0", "p1", "p9"]
+    assert [row.prompt for row in rows_of(saved, (1, 2))] == ["p1", "p9"]
+    with pytest.raises(ExecutorError, match="it has train, test"):
+        rows_of({**saved, "split": "dev"})
+
+
+@pytest.mark.models
+def test_a_hub_dataset_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ExecutorError, match=r"'nobody/nothing' could not be read \(HF_HUB_OFFLINE is set") as raised:
+        rows_of({"type": "dataset", "identifier": "nobody/nothing"})
+    assert not raised.value.retryable

@@ -55,6 +55,31 @@ def test_a_torn_line_is_not_a_row(tmp_path: Path) -> None:
     assert len(RowStore(tmp_path, 3)) == 1
 
 
+def test_rows_that_a_disk_spoiled_are_done_again(tmp_path: Path) -> None:
+    store = RowStore(tmp_path, 1)
+    for index in range(4):
+        store.add(index, record(index))
+        list(store.sync())
+    store.add(4, record(4))
+    list(store.sync())
+    part = tmp_path / "attempt-1.jsonl"
+    spoiled = part.read_bytes().replace(b'{"index":3,"output":"x"', b'{"index":3,"output":"y"')
+    part.write_bytes(spoiled)
+    assert [index in RowStore(tmp_path, 2) for index in range(5)] == [True, True, True, False, False]
+
+
+def test_many_rows_go_to_disk_before_they_are_synced_and_out_of_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_store, "YOUNG_BYTES", 200)
+    store = RowStore(tmp_path, 1, first=10)
+    for index in (19, 13, 10, 11, 18, 12, 14, 17, 16, 15):
+        store.add(index, record(index, str(index)))
+    assert outputs(store) == [(index, str(index)) for index in range(10, 20)]
+    assert [synced.rows for synced in store.sync()] == [10]
+    assert outputs(RowStore(tmp_path, 2, first=10)) == outputs(store)
+    assert 9 not in store
+    assert 20 not in store
+
+
 def test_the_first_record_of_a_row_stands_also_after_ten_attempts(tmp_path: Path) -> None:
     for attempt in (10, 2):
         store = RowStore(tmp_path / str(attempt), attempt)

@@ -1,0 +1,133 @@
+"""Working through a task's rows: those that no earlier attempt recorded, in batches, each row recorded as its answer comes.
+
+Rows are the unit. One that fails is an error in its place and the others go on; when all are there they become the result, in the order of
+the input. No more than a batch of rows is in memory, and of the result nothing once it is larger than an event.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from mloc.core.events import INLINE_RESULT_BYTES
+from mloc.core.host_frames import RunTask
+from mloc.core.language.inference_spec import Inference
+from mloc.executors.contract import Context, ExecutorError, Progress, Report, Result, ResultFile
+from mloc.executors.data_loading import Rows
+from mloc.executors.durable_files import write_durably
+from mloc.executors.row_store import RowStore
+from mloc.executors.rows import Row
+
+RESULT_FILE = "responses.json"
+PROGRESS_SEC = 0.5
+
+
+class RowWork(Struct, frozen=True):
+    """What the executor that answers rows works with. `model` is what the result calls it."""
+
+    rows: Rows
+    store: RowStore
+    context: Context
+    inference: Inference
+    model: str
+
+
+def open_work(task: RunTask, context: Context, rows: Rows, inference: Inference, model: str) -> RowWork:
+    """Raises ExecutorError where there is nothing to do."""
+    if not len(rows) and context.shard is None:
+        raise ExecutorError("NoRows", "the data has no rows: nothing was asked of the model")
+    return RowWork(rows, RowStore(context.rows_folder, task.attempt, rows.first), context, inference, model)
+
+
+def do_rows(work: RowWork, batch_size: int, answer: Callable[[list[Row]], None]) -> Iterator[Report]:
+    """Have `answer` record every row that is not recorded yet, a batch at a time; then all of them together are the result.
+
+    Ends without a result where the attempt was asked to stop before all rows were there.
+    """
+    began, total, store = time.monotonic(), len(work.rows), work.store
+    if len(store):
+        yield Progress((f"{len(store)} of {total} rows are recorded by an earlier attempt",))
+    said_at, said = 0.0, -1
+    for batch in _batches(work, batch_size):
+        if work.context.stopping():
+            break
+        answer(batch)
+        yield from store.sync_if_due()
+        if time.monotonic() - said_at >= PROGRESS_SEC:
+            said_at, said = time.monotonic(), len(store)
+            yield _progress(store, total, time.monotonic() - began)
+    if len(store) < total and work.context.stopping():
+        yield from store.sync()
+        return
+    if said != len(store):
+        yield _progress(store, total, time.monotonic() - began)
+    if total and store.errors == total and work.context.shard is None:
+        raise _every_row_failed(store)
+    yield from _result(work, total, time.monotonic() - began)
+
+
+def record_error(work: RowWork, row: Row, type_: str, message: str) -> None:
+    """The row cannot be answered: an error in its place, or the task's end where that was asked for. Raises ExecutorError then."""
+    inference, store = work.inference, work.store
+    if inference.on_item_error == "fail":
+        raise ExecutorError(type_, f"row {row.index}: {message}")
+    error = {"type": type_, "message": message[:1000]}
+    store.add(row.index, {"index": row.index, "prompt": row.asked or row.columns or None, "error": error, "metadata": row.metadata})
+    if inference.max_item_errors is not None and store.errors > inference.max_item_errors:
+        raise ExecutorError("TooManyItemErrors", f"{store.errors} rows failed, {inference.max_item_errors} are allowed; the last: {message[:500]}")
+
+
+def _batches(work: RowWork, size: int) -> Iterator[list[Row]]:
+    """The rows that are to be answered; those that cannot be read are recorded as errors on the way."""
+    batch: list[Row] = []
+    for row in work.rows:
+        if row.index in work.store:
+            continue
+        if row.problem:
+            record_error(work, row, "BadRow", row.problem)
+            continue
+        batch.append(row)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _every_row_failed(store: RowStore) -> ExecutorError:
+    """One row that fails is an error in its place; when none has an answer, the task has no result to go on with."""
+    first = msgspec.json.decode(next(iter(store.records())))["error"]
+    said = f"none of {store.errors} rows has an answer; the first: {first['type']}: {first['message']}"
+    return ExecutorError("EveryRowFailed", said)
+
+
+def _progress(store: RowStore, total: int, seconds: float) -> Progress:
+    speed = store.new_completion_tokens / max(seconds, 1e-6)
+    line = f"{len(store)}/{total} rows  {speed:.0f} tokens/s" + (f"  {store.errors} failed" if store.errors else "")
+    return Progress((line,), len(store), total, {"rows": float(len(store)), "tokens_per_sec": round(speed, 1)})
+
+
+def _result(work: RowWork, total: int, seconds: float) -> Iterator[Report]:
+    """Inline where it is small, else written row by row into the attempt's folder."""
+    store = work.store
+    tokens = {"prompt_tokens": store.prompt_tokens, "completion_tokens": store.completion_tokens}
+    usage = {**tokens, "total_tokens": sum(tokens.values()), "latency_sec": round(seconds, 3), "num_requests": total}
+    if store.size_bytes < INLINE_RESULT_BYTES - 1024:
+        yield Result({"ok": True, "model": work.model, "items": [msgspec.Raw(record) for record in store.records()], "usage": usage})
+        return
+    yield from store.sync()
+    digest, size = write_durably(Path(work.context.folder) / RESULT_FILE, _pieces(work.model, store, usage))
+    yield ResultFile(digest, size, usage)
+
+
+def _pieces(model: str, store: RowStore, usage: dict[str, Any]) -> Iterator[bytes]:
+    """The result's JSON, a row a line: who reads it can take row by row."""
+    yield b'{"ok":true,"model":' + msgspec.json.encode(model) + b',"items":['
+    for number, record in enumerate(store.records()):
+        yield (b",\n" if number else b"\n") + record
+    yield b'\n],"usage":' + msgspec.json.encode(usage) + b"}"

@@ -1,0 +1,143 @@
+"""A thousand rows on two workers that share a folder: one, or its host, is killed -9 in the middle, and the other does what is missing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mloc.services.server.record import find_server
+from tests.integration.whole_cell import WholeCell
+
+DEADLINE_SEC = 90
+ROWS = 1000
+KILLED_AT = 700
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+
+class TwoWorkers:
+    """Two worker processes of the test's own beside a cell without any: nobody starts one again that was killed."""
+
+    def __init__(self) -> None:
+        self.cell = WholeCell(workers=1, HEARTBEAT_INTERVAL_SEC="0.3", HEARTBEAT_TTL_SEC="2")
+        self._of: dict[str, subprocess.Popen[bytes]] = {}
+        url = find_server(self.cell.state)
+        assert url is not None
+        for name in ("one", "two"):
+            environ = {
+                **self.cell.environ, "REDIS_URL": url, "WORKER_ID": name, "WORKER_TAGS": "rows", "WORKER_DIR": str(self.cell.folder / name),
+                "RESULTS_DIR": str(self.cell.results), "HEARTBEAT_INTERVAL_SEC": "0.3", "HEARTBEAT_TTL_SEC": "2",
+            }  # fmt: skip
+            with (self.cell.folder / f"{name}.out").open("ab") as output:
+                command = (sys.executable, "-m", "mloc.services.command_line", "worker")
+                self._of[name] = subprocess.Popen(command, env=environ, cwd=self.cell.folder, stdout=output, stderr=output)
+        self.cell.until(lambda: {"one", "two"} <= {worker["worker_id"] for worker in self._workers()}, DEADLINE_SEC)
+
+    def kill_worker(self, name: str) -> None:
+        self._of[name].kill()
+        self._of[name].wait()
+
+    def kill_host(self, name: str) -> None:
+        """The one that is not for light tasks."""
+        for child in _children(self._of[name].pid):
+            command = Path(f"/proc/{child}/cmdline").read_bytes()
+            if b"mloc.executors.host" in command and b"--light" not in command:
+                os.kill(child, signal.SIGKILL)
+
+    def close(self) -> None:
+        for process in self._of.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+        for process in self._of.values():
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self.cell.close()
+
+    def _workers(self) -> list[dict[str, Any]]:
+        status, answer = self.cell.http("GET", "/api/v1/workers")
+        return list(answer["workers"]) if status == 200 else []
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[TwoWorkers]:
+    """Both tests kill something on another worker."""
+    both = TwoWorkers()
+    try:
+        yield both
+    finally:
+        both.close()
+
+
+def test_a_killed_hosts_rows_stay_and_the_other_worker_does_the_rest(workers: TwoWorkers) -> None:
+    _check_that_the_rest_is_done(workers, "host")
+
+
+def test_a_killed_workers_rows_stay_and_the_other_worker_does_the_rest(workers: TwoWorkers) -> None:
+    _check_that_the_rest_is_done(workers, "worker")
+
+
+def _check_that_the_rest_is_done(workers: TwoWorkers, killed: str) -> None:
+    cell = workers.cell
+    # given a thousand rows in a file, of which one worker has recorded about 700
+    source = cell.folder / "rows.jsonl"
+    source.write_text("".join(json.dumps({"prompt": f"row {number}"}) + "\n" for number in range(ROWS)))
+    (id,) = cell.submit(_task(killed, source), killed, DEADLINE_SEC)
+    parts = cell.results / ".attempts" / id / "rows"
+    cell.until(lambda: len(_recorded(parts / "attempt-1.jsonl")) >= KILLED_AT, DEADLINE_SEC)
+    first_worker = cell.http("GET", f"/api/v1/tasks/{id}")[1]["worker_id"]
+    # when that worker, or the process that does the rows, is killed
+    (workers.kill_worker if killed == "worker" else workers.kill_host)(first_worker)
+    cell.until(lambda: cell.http("GET", f"/api/v1/tasks/{id}")[1]["state"] == "published", DEADLINE_SEC)
+    cell.until((cell.results / id / "manifest.json").exists, DEADLINE_SEC)
+    # then the other one did the others, each once
+    manifest = json.loads((cell.results / id / "manifest.json").read_text())
+    assert {manifest["worker"], first_worker} == {"one", "two"}
+    first, second = (_recorded(parts / f"attempt-{attempt}.jsonl") for attempt in (1, manifest["attempt"]))
+    assert KILLED_AT <= len(first) < ROWS
+    assert first + second == list(range(ROWS))
+    # and the result has every row in the order of the input
+    items = json.loads((cell.results / id / "responses.json").read_text())["items"]
+    assert [(item["index"], item["output"]) for item in items] == [(number, f"row {number}") for number in range(ROWS)]
+    # and the log has them as durable, no more than there are
+    events = cell.http("GET", f"/api/v1/tasks/{id}/events?limit=500")[1]["events"]
+    assert Counter(event["type"] for event in events)["RowsCompleted"] >= 2
+
+
+def _task(name: str, source: Path) -> str:
+    return f"""
+apiVersion: mloc/v1
+kind: EchoTask
+metadata: {{name: {name}}}
+spec:
+  taskType: echo
+  resources: {{tags: [rows]}}
+  retry: {{backoff_sec: 0}}
+  echo: {{row_sleep_sec: 0.004}}
+  data: {{jsonl: {{path: {source}}}}}
+"""
+
+
+def _recorded(part: Path) -> list[int]:
+    """Indices of the rows in a part, in the order in which they came."""
+    try:
+        lines = part.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    read = [json.loads(line) for line in lines if line.endswith(b"\n")]
+    return [record["index"] for record in read if "index" in record]
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
