@@ -32,6 +32,7 @@ class RunTask(Struct, frozen=True, tag=True, omit_defaults=True, gc=False):
     devices: tuple[int, ...] = ()
     checkpoint: str = ""  # newest checkpoint of an earlier attempt, absolute path
     seed: int = 0
+    fetched: dict[str, str] = {}  # path or URL in the spec → where the worker has it on this disk
 
 
 class Go(Struct, frozen=True, tag=True, gc=False):

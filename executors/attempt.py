@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from mloc.core.engine_key import engine_key
+from mloc.core.engine_key import TRAINING_LIBRARIES, engine_key
 from mloc.core.events import INLINE_RESULT_BYTES, Error
 from mloc.core.host_frames import CheckpointDone, Failed, HostFrame, RowsDone, RunTask, Stopped, Succeeded, Telemetry
 from mloc.core.language.errors import LanguageError
@@ -88,6 +88,7 @@ def _context(task: RunTask, stopping: Callable[[], bool], report: Callable[[Repo
         folder=Path(task.folder), final_folder=Path(task.final_folder or task.folder), rows_folder=Path(task.rows_folder or task.folder),
         inputs=task.inputs, devices=tuple(range(len(task.devices))), shard=task.shard,
         checkpoint=Path(task.checkpoint) if task.checkpoint else None, seed=task.seed, stopping=stopping, report=report,
+        fetched=task.fetched,
     )  # fmt: skip
 
 
@@ -96,7 +97,18 @@ def _engine(task: RunTask, context: Context, executor: registry.Executor, engine
     key = engine_key(task.task_type, task.spec, {stage: of["task_id"] for stage, of in task.inputs.items()}) if load else ""
     if load is None or not key:
         return None
-    return engines.warm(key, lambda: load(task, context), MAX_ENGINES_ON_DEVICE if context.devices else MAX_ENGINES)
+    most = MAX_ENGINES_ON_DEVICE if context.devices else MAX_ENGINES
+    return engines.warm(key, lambda: load(task, context), most, _model_files(task) if key != TRAINING_LIBRARIES else "")
+
+
+def _model_files(task: RunTask) -> str:
+    """What was fetched for the task, but its rows: the same files make the same engine."""
+    rows = msgspec.json.decode(task.spec, type=_Spec).data if task.fetched else {}
+    return "\n".join(sorted(path for named, path in task.fetched.items() if named not in (rows.get("path"), rows.get("url"), rows.get("identifier"))))
+
+
+class _Spec(msgspec.Struct):
+    data: dict[str, Any] = {}
 
 
 def _frame_of(task: RunTask, said: Progress | Rows | Checkpoint) -> HostFrame:

@@ -82,11 +82,20 @@ class Context(Struct, frozen=True):
     seed: int
     stopping: Callable[[], bool]
     report: Callable[[Report], None]  # the same as yielding, for callbacks
+    fetched: Mapping[str, str] = {}  # path or URL in the spec → where it lies on this disk
 
     @property
     def artifacts(self) -> Path:
         """The attempt's folder for files that belong to the result."""
         return self.folder / "artifacts"
+
+    def local(self, named: str) -> str:
+        """What the spec names, on this disk: URLs, and paths of other machines, were fetched before the attempt."""
+        return self.fetched.get(named, named)
+
+    def as_named(self, local: str) -> str:
+        """The other way round: what the spec calls something on this disk; paths of a cache mean nothing to others."""
+        return next((named for named, path in self.fetched.items() if path == local), local)
 
     def final_path(self, path: Path) -> str:
         """Where a file of this attempt's folder will lie once published; results name files so."""

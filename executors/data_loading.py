@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mloc.core.language.data_spec import DatasetData, GraphTemplateData, JsonlData, ListData, MessagesData, PreferencesData
 from mloc.core.language.graph_template import render_graph_template
@@ -81,7 +82,7 @@ def _example(row: Row) -> dict[str, Any]:
 
 
 def _source(spec: TaskSpec, context: Context) -> tuple[list[Any] | Table, ColumnNames]:
-    match spec.data:
+    match _on_this_disk(spec.data, context):
         case ListData(items=items):
             return list(items), ColumnNames()
         case MessagesData(messages=messages):
@@ -98,6 +99,13 @@ def _source(spec: TaskSpec, context: Context) -> tuple[list[Any] | Table, Column
             table = _with_fields(_dataset_table(data, named), data.fields)
             return _checked(_picked(table, data, context.seed), _dataset_names(data), named, spec)
     raise ExecutorError("NoData", "the task has no data; give it one of data.prompts, data.items, data.jsonl, data.messages, data.type: dataset")
+
+
+def _on_this_disk(data: Any, context: Context) -> Any:
+    """The data with the file that was fetched for it in the place of what its spec names."""
+    names = [getattr(data, name, None) for name in ("path", "url", "identifier")] if context.fetched else []
+    local = next((context.fetched[name] for name in names if name in context.fetched), None)
+    return data if local is None else replace(data, path=local, url=None)
 
 
 def _dataset_table(data: DatasetData, named: str) -> Table:
@@ -189,5 +197,5 @@ def _file_of(path: str | None, url: str | None, where: str) -> Path:
     if url and "://" not in url:
         return find_file(url)
     if url:
-        raise ExecutorError("NotSupported", f"{where}.url: this version reads files from the worker's disk only, not {url}")
+        raise ExecutorError("NoData", f"{where}.url: {url} is neither a file nor an http address")
     raise ExecutorError("NoData", f"{where} names neither a path nor a url")

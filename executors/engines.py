@@ -20,10 +20,14 @@ class Engines:
 
     def __init__(self, send: Callable[[EngineLoaded], None]) -> None:
         self._engines: OrderedDict[str, Any] = OrderedDict()
+        self._made_of: dict[str, str] = {}
         self._send = send
 
-    def warm(self, key: str, load: Callable[[], Any], limit: int) -> Any:
-        """The engine of that key; `load` makes it where it is not there yet, after room was made for it."""
+    def warm(self, key: str, load: Callable[[], Any], limit: int, made_of: str = "") -> Any:
+        """The engine of that key; `load` makes it where it is not there yet, after room was made for it. One that was `made_of` other
+        files (what is behind a URL may change) is not used again."""
+        if key in self._engines and self._made_of[key] != made_of:
+            self._leave(key)
         if key in self._engines:
             self._engines.move_to_end(key)
             return self._engines[key]
@@ -31,14 +35,18 @@ class Engines:
         began = time.monotonic()
         engine = load()
         self._engines[key] = engine
+        self._made_of[key] = made_of
         self._send(EngineLoaded(key, round(time.monotonic() - began, 3)))
         return engine
 
     def _make_room(self, keep: int) -> None:
         leaving = [key for key, engine in self._engines.items() if engine is not None]
         for key in leaving[: max(0, len(leaving) - keep)]:
-            del self._engines[key]
-            gc.collect()
-            if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            self._send(EngineLoaded(key, 0.0, loaded=False))
+            self._leave(key)
+
+    def _leave(self, key: str) -> None:
+        del self._engines[key]
+        gc.collect()
+        if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self._send(EngineLoaded(key, 0.0, loaded=False))

@@ -41,6 +41,8 @@ def load_model(spec: TaskSpec, context: Context, task_texts: Iterable[str] = (),
         return LoadedModel(_placed(model, context, settings), tokenizer, spec.model.source.identifier or "scratch", None)
     weights = find_weights(spec, context)
     model, tokenizer = _from_pretrained(weights, settings)
+    if (named := context.as_named(weights.model)) != weights.model:
+        model.name_or_path = model.config.name_or_path = named  # an adapter that is trained on it keeps this name
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if weights.adapter is not None:
@@ -131,7 +133,7 @@ def _placed(model: Any, context: Context, settings: dict[str, Any]) -> Any:
 
 def _name(weights: Weights, context: Context) -> str:
     """A model made by a stage is called after that stage's task; any other by its folder or repository."""
-    shown = str(weights.adapter or weights.model)
+    shown = context.as_named(str(weights.adapter or weights.model))
     for given in context.inputs.values():
         if shown.startswith(str(given["folder"])):
             return f"{given['task_id']}/{Path(shown).name}"

@@ -31,21 +31,21 @@ def find_weights(spec: TaskSpec, context: Context) -> Weights:
     load = spec.checkpoint.load
     if load is not None:
         folder = _first_there(load.path, load.task_id, load.url, context, "checkpoint.load")
-        return weights_in(folder)
+        return weights_in(folder, context)
     match spec.model.source:
         case HuggingFaceSource(identifier=identifier, revision=revision, trust_remote_code=trust):
-            if identifier and Path(identifier).is_dir():
-                return weights_in(Path(identifier), trust)
+            if identifier and Path(folder := context.local(identifier)).is_dir():
+                return weights_in(Path(folder), context, trust)
             return Weights(_named(identifier), revision, trust)
         case LocalSource(identifier=identifier, trust_remote_code=trust):
-            folder = Path(_named(identifier)).expanduser()
+            folder = Path(context.local(_named(identifier))).expanduser()
             if not folder.is_dir():
                 raise ExecutorError("ModelNotFound", f"model.source.identifier: the folder {folder} is not on the worker's disk")
-            return weights_in(folder, trust)
+            return weights_in(folder, context, trust)
         case StageSource() as source:
-            return weights_in(_stage_folder(source, context), source.trust_remote_code)
-        case HttpSource():
-            raise ExecutorError("NotSupported", "model.source of type http is not in this version; fetch the archive and use type local")
+            return weights_in(_stage_folder(source, context), context, source.trust_remote_code)
+        case HttpSource(identifier=url, trust_remote_code=trust):
+            return weights_in(Path(context.local(_named(url))), context, trust)
     raise ExecutorError("NoModel", "the task names no model; give it model.source with a type and an identifier")
 
 
@@ -57,7 +57,7 @@ def find_adapter(path: str | None, task_id: str | None, url: str | None, context
     return folder
 
 
-def weights_in(folder: Path, trust_remote_code: bool = False) -> Weights:
+def weights_in(folder: Path, context: Context, trust_remote_code: bool = False) -> Weights:
     """The weights in a folder: a model's, or an adapter's with the base that it was trained on."""
     if not (folder / ADAPTER_FILE).is_file():
         if not (folder / "config.json").is_file():
@@ -66,14 +66,15 @@ def weights_in(folder: Path, trust_remote_code: bool = False) -> Weights:
     base = msgspec.json.decode((folder / ADAPTER_FILE).read_bytes()).get("base_model_name_or_path") or ""
     if not base:
         raise ExecutorError("ModelNotFound", f"{folder / ADAPTER_FILE} does not say which model the adapter belongs to")
-    if Path(base).is_absolute() and not Path(base).is_dir():
+    if Path(base).is_absolute() and not Path(context.local(base)).is_dir():
         raise ExecutorError("ModelNotFound", f"the adapter in {folder} belongs to the model in {base}, which is not there any more")
-    return Weights(base, trust_remote_code=trust_remote_code, adapter=folder)
+    return Weights(context.local(base), trust_remote_code=trust_remote_code, adapter=folder)
 
 
 def _stage_folder(source: StageSource, context: Context) -> Path:
-    if source.path and Path(source.path).is_dir():
-        return Path(source.path)
+    for name in filter(None, (source.path, source.url)):
+        if Path(context.local(name)).is_dir():
+            return Path(context.local(name))
     named = source.task_id or source.identifier
     if named in context.inputs or source.path is None:
         return _made_by(named, context.inputs)
@@ -81,15 +82,13 @@ def _stage_folder(source: StageSource, context: Context) -> Path:
 
 
 def _first_there(path: str | None, task_id: str | None, url: str | None, context: Context, where: str) -> Path:
-    if path and Path(path).is_dir():
-        return Path(path)
+    for name in filter(None, (path, url)):
+        if Path(folder := context.local(name).removeprefix("file://")).is_dir():
+            return Path(folder)
     if task_id:
         return _made_by(task_id, context.inputs)
-    if url and "://" not in url and Path(url).is_dir():
-        return Path(url)
-    if url:
-        raise ExecutorError("NotSupported", f"{where}.url: this version loads folders of the worker's disk only, not {url}")
-    raise ExecutorError("ModelNotFound", f"{where}: {path or 'neither path nor taskId is given'}" + (" is not there" if path else ""))
+    missing = f"{path or url} is not there" if path or url else "none of path, url and taskId is given"
+    raise ExecutorError("ModelNotFound", f"{where}: {missing}")
 
 
 def _made_by(named: str, inputs: Mapping[str, Any]) -> Path:

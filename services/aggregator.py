@@ -17,6 +17,7 @@ from mloc.services.clock import Clock, SystemClock
 from mloc.services.log.connection import open_log
 from mloc.services.log.event_log import Entry, EventLog
 from mloc.services.results.effects import Effects
+from mloc.services.results.results_mark import MarkKeeper
 from mloc.services.results.tree_cursor import TreeCursor, cursor_path
 from mloc.services.results.tree_fold import matters
 from mloc.services.results.tree_projection import TreeProjection
@@ -91,6 +92,8 @@ async def _serve(settings: Settings, clock: Clock, log: EventLog, stop: asyncio.
     loop = ServiceLoop(
         log, clock, Aggregator(effects, trees), holder(), stop=stop, snapshots=snapshots_of(settings, Aggregator.name)
     )
+    mark = asyncio.create_task(MarkKeeper(settings.host_results_dir, reading, clock).run())
+    stack.callback(mark.cancel)
     await _both(loop, trees, stop)
 
 

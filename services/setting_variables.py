@@ -100,6 +100,11 @@ GROUPS: dict[str, dict[str, Variable]] = {
         ),
         "stop_grace_sec": Variable(kind.seconds(0), "Time that a task has to stop cleanly before it is killed."),
         "worker_drain_sec": Variable(kind.seconds(0), "Time that running tasks have to end when the worker is asked to leave."),
+        "worker_cache_size": Variable(
+            kind.SIZE,
+            "Most that a worker keeps of what it fetched for tasks, in WORKER_DIR; nothing larger is fetched.",
+            default_text="20GiB",
+        ),
         "vllm_model": Variable(kind.TEXT, "Model of inference tasks that name none."),
         "ppo_model": Variable(kind.TEXT, "Model of training tasks that name none."),
     },

@@ -58,6 +58,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     heartbeat_ttl_sec: float = 120.0
     stop_grace_sec: float = 10.0
     worker_drain_sec: float = 30.0
+    worker_cache_size: int = 20 * 1024**3
     vllm_model: str | None = None
     ppo_model: str | None = None
 

@@ -19,7 +19,7 @@ class DatasetData(Section, frozen=True, tag_field="type", tag="dataset"):
     """A hub dataset, or a jsonl, csv or parquet file under a path or URL."""
 
     identifier: Annotated[str | None, also("dataset_name", "dataset"), about("the hub's name of it, or the path of a file or folder")] = None
-    url: Annotated[str | None, about("`file://…`; others are not in this version")] = None
+    url: Annotated[str | None, about("`http://…`, `https://…` or `file://…`")] = None
     path: Annotated[str | None, about("a file on the worker's disk")] = None
     name: Annotated[str | None, also("config_name"), about("configuration of a hub dataset")] = None
     revision: Annotated[str | None, about("branch, tag or commit")] = None
@@ -40,7 +40,7 @@ class DatasetData(Section, frozen=True, tag_field="type", tag="dataset"):
     max_samples: Annotated[NonNegativeInt | None, about("take so many rows")] = None
     streaming: Annotated[bool, about("read no more than is needed")] = False
     trust_remote_code: Annotated[bool, planned("run code that comes with it")] = False
-    headers: Annotated[dict[str, str], planned("sent with the request")] = {}
+    headers: Annotated[dict[str, str], about("sent with the request")] = {}
     notes: Annotated[str | None, about("for people")] = None
 
 
@@ -50,7 +50,7 @@ class JsonlData(Section, frozen=True, tag_field="type", tag="jsonl"):
     `data.jsonl` and `data.jsonl_path` are the same."""
 
     path: Annotated[str | None, about("a file on the worker's disk, relative to the task file")] = None
-    url: Annotated[str | None, about("`file://…`; others are not in this version")] = None
+    url: Annotated[str | None, about("`http://…`, `https://…` or `file://…`")] = None
     prompt_field: Annotated[str, about("holds the prompt")] = "prompt"
     response_field: Annotated[str, about("holds the answer")] = "response"
     chosen_field: Annotated[str, about("holds the better answer")] = "chosen"
@@ -61,7 +61,7 @@ class JsonlData(Section, frozen=True, tag_field="type", tag="jsonl"):
     shuffle: Annotated[bool, about("before it is cut")] = False
     seed: Annotated[int | None, about("of the shuffle; else the task's")] = None
     max_samples: Annotated[NonNegativeInt | None, about("take so many rows")] = None
-    headers: Annotated[dict[str, str], planned("sent with the request")] = {}
+    headers: Annotated[dict[str, str], about("sent with the request")] = {}
 
 
 PAIRS = msgspec.Meta(extra_json_schema={"items": {"required": ["prompt", "chosen", "rejected"]}})

@@ -24,11 +24,11 @@ class LocalSource(Section, frozen=True, tag_field="type", tag="local"):
 
 
 class HttpSource(Section, frozen=True, tag_field="type", tag="http"):
-    """An archive with weights and tokenizer behind a URL."""
+    """An archive (tar, also .gz, .bz2, .xz, .zst; zip) or a folder with weights and tokenizer behind a URL."""
 
-    identifier: Annotated[str, also("url"), about("the URL (not in this version: the task fails)")] = ""
-    headers: Annotated[dict[str, str], planned("sent with the request")] = {}
-    archive_format: Annotated[str | None, planned("when the name does not tell: tar.gz, zip, …")] = None
+    identifier: Annotated[str, also("url"), about("the URL of an archive, or with a slash at its end of a folder with a model's files")] = ""
+    headers: Annotated[dict[str, str], about("sent with the request")] = {}
+    archive_format: Annotated[str | None, about("for the record: archives are told apart by their content")] = None
     revision: Annotated[str | None, about("for the record")] = None
     trust_remote_code: Annotated[bool, about("run code that comes with the model")] = False
 
@@ -40,10 +40,10 @@ class StageSource(Section, frozen=True, tag_field="type", tag="stage"):
 
     identifier: Annotated[str, about("the stage's name")] = ""
     path: Annotated[str | None, about("a folder")] = None
-    url: Annotated[str | None, about("an archive (this version loads folders only)")] = None
+    url: Annotated[str | None, about("an archive of it")] = None
     task_id: Annotated[str | None, also("task_id"), about("the task that made them")] = msgspec.field(name="taskId", default=None)
-    headers: Annotated[dict[str, str], planned("sent with the request")] = {}
-    archive_format: Annotated[str | None, planned("when the name does not tell: tar.gz, zip, …")] = None
+    headers: Annotated[dict[str, str], about("sent with the request")] = {}
+    archive_format: Annotated[str | None, about("for the record: archives are told apart by their content")] = None
     revision: Annotated[str | None, about("for the record")] = None
     trust_remote_code: Annotated[bool, about("run code that comes with the model")] = False
 
@@ -95,11 +95,11 @@ class ServedAdapter(Section, frozen=True):
     name: Annotated[str, about("to tell them apart")] = ""
     type: Annotated[Literal["lora", "qlora"], about("as it was trained")] = "lora"
     path: Annotated[str | None, about("its folder")] = None
-    url: Annotated[str | None, about("its archive (this version loads folders only)")] = None
+    url: Annotated[str | None, about("its archive")] = None
     task_id: Annotated[str | None, also("task_id"), about("the task that trained it")] = msgspec.field(name="taskId", default=None)
     apply: Annotated[Literal["runtime", "merge"], about("runtime: on top of the weights; merge: into them")] = "runtime"
-    headers: Annotated[dict[str, str], planned("sent with the request")] = {}
-    archive_format: Annotated[str | None, planned("when the name does not tell: tar.gz, zip, …")] = None
+    headers: Annotated[dict[str, str], about("sent with the request")] = {}
+    archive_format: Annotated[str | None, about("for the record: archives are told apart by their content")] = None
 
 
 SOMEWHERE = msgspec.Meta(extra_json_schema={"items": {"anyOf": [{"required": [name]} for name in ("path", "url", "taskId", "task_id")]}})

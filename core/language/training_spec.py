@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from mloc.core.language.model_spec import ModelSource
-from mloc.core.language.section import Names, NonNegativeInt, Section, about, also, planned
+from mloc.core.language.section import Names, NonNegativeInt, Section, about, also
 
 
 class RewardModel(Section, frozen=True):
@@ -59,10 +59,10 @@ class CheckpointLoad(Section, frozen=True):
 
     type: Annotated[Literal["http", "local"], about("where it is")] = "local"
     path: Annotated[str | None, about("a folder")] = None
-    url: Annotated[str | None, about("an archive (this version loads folders only)")] = None
+    url: Annotated[str | None, about("an archive of it")] = None
     task_id: Annotated[str | None, also("task_id"), about("the task that made it")] = msgspec.field(name="taskId", default=None)
-    headers: Annotated[dict[str, str], planned("sent with the request")] = {}
-    archive_format: Annotated[str | None, planned("when the name does not tell: tar.gz, zip, …")] = None
+    headers: Annotated[dict[str, str], about("sent with the request")] = {}
+    archive_format: Annotated[str | None, about("for the record: archives are told apart by their content")] = None
 
 
 class Checkpoint(Section, frozen=True):

@@ -219,4 +219,10 @@ class EventLog(Protocol):
     async def secrets(self, task: str) -> dict[str, str]: ...
     async def forget_secret(self, task: str) -> None: ...
 
+    async def set_results_mark(self, nonce: str) -> None:
+        """What a file of the aggregator's results folder is named after: who sees it has the same folder."""
+
+    async def results_mark(self) -> str:
+        """The latest of them; empty where there never was an aggregator."""
+
     async def close(self) -> None: ...

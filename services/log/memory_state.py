@@ -48,6 +48,7 @@ class MemoryState:
         self.heartbeats = Stream()
         self.telemetry: dict[str, Stream] = {}
         self.secrets: dict[str, dict[str, str]] = {}
+        self.results_mark = ""
         self.appended: list[tuple[Entry, Writer]] = []  # by the step that runs; emptied by who runs it
 
     # --- reading ---
@@ -232,6 +233,9 @@ class MemoryState:
     def add_telemetry(self, now: int, points: Sequence[tuple[str, bytes]]) -> None:
         for task, payload in points:
             self.telemetry.setdefault(task, Stream(TELEMETRY_ENTRIES)).append(now, payload)
+
+    def set_results_mark(self, now: int, nonce: str) -> None:
+        self.results_mark = nonce
 
     def set_secret(self, now: int, task: str, values: bytes | None) -> None:
         if values is None:

@@ -244,6 +244,13 @@ class RedisLog:
     async def forget_secret(self, task: str) -> None:
         await self._ask(await self._link(), "DEL", f"{self._ns}:secret:{task}")
 
+    async def set_results_mark(self, nonce: str) -> None:
+        await self._ask(await self._link(), "SET", f"{self._ns}:results_mark", nonce)
+
+    async def results_mark(self) -> str:
+        stored = await self._ask(await self._link(), "GET", f"{self._ns}:results_mark")
+        return stored.decode() if stored else ""
+
     async def close(self) -> None:
         await self._connections.close()
 

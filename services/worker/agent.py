@@ -14,6 +14,7 @@ from msgspec import Struct
 from mloc.core.events import Hardware, WorkerRegistered, WorkerRetired
 from mloc.services.clock import Clock
 from mloc.services.log.event_log import EventLog, IncarnationLost, LogError, LogUnavailable, ServerChanged, WorkerRefused
+from mloc.services.transfers.transfers import Transfers
 from mloc.services.worker.device_table import DeviceTable
 from mloc.services.worker.hardware import Usage
 from mloc.services.worker.host_link import HostLauncher
@@ -55,7 +56,7 @@ class Agent:
 
     def __init__(
         self, plan: WorkerPlan, log: EventLog, clock: Clock, ledger: Ledger, launcher: HostLauncher, resolver: InputResolver,
-        usage: Callable[[], Usage], stop: asyncio.Event,
+        usage: Callable[[], Usage], stop: asyncio.Event, transfers: Transfers | None = None,
     ) -> None:  # fmt: skip
         self._plan = plan
         self._log = log
@@ -71,7 +72,7 @@ class Agent:
         self.outbox = Outbox(self.worker, ledger, self._forget)
         family_of = plan.families.get
         self._reports = Reports(self.outbox)
-        self.runs = Runs(self._reports, self._table, resolver, self._telemetry, clock, lambda type_: family_of(type_, type_))
+        self.runs = Runs(self._reports, self._table, resolver, self._telemetry, clock, lambda type_: family_of(type_, type_), transfers)
         threads = max(1, int(plan.hardware.cpus // max(1, plan.slots)))
         self.pool = HostPool(launcher, ledger, clock, self.runs, slots=plan.slots, threads=threads)
         self.runs.pool = self.pool

@@ -15,6 +15,8 @@ import structlog
 from mloc.core.events import Error, HeldAttempt
 from mloc.core.host_frames import CheckpointDone, Failed, FrameError, RowsDone, RunTask, Stopped, StopTask, Succeeded, Telemetry
 from mloc.services.clock import Clock
+from mloc.services.transfers.transfer_errors import TransferError
+from mloc.services.transfers.transfers import Transfers
 from mloc.services.worker.attempt import Attempt, AttemptKey
 from mloc.services.worker.device_table import DeviceTable
 from mloc.services.worker.exit_reasons import explain_exit
@@ -39,14 +41,17 @@ class Runs:
 
     def __init__(
         self, reports: Reports, table: DeviceTable, resolver: InputResolver, telemetry: TelemetryBuffer, clock: Clock,
-        family_of: Callable[[str], str],
-    ) -> None:
+        family_of: Callable[[str], str], transfers: Transfers | None = None,
+    ) -> None:  # fmt: skip
+        """Without `transfers` nothing is fetched (a simulation)."""
         self._reports = reports
         self._table = table
         self._resolver = resolver
         self._telemetry = telemetry
         self._clock = clock
         self._family_of = family_of
+        self._transfers = transfers
+        self._fetching: dict[AttemptKey, asyncio.Future[RunTask]] = {}
         self._running: dict[AttemptKey, Attempt] = {}
         self._host_of: dict[AttemptKey, Host] = {}  # of those that are not light
         self._light_running = 0
@@ -98,6 +103,8 @@ class Runs:
         attempt.stop_reason = reason or "stopped"
         if attempt.stage == "running":
             self._ask_to_stop(attempt, grace_sec)
+        elif (fetching := self._fetching.get(key)) is not None:
+            fetching.cancel()
 
     def stop_all(self, reason: str, grace_sec: float) -> None:
         for key in list(self._running):
@@ -185,19 +192,39 @@ class Runs:
                     return self._run_light([(attempt, frame)])
                 return self._stopped(None, attempt, attempt.stop_reason)
             if attempt.stop_reason is None:
+                frame = await self._fetch(attempt, frame)
+            if attempt.stop_reason is None:
                 need = HostNeed(self._family_of(attempt.dispatch.task_type), attempt.dispatch.engine, attempt.devices)
                 host = await self.pool.reserve(need)
                 if attempt.stop_reason is None:
                     return self._run(host, attempt, frame)
                 self.pool.give_back(host)
             self._stopped(None, attempt, attempt.stop_reason)
-        except ResolutionError as error:
+        except (ResolutionError, TransferError) as error:
             self._failed(None, attempt, Error("InputError", scrub_text(str(error), attempt.secrets), error.retryable), 0.0)
         except HostFailed as error:
             self._failed(None, attempt, Error("HostFailed", str(error)), 0.0)
         except Exception as error:  # a mistake of ours must not leave the attempt running for ever
             _log.exception("an attempt cannot be prepared", task=attempt.key[0], attempt=attempt.key[1])
             self._failed(None, attempt, Error(type(error).__name__, scrub_text(str(error), attempt.secrets)), 0.0)
+
+    async def _fetch(self, attempt: Attempt, frame: RunTask) -> RunTask:
+        """What the spec names elsewhere, brought here; broken off when the attempt is asked to stop. Raises TransferError."""
+        if self._transfers is None:
+            return frame
+
+        def say(line: str) -> None:
+            self._telemetry.line(attempt.key, scrub_text(line, attempt.secrets))
+
+        fetching = self._fetching[attempt.key] = asyncio.ensure_future(self._transfers.fetch(frame, say))
+        try:
+            return await fetching
+        except asyncio.CancelledError:
+            if attempt.stop_reason is None:  # the worker ends
+                raise
+            return frame
+        finally:
+            del self._fetching[attempt.key]
 
     def _run(self, host: Host, attempt: Attempt, frame: RunTask) -> None:
         """Raises ResolutionError where the inputs are too large to be handed over."""
@@ -247,6 +274,8 @@ class Runs:
         """Its last report is in the outbox: what it held is free. `host` is None where it had none yet."""
         attempt.stage = "ended"
         del self._running[attempt.key]
+        if self._transfers is not None:
+            self._transfers.release(attempt.key)
         if host is not None:
             host.attempts.pop(attempt.key, None)
         if attempt.dispatch.light:

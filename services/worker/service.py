@@ -13,13 +13,19 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from mloc.services.clock import SystemClock
+from mloc.services.clock import Clock, SystemClock
 from mloc.services.exit_codes import CLEAN, MISCONFIGURED
-from mloc.services.log.event_log import WorkerRefused
+from mloc.services.log.event_log import EventLog, WorkerRefused
 from mloc.services.log.redis_log import RedisLog
+from mloc.services.results.results_mark import SharedFolder
 from mloc.services.server.address import event_log_url
 from mloc.services.settings import Settings, allowed_variables, read_environment
 from mloc.services.signals import stop_on_signals
+from mloc.services.transfers.input_cache import InputCache
+from mloc.services.transfers.input_fetching import InputFetcher
+from mloc.services.transfers.remote_files import RemoteFiles
+from mloc.services.transfers.results_api import worker_api
+from mloc.services.transfers.transfers import Transfers
 from mloc.services.worker.agent import Agent, WorkerPlan
 from mloc.services.worker.hardware import UsageSampler, measure_hardware
 from mloc.services.worker.host_process import ProcessLauncher
@@ -66,12 +72,15 @@ async def _run(settings: Settings) -> None:
     log, reader = RedisLog(url, settings.mloc_namespace), RedisLog(url, settings.mloc_namespace)
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)  # thousands of short-lived attempts a second are no reason to look at everything
+    transfers = _transfers(settings, reader, clock, results_dir, settings.worker_folder / ledger.worker / "cache")
     try:
         await Agent(
             plan, log, clock, ledger, ProcessLauncher(environ, ledger.worker, clock),
             InputResolver(reader, clock, results_dir, allowed_variables(settings, environ)), UsageSampler(plan.hardware.devices).sample, stop,
+            transfers,
         ).run()  # fmt: skip
     finally:
+        await transfers.close()
         await log.close()
         await reader.close()
         ledger_file.close()
@@ -105,6 +114,16 @@ def installed_task_types(environ: Mapping[str, str]) -> list[Offer]:
         raise WorkerMisconfigured(f"the executors cannot be listed: {said[-1] if said else error}") from error
     except (OSError, subprocess.TimeoutExpired, msgspec.MsgspecError) as error:
         raise WorkerMisconfigured(f"the executors cannot be listed: {error}") from error
+
+
+def _transfers(settings: Settings, log: EventLog, clock: Clock, results_dir: Path, cache_folder: Path) -> Transfers:
+    cache = InputCache(cache_folder, settings.worker_cache_size)
+    try:
+        cache.open()
+    except OSError as error:
+        raise WorkerMisconfigured(f"the worker's cache {cache_folder} cannot be made ({error.strerror}): choose another WORKER_DIR") from error
+    remote = RemoteFiles(cache, clock, worker_api(settings))
+    return Transfers(SharedFolder(results_dir, log, clock), InputFetcher(results_dir, remote, clock), clock)
 
 
 def _results_folder(settings: Settings) -> Path:

@@ -1,0 +1,74 @@
+"""Which parts of a task's spec name something that may have to be fetched, and under which alternatives. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from msgspec import Struct
+
+from mloc.core.language.data_spec import DatasetData, JsonlData
+from mloc.core.language.model_spec import HttpSource, HuggingFaceSource, LocalSource, ModelSource, StageSource
+from mloc.core.language.spec import TaskSpec
+from mloc.core.language.training_spec import RewardModel
+
+_TRACES = (b'"url"', b'"path"', b'"taskId"', b'"http"', b'"stage"', b'"identifier":"/', b"://")
+
+
+class Place(Struct, frozen=True):
+    """One input. Of `path`, `task` and `url` the first that is there is used. `task` is a stage's name or a task's id."""
+
+    where: str  # in the spec, for people
+    kind: Literal["file", "weights"]
+    path: str = ""
+    url: str = ""
+    task: str = ""
+    headers: dict[str, str] = {}
+
+
+def may_have_places(encoded: bytes) -> bool:
+    """Cheap: most specs name nothing that could be elsewhere."""
+    return any(trace in encoded for trace in _TRACES)
+
+
+def places_of(spec: TaskSpec) -> list[Place]:
+    return [place for place in _all(spec) if place.path or place.url or place.task]
+
+
+def _all(spec: TaskSpec) -> Iterator[Place]:
+    match spec.data:
+        case JsonlData() as data:
+            yield Place("data.jsonl", "file", data.path or "", data.url or "", headers=data.headers)
+        case DatasetData() as data:
+            identifier = data.identifier or ""
+            url = data.url or (identifier if "://" in identifier else "")
+            path = data.path or (identifier if identifier.startswith("/") else "")
+            yield Place("data", "file", path, url, headers=data.headers)
+    yield from _source(spec.model.source, "model.source")
+    for number, adapter in enumerate(spec.model.adapters):
+        where = f"model.adapters[{number}]"
+        yield Place(where, "weights", adapter.path or "", adapter.url or "", adapter.task_id or "", adapter.headers)
+    if (load := spec.checkpoint.load) is not None:
+        yield Place("checkpoint.load", "weights", load.path or "", load.url or "", load.task_id or "", load.headers)
+    if spec.reward_model is not None:
+        yield from _reward_model(spec.reward_model, "reward_model")
+    for number, reward in enumerate(spec.rewards):
+        if isinstance(reward.model, RewardModel):
+            yield from _reward_model(reward.model, f"rewards[{number}].model")
+
+
+def _reward_model(model: RewardModel, where: str) -> Iterator[Place]:
+    path = model.path or (model.identifier if model.identifier.startswith("/") else "")
+    yield Place(where, "weights", path, model.url or "", model.task_id or "")
+    yield from _source(model.source, f"{where}.source")
+
+
+def _source(source: ModelSource | None, where: str) -> Iterator[Place]:
+    match source:
+        case HttpSource():
+            yield Place(where, "weights", url=source.identifier, headers=source.headers)
+        case StageSource():
+            task = source.task_id or source.identifier
+            yield Place(where, "weights", source.path or "", source.url or "", task, source.headers)
+        case LocalSource(identifier=identifier) | HuggingFaceSource(identifier=identifier):
+            yield Place(where, "weights", identifier if identifier.startswith("/") else "")
