@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from mloc.core.language.inference_spec import Inference
+from mloc.core.language.inference_spec import Inference, names_for_vllm
 from mloc.executors.contract import ExecutorError
 
 DEFAULT_MAX_TOKENS = 256
 
 # Neither generate nor what is built around it here can do these.
-NOT_POSSIBLE = (
-    "prompt_logprobs", "flat_logprobs", "thinking_token_budget", "extra_args", "structured_outputs", "json_schema", "regex", "choice",
-    "spaces_between_special_tokens",
-)  # fmt: skip
+NOT_POSSIBLE = names_for_vllm()
 
 
 def check_settings(inference: Inference) -> None:

@@ -6,7 +6,7 @@ import msgspec
 
 from mloc.core.language.section import Count, Names, NonNegativeInt, Section, about, also, planned
 
-ROWS = msgspec.Meta(extra_json_schema={"items": {"type": ["string", "object"]}})
+ROWS = msgspec.Meta(extra_json_schema={"items": {"type": ["string", "object", "array"]}})
 
 
 class ListData(Section, frozen=True, tag_field="type", tag="list"):

@@ -13,11 +13,11 @@ from mloc.core.language.errors import Path, did_you_mean, shown
 from mloc.core.language.expressions import stage_named
 from mloc.core.language.findings import Findings
 from mloc.core.language.graph_template import nodes_of
-from mloc.core.language.model_spec import StageSource
 from mloc.core.language.plan import PlannedTask
 from mloc.core.language.references import find_references
 from mloc.core.language.shorthands import Rewritten, rewrite
 from mloc.core.language.spec import TaskSpec
+from mloc.core.language.stage_sources import hint_for_stage, with_stage_sources
 from mloc.core.language.stages import StatedStage, Surroundings, say, stated_stages
 from mloc.core.language.task_reading import partial_spec, task_spec
 
@@ -29,11 +29,12 @@ _OF_THE_PARENT = frozenset(("slo", "output", "ttl_sec", "notify"))
 
 
 class Settled(NamedTuple):
-    """A stage merged and read, with the siblings it waits for."""
+    """A stage merged and read, with the siblings and the tasks submitted before that it waits for."""
 
     part: StatedStage
     spec: TaskSpec
     siblings: tuple[str, ...]
+    external: tuple[str, ...]
 
 
 def expand(spec: dict[str, Any], around: Surroundings) -> tuple[PlannedTask, ...]:
@@ -45,8 +46,10 @@ def expand(spec: dict[str, Any], around: Surroundings) -> tuple[PlannedTask, ...
     try:
         read = task_spec(rewritten, findings, around.plugin_types, around.has_references)
         external = read.depends_on if read is not None else ()
-        if read is not None and (around.has_references or isinstance(read.data, GraphTemplateData)):
-            _needs(read, external, findings)
+        if read is not None:
+            read = with_stage_sources(read, external, findings)
+            if around.has_references or isinstance(read.data, GraphTemplateData):
+                _needs(read, external, findings)
     finally:
         around.report(findings, lambda path: ("spec", *rewritten.written(path)))
     if read is None:
@@ -99,7 +102,7 @@ def _pipeline(spec: dict[str, Any], around: Surroundings) -> tuple[PlannedTask, 
         return ()
     order = _in_order(settled, around)
     parent = _parent(base, rewritten, order, around) if order else None
-    return (parent, *_planned(base, order, around)) if parent is not None else ()
+    return (parent, *_planned(order, around)) if parent is not None else ()
 
 
 def _settle(
@@ -107,6 +110,7 @@ def _settle(
 ) -> tuple[Settled | None, int]:
     """A stage merged over what all share, and its size in bytes."""
     inherited = {name: value for name, value in base.items() if name not in _NOT_INHERITED}
+    outside = tuple(base.get("dependsOn") or ())
     merged = merge(_apart(inherited, part), part.own)
 
     def written(path: Path) -> Path:
@@ -121,12 +125,15 @@ def _settle(
         read = task_spec(Rewritten(merged), findings, around.plugin_types)
         if read is None:
             return None, 0
-        read = _with_stage_source(read, names)
-        siblings = _siblings(part, before, names, around)
-        siblings += tuple(name for name in _needs(read, names, findings, part.name) if name not in siblings)
+        earlier = (*read.depends_on, *outside)
+        read = with_stage_sources(read, (*names, *earlier), findings)
+        siblings = tuple(name for name in _siblings(part, before, names, around) if name in names)
+        needed = _needs(read, (*names, *earlier), findings, part.name)
+        siblings += tuple(name for name in needed if name in names and name not in siblings)
     finally:
         around.report(findings, written)
-    return Settled(part, read, tuple(name for name in siblings if name in names)), len(msgspec.json.encode(read))
+    external = (*read.depends_on, *(name for name in outside if name in needed or not siblings))
+    return Settled(part, read, siblings, tuple(dict.fromkeys(external))), len(msgspec.json.encode(read))
 
 
 def _apart(inherited: dict[str, Any], part: StatedStage) -> dict[str, Any]:
@@ -136,18 +143,6 @@ def _apart(inherited: dict[str, Any], part: StatedStage) -> dict[str, Any]:
     if not isinstance(output, dict) or not isinstance(destination, dict) or not isinstance(destination.get("path"), str):
         return inherited
     return {**inherited, "output": {**output, "destination": {**destination, "path": f"{destination['path'].rstrip('/')}/{part.name}"}}}
-
-
-def _with_stage_source(spec: TaskSpec, names: Sequence[str]) -> TaskSpec:
-    """A model source that names a stage, with references to where that stage puts its weights (a whole model, else an adapter by its task)."""
-    source = spec.model.source
-    if not isinstance(source, StageSource) or source.identifier not in names or source.path or source.url or source.task_id:
-        return spec
-    stage = source.identifier
-    filled = msgspec.structs.replace(
-        source, path=f"${{{stage}.result.final_model_path}}", url=f"${{{stage}.result.final_model_archive_url}}", task_id=f"${{{stage}.task_id}}"
-    )
-    return msgspec.structs.replace(spec, model=msgspec.structs.replace(spec.model, source=filled))
 
 
 def _siblings(part: StatedStage, before: tuple[str, ...], names: tuple[str, ...], around: Surroundings) -> tuple[str, ...]:
@@ -182,8 +177,7 @@ def _needs(spec: TaskSpec, names: Sequence[str], findings: Findings, own_name: s
         if name == own_name:
             findings.wrong(path, f"the stage {shown(name)} refers to its own result")
         elif name not in names:
-            hint = did_you_mean(name, names) or ("the stages are " + ", ".join(names) if names else "this task has no earlier stages")
-            findings.wrong(path, f"refers to an unknown stage {shown(name)}", hint=hint)
+            findings.wrong(path, f"refers to an unknown stage {shown(name)}", hint=hint_for_stage(name, names))
     return tuple(dict.fromkeys(name for _, name in places if name != own_name))
 
 
@@ -214,15 +208,11 @@ def _circle(waiting: dict[str, Settled]) -> list[str]:
     return [*walked[walked.index(name) :], name]
 
 
-def _planned(base: dict[str, Any], order: list[Settled], around: Surroundings) -> list[PlannedTask]:
-    outside = tuple(base.get("dependsOn") or ())
+def _planned(order: list[Settled], around: Surroundings) -> list[PlannedTask]:
     return [
-        PlannedTask(
-            one.part.name, one.part.name, "stage", around.kind, one.spec.task_type, one.spec, depends_on=one.siblings,
-            external=tuple(dict.fromkeys((*one.spec.depends_on, *(() if one.siblings else outside)))),
-        )
+        PlannedTask(one.part.name, one.part.name, "stage", around.kind, one.spec.task_type, one.spec, depends_on=one.siblings, external=one.external)
         for one in order
-    ]  # fmt: skip
+    ]
 
 
 def _parent(base: dict[str, Any], base_rewritten: Rewritten, order: list[Settled], around: Surroundings) -> PlannedTask | None:

@@ -3,8 +3,9 @@
 from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import inspect
 
-from mloc.core.language.section import AT_INTAKE, Count, Fraction, Names, NonNegativeInt, Section, Settings, about, also
+from mloc.core.language.section import AT_INTAKE, Count, Fraction, Names, NonNegativeInt, Section, Settings, about, also, for_vllm
 
 
 class Inference(Section, frozen=True):
@@ -14,8 +15,8 @@ class Inference(Section, frozen=True):
 
     system_prompt: Annotated[str | None, about("goes before every prompt")] = None
     append_system_prompt: Annotated[str | None, about("goes after the system prompt")] = None
-    max_tokens: Annotated[Count | None, also("max_new_tokens"), about("longest answer; 256 when unset")] = None
-    min_tokens: Annotated[NonNegativeInt | None, about("shortest answer")] = None
+    max_tokens: Annotated[Count | None, also("max_new_tokens", "max_completion_tokens"), about("longest answer; 256 when unset")] = None
+    min_tokens: Annotated[NonNegativeInt | None, also("min_new_tokens"), about("shortest answer")] = None
     do_sample: Annotated[bool | None, about("draw tokens at random; else as the temperature says")] = None
     temperature: Annotated[Annotated[float, msgspec.Meta(ge=0)] | None, about("0: always the likeliest token")] = None
     top_p: Annotated[Annotated[float, msgspec.Meta(gt=0, le=1)] | None, about("draw from the likeliest that make up so much")] = None
@@ -24,31 +25,56 @@ class Inference(Section, frozen=True):
     repetition_penalty: Annotated[Annotated[float, msgspec.Meta(gt=0)] | None, about("above 1 discourages what was said")] = None
     presence_penalty: Annotated[Annotated[float, msgspec.Meta(ge=-2, le=2)] | None, about("for a token that was used")] = None
     frequency_penalty: Annotated[Annotated[float, msgspec.Meta(ge=-2, le=2)] | None, about("for each time it was used")] = None
-    stop: Annotated[str | Names | None, about("texts that end an answer")] = None
+    stop: Annotated[str | Names | None, also("stop_strings", "stop_sequences"), about("texts that end an answer")] = None
     stop_token_ids: Annotated[tuple[int, ...] | None, about("tokens that end an answer")] = None
     bad_words: Annotated[Names | None, about("never written")] = None
     ignore_eos: Annotated[bool | None, about("write on to max_tokens")] = None
     include_stop_str_in_output: Annotated[bool | None, about("keep the text that ended it")] = None
     seed: Annotated[int | None, about("the same seed gives the same answers")] = None
-    n: Annotated[Annotated[int, msgspec.Meta(ge=1, le=1024)] | None, about("answers for each prompt; above 1 needs sampling")] = None
+    n: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=1024)] | None, also("num_return_sequences"), about("answers for each prompt; above 1 needs sampling")
+    ] = None
     logprobs: Annotated[Annotated[int, msgspec.Meta(ge=-1)] | None, about("of so many tokens at each place")] = None
-    prompt_logprobs: Annotated[Annotated[int, msgspec.Meta(ge=-1)] | None, about("the same for the prompt (vLLM)")] = None
-    flat_logprobs: Annotated[bool | None, about("in one flat list (vLLM)")] = None
+    prompt_logprobs: Annotated[Annotated[int, msgspec.Meta(ge=-1)] | None, for_vllm("the same for the prompt")] = None
+    prompt_logprob_start: Annotated[NonNegativeInt | None, for_vllm("from this token of the prompt on")] = None
+    prompt_logprob_token_ids: Annotated[tuple[int, ...] | None, for_vllm("of these tokens of the vocabulary")] = None
+    logprob_token_ids: Annotated[tuple[int, ...] | None, for_vllm("the same for the answer")] = None
+    flat_logprobs: Annotated[bool | None, for_vllm("in one flat list")] = None
     logit_bias: Annotated[dict[str, float] | None, about("token id → what is added")] = None
     allowed_token_ids: Annotated[tuple[int, ...] | None, about("nothing else is written")] = None
     truncate_prompt_tokens: Annotated[int | None, about("keep so many of a long prompt")] = None
     detokenize: Annotated[bool | None, about("false: ids only (vLLM)")] = None
     skip_special_tokens: Annotated[bool | None, about("leave them out of the text")] = None
-    spaces_between_special_tokens: Annotated[bool | None, about("(vLLM)")] = None
-    thinking_token_budget: Annotated[NonNegativeInt | None, about("tokens for reasoning (vLLM)")] = None
-    extra_args: Annotated[Settings | None, about("for plug-ins of vLLM")] = None
-    structured_outputs: Annotated[Settings | None, about("vLLM's own form")] = None
-    json_schema: Annotated[dict[str, Any] | str | None, about("the answer follows this schema (vLLM)")] = None
-    regex: Annotated[str | None, about("the answer matches (vLLM)")] = None
-    choice: Annotated[Names | None, about("the answer is one of these (vLLM)")] = None
+    spaces_between_special_tokens: Annotated[bool | None, for_vllm("put spaces between them")] = None
+    thinking_token_budget: Annotated[NonNegativeInt | None, for_vllm("tokens for reasoning")] = None
+    repetition_detection: Annotated[Settings | None, for_vllm("end an answer that repeats itself")] = None
+    watermarking: Annotated[bool | None, for_vllm("mark the text as generated")] = None
+    skip_reading_prefix_cache: Annotated[bool | None, for_vllm("compute the prompt anew")] = None
+    stream_interval: Annotated[Count | None, for_vllm("tokens between two reports")] = None
+    output_kind: Annotated[Literal["cumulative", "delta", "final_only"] | None, for_vllm("how reports look; results are whole anyway")] = None
+    output_text_buffer_length: Annotated[NonNegativeInt | None, for_vllm("characters held back")] = None
+    skip_clone: Annotated[bool | None, for_vllm("for speed")] = None
+    routed_experts_prompt_start: Annotated[NonNegativeInt | None, for_vllm("from this token of the prompt on")] = None
+    trace_decode_token_ids: Annotated[tuple[int, ...] | None, for_vllm("replay these tokens")] = None
+    extra_args: Annotated[Settings | None, for_vllm("for plug-ins of the engine")] = None
+    structured_outputs: Annotated[Settings | None, for_vllm("the engine's own form of the three below")] = None
+    json_schema: Annotated[dict[str, Any] | str | None, also("guided_json"), for_vllm("the answer follows this schema")] = None
+    regex: Annotated[str | None, also("guided_regex"), for_vllm("the answer matches")] = None
+    choice: Annotated[Names | None, also("guided_choice"), for_vllm("the answer is one of these")] = None
     chat: Annotated[Literal["auto", "on", "off"], about("auto: use the model's chat template when it has one")] = "auto"
     on_item_error: Annotated[Literal["record", "fail"], about("record: a bad row is noted and the others go on")] = "record"
     max_item_errors: Annotated[NonNegativeInt | None, about("fail when there are more")] = None
+
+
+def names_for_vllm() -> tuple[str, ...]:
+    """The fields of Inference that only vLLM can follow."""
+    kind = inspect.type_info(Inference)
+    assert isinstance(kind, inspect.StructType)
+    return tuple(field.name for field in kind.fields if _extra(field.type).get("engine") == "vllm")
+
+
+def _extra(kind: inspect.Type) -> dict[str, Any]:
+    return (kind.extra or {}) | _extra(kind.type) if isinstance(kind, inspect.Metadata) else {}
 
 
 class Parallel(Section, frozen=True):

@@ -25,7 +25,7 @@ from mloc.core.language.task_types import KNOWN, NEED_ROWS
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 _TEXT: Schema = {"type": "string"}
-_ROWS: Schema = {"type": "array", "items": {"type": ["string", "object"]}}
+_ROWS: Schema = {"type": "array", "items": {"type": ["string", "object", "array"]}}
 
 
 def task_schema() -> Schema:
@@ -94,6 +94,7 @@ def _add_shorthands(definitions: dict[str, Schema]) -> None:
         **any_of(ref("Hyperparameters"), ref("Reference"), {"type": "null"}),
         "description": "The same as `training`, with some names of other sections.",
     }  # fmt: skip
+    definitions["Model"]["properties"]["lora"] = same_as("model.adapter", ref("Model", "adapter"))
     retrieval = definitions["Retrieval"]["properties"]
     retrieval |= {name: same_as(_written(path), _pointer(("retrieval", *path))) for name, path in MOVED_IN_RETRIEVAL.items()}
     for mapping in (retrieval["embedding"], spec["reward_model"], spec["notify"]):  # a text stands for the mapping

@@ -6,13 +6,21 @@ from pathlib import PurePosixPath
 
 import msgspec
 
-from mloc.core.language.data_spec import DatasetData, GraphTemplateData, JsonlData, ListData, MessagesData, PreferencesData
-from mloc.core.language.errors import did_you_mean, shown
+from mloc.core.language.errors import Path, did_you_mean, shown
 from mloc.core.language.findings import Findings
-from mloc.core.language.graph_template import check_template
+from mloc.core.language.inference_spec import Inference
 from mloc.core.language.model_spec import ScratchSource, StageSource
+from mloc.core.language.row_rules import check_export, check_rows
 from mloc.core.language.spec import TaskSpec
 from mloc.core.language.task_types import KNOWN, NEED_ROWS
+from mloc.core.language.training_spec import Eval
+
+_NO_INFERENCE = Inference()
+_ONE_OF = ("json_schema", "regex", "choice", "structured_outputs")
+_REWARD_NEEDS = {
+    "regex": ("pattern",), "json_schema": ("json_schema",), "length": ("min_length", "max_length", "target_length"), "python": ("code",),
+    "model": ("model",),
+}  # fmt: skip
 
 
 def with_effective_type(spec: TaskSpec) -> TaskSpec:
@@ -36,9 +44,16 @@ def check_meaning(spec: TaskSpec, findings: Findings, plugin_types: frozenset[st
     load = spec.checkpoint.load
     if load is not None and not (load.path or load.url or load.task_id):
         findings.wrong(("checkpoint", "load"), "says no place", accepted="path, url or taskId")
-    given = [name for name in ("json_schema", "regex", "choice") if getattr(spec.inference, name) is not None]
-    if len(given) > 1:
-        findings.wrong(("inference", given[1]), f"cannot be used together with {given[0]}", accepted="one of json_schema, regex, choice")
+    if spec.inference != _NO_INFERENCE:
+        _check_sampling(spec.inference, findings)
+    if spec.rewards:
+        _check_rewards(spec, findings)
+    if spec.eval is not None or spec.task_type == "eval":
+        _check_eval(spec, findings)
+    if spec.postprocess.jsonl_export is not None:
+        check_export(spec.postprocess.jsonl_export, findings)
+    if spec.notify is not None:
+        _check_url(spec.notify.url, ("notify", "url"), findings)
 
 
 def _check_type(spec: TaskSpec, findings: Findings, plugin_types: frozenset[str]) -> None:
@@ -74,37 +89,41 @@ def _check_source(spec: TaskSpec, findings: Findings) -> None:
 
 def _check_data(spec: TaskSpec, findings: Findings) -> None:
     deferred = any(one.path and one.path[0] == "data" for one in spec.deferred)
-    match spec.data:
-        case None:
-            if spec.task_type in NEED_ROWS and not deferred:
-                findings.wrong((), f"a task of type {spec.task_type} needs data", hint="add data: {type: list, items: […]}, or another form")
-        case ListData(items=()) | PreferencesData(preferences=()) | MessagesData(messages=()) if not deferred:
-            findings.wrong(("data",), "holds no rows")
-        case ListData(items=items):
-            for at, item in enumerate(items):
-                if not isinstance(item, str | dict) or item == "":
-                    findings.wrong(("data", "items", at), "is no row", found=shown(item), accepted="a text or a mapping")
-        case PreferencesData(preferences=rows):
-            for at, row in enumerate(rows):
-                if missing := [name for name in ("prompt", "chosen", "rejected") if name not in row]:
-                    findings.wrong(("data", "preferences", at), f"lacks {', '.join(missing)}", accepted="prompt, chosen, rejected")
-        case MessagesData(messages=turns):
-            _check_messages(turns, findings)
-        case DatasetData(identifier=None, url=None, path=None):
-            findings.wrong(("data",), "names no dataset", accepted="identifier, url or path")
-        case JsonlData(path=None, url=None):
-            findings.wrong(("data",), "names no file", accepted="path or url")
-        case GraphTemplateData(template=template):
-            check_template(template, findings)
-        case _:
-            return
+    if spec.data is not None:
+        check_rows(spec.data, findings, deferred)
+    elif not deferred and spec.task_type in NEED_ROWS:
+        findings.wrong((), f"a task of type {spec.task_type} needs data", hint="add data: {type: list, items: […]}, or another form")
+    elif not deferred and spec.task_type == "agent" and not (spec.agent.get("task") or spec.agent.get("config_name")):
+        findings.wrong((), "a task of type agent has nothing to do", hint="add task: a text, or data with several")
 
 
-def _check_messages(turns: tuple[object, ...], findings: Findings) -> None:
-    for at, turn in enumerate(turns):
-        for one in turn if isinstance(turn, list | tuple) else [turn]:
-            if not isinstance(one, dict) or "role" not in one:
-                findings.wrong(("data", "messages", at), "is no chat turn", found=shown(one), accepted="{role, content}")
+def _check_sampling(inference: Inference, findings: Findings) -> None:
+    given = [name for name in _ONE_OF if getattr(inference, name) is not None]
+    if len(given) > 1:
+        findings.wrong(("inference", given[1]), f"cannot be used together with {given[0]}", accepted=f"one of {', '.join(_ONE_OF)}")
+    if (inference.n or 1) > 1 and (inference.do_sample is False or (inference.temperature == 0 and not inference.do_sample)):
+        findings.wrong(("inference", "n"), "needs sampling, or all answers are the same", found=shown(inference.n), hint="set temperature above 0")
+    if inference.min_tokens and inference.max_tokens and inference.min_tokens > inference.max_tokens:
+        findings.wrong(("inference", "min_tokens"), "is larger than max_tokens", found=f"{inference.min_tokens} > {inference.max_tokens}")
+
+
+def _check_rewards(spec: TaskSpec, findings: Findings) -> None:
+    for at, reward in enumerate(spec.rewards):
+        needed = _REWARD_NEEDS.get(reward.type, ())
+        if needed and all(getattr(reward, name) is None for name in needed):
+            findings.wrong(("rewards", at), f"a reward of type {reward.type} lacks its measure", accepted=" or ".join(needed))
+
+
+def _check_eval(spec: TaskSpec, findings: Findings) -> None:
+    judged = spec.eval or Eval()
+    if judged.harness == "lm-eval" and not judged.tasks:
+        findings.wrong(("eval",), '"tasks" is missing', accepted="names of lm-eval's tasks, such as [arc_easy]")
+    elif judged.harness != "lm-eval" and spec.task_type == "eval" and spec.data is None and not spec.deferred:
+        findings.wrong((), f"an evaluation by {judged.harness} needs data", hint="add data with prompts and the right answers")
+    if judged.gate is not None and not judged.gate.metric:
+        findings.wrong(("eval", "gate"), '"metric" is missing', accepted="text: the metric that decides")
+    if judged.gate is not None and judged.gate.min is None and judged.gate.better_than is None:
+        findings.wrong(("eval", "gate"), "says no bound", accepted="min or better_than")
 
 
 def _check_output(spec: TaskSpec, findings: Findings) -> None:
@@ -116,7 +135,14 @@ def _check_output(spec: TaskSpec, findings: Findings) -> None:
         return
     if destination.type == "http" and not destination.url:
         findings.wrong(("output", "destination"), '"url" is missing', accepted="text: where the result is sent")
+    if destination.url:
+        _check_url(destination.url, ("output", "destination", "url"), findings)
     if destination.path and ".." in PurePosixPath(destination.path).parts:
         findings.wrong(("output", "destination", "path"), "leads out of the results folder", found=shown(destination.path))
 
 
+
+
+def _check_url(url: str, path: Path, findings: Findings) -> None:
+    if not url.startswith(("http://", "https://", "${")):
+        findings.wrong(path, "is no URL", found=shown(url), accepted="http://… or https://…")

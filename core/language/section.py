@@ -29,6 +29,11 @@ def planned(text: str) -> msgspec.Meta:
     return msgspec.Meta(description=f"{text} (no effect yet)")
 
 
+def for_vllm(text: str) -> msgspec.Meta:
+    """The same for a sampling parameter that only vLLM can follow: with another engine it fails the task."""
+    return msgspec.Meta(description=f"{text} (vLLM)", extra={"engine": "vllm"})
+
+
 AT_INTAKE = msgspec.Meta(extra={"at_intake": True})
 """Marks a field that the scheduler reads before any stage has run: it may not hold a reference."""
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from mloc.core.language.errors import Path, shown
+from mloc.core.language.errors import Path, dotted, shown
 from mloc.core.language.findings import Findings
+from mloc.core.language.passthrough_names import AGENT
 
-_TRIGGERS = frozenset(
-    ("hyperparameters", "lora", "configName", "config_name", "task", "sloSeconds", "qdrant", "embedding", "search", "jsonl_path", "prompts")
-)
 OLDER_TASK_TYPES = {"rag_inference": "rag", "agent_inference": "agent"}
 MOVED_HYPERPARAMETERS: dict[str, Path] = {
     "reward_model": ("reward_model",),
@@ -18,6 +16,11 @@ MOVED_HYPERPARAMETERS: dict[str, Path] = {
     "embedding_model": ("retrieval", "embedding", "model"),
     "vector_db": ("retrieval", "store"),
     "retrieval_k": ("retrieval", "search", "top_k"),
+    "chunk_size": ("retrieval", "chunking", "size"),
+    "chunk_overlap": ("retrieval", "chunking", "overlap"),
+    "qdrant": ("retrieval", "qdrant"),
+    "embedding": ("retrieval", "embedding"),
+    "search": ("retrieval", "search"),
 }
 MOVED: dict[str, Path] = {
     "lora": ("model", "adapter"),
@@ -36,7 +39,12 @@ MOVED_IN_RETRIEVAL: dict[str, Path] = {
     "top_k": ("search", "top_k"),
     "retrieval_k": ("search", "top_k"),
     "embedding_model": ("embedding", "model"),
+    "chunk_size": ("chunking", "size"),
+    "chunk_overlap": ("chunking", "overlap"),
 }
+QDRANT_COLLECTION = ("collection", "collection_name")
+_AGENT_NAMES = frozenset((*AGENT.kinds, *AGENT.aliases))
+_TRIGGERS = MOVED.keys() | {"hyperparameters"}
 _DATA_MARKS = (
     ("jsonl", "jsonl"), ("jsonl_path", "jsonl"), ("preferences", "preferences"), ("messages", "messages"),
     ("template", "graph_template"), ("prompts", "list"), ("items", "list"), ("url", "dataset"), ("path", "dataset"),
@@ -76,14 +84,23 @@ class Rewritten:
             mapping = copied
         name = str(path[-1])
         if isinstance(value, dict) and isinstance(mapping.get(name), dict):
-            mapping[name] = {**value, **mapping[name]}
             for inner_name in value:
-                self.moved((*path, inner_name), (*written, inner_name))
+                self._put_inner(mapping[name], (*path, inner_name), (*written, inner_name), findings)
+            mapping[name] = {**value, **mapping[name]}
         elif mapping.get(name) is not None:
-            findings.warn(written, f"ignored, because {shown('.'.join(map(str, path)))}, its present place, is there too")
+            self._ignore(path, written, findings)
         else:
             mapping[name] = value
             self.moved(path, written)
+
+    def _put_inner(self, present: dict[str, Any], path: Path, written: Path, findings: Findings) -> None:
+        if present.get(str(path[-1])) is not None:
+            self._ignore(path, written, findings)
+        else:
+            self.moved(path, written)
+
+    def _ignore(self, path: Path, written: Path, findings: Findings) -> None:
+        findings.warn(written, f"ignored, because {shown(dotted(path))}, its present place, is there too")
 
 
 def rewrite(spec: dict[str, Any], findings: Findings) -> Rewritten:
@@ -95,6 +112,7 @@ def rewrite(spec: dict[str, Any], findings: Findings) -> Rewritten:
             if spec.get(name) is not None:
                 rewritten.put(path, spec[name], (name,), findings)
         _move_hyperparameters(spec, rewritten, findings)
+    _rewrite_model(rewritten, findings)
     _rewrite_retrieval(rewritten, findings)
     _rewrite_data(rewritten, findings)
     _rewrite_scalars(rewritten)
@@ -114,9 +132,11 @@ def _move_hyperparameters(spec: dict[str, Any], rewritten: Rewritten, findings: 
     if not isinstance(hyperparameters, dict):
         rewritten.put(("training",), hyperparameters, ("hyperparameters",), findings)
         return
+    home = "agent" if spec.get("taskType") in ("agent", "agent_inference") else "training"
     for name, value in hyperparameters.items():
         if value is not None:
-            rewritten.put(MOVED_HYPERPARAMETERS.get(name, ("training", name)), value, ("hyperparameters", name), findings)
+            present = MOVED_HYPERPARAMETERS.get(name) or (home if name in _AGENT_NAMES else "training", name)
+            rewritten.put(present, value, ("hyperparameters", name), findings)
 
 
 def _rewrite_retrieval(rewritten: Rewritten, findings: Findings) -> None:
@@ -125,11 +145,35 @@ def _rewrite_retrieval(rewritten: Rewritten, findings: Findings) -> None:
         return
     if isinstance(retrieval.get("embedding"), str):
         retrieval = _own(rewritten)["retrieval"] = {**retrieval, "embedding": {"model": retrieval["embedding"]}}
+    if isinstance(retrieval.get("qdrant"), dict):
+        retrieval = _own(rewritten)["retrieval"] = _with_qdrant(retrieval, rewritten)
     if not MOVED_IN_RETRIEVAL.keys().isdisjoint(retrieval):
         _own(rewritten)["retrieval"] = {name: value for name, value in retrieval.items() if name not in MOVED_IN_RETRIEVAL}
         for name, path in MOVED_IN_RETRIEVAL.items():
             if retrieval.get(name) is not None:
                 rewritten.put(("retrieval", *path), retrieval[name], ("retrieval", name), findings)
+
+
+def _with_qdrant(retrieval: dict[str, Any], rewritten: Rewritten) -> dict[str, Any]:
+    """Who says where Qdrant is means to use it; its collection may stand with its address."""
+    taken = dict(retrieval)
+    if retrieval.get("store") is None and retrieval.get("vector_db") is None:
+        taken["store"] = "qdrant"
+    for name in QDRANT_COLLECTION:
+        if name in retrieval["qdrant"]:
+            taken["qdrant"] = {key: value for key, value in taken["qdrant"].items() if key != name}
+            if retrieval.get("collection") is None:
+                taken["collection"] = retrieval["qdrant"][name]
+                rewritten.moved(("retrieval", "collection"), ("retrieval", "qdrant", name))
+    return taken
+
+
+def _rewrite_model(rewritten: Rewritten, findings: Findings) -> None:
+    """`model.lora` is the adapter."""
+    model = rewritten.spec.get("model")
+    if isinstance(model, dict) and model.get("lora") is not None:
+        _own(rewritten)["model"] = {name: value for name, value in model.items() if name != "lora"}
+        rewritten.put(("model", "adapter"), model["lora"], ("model", "lora"), findings)
 
 
 def _rewrite_data(rewritten: Rewritten, findings: Findings) -> None:

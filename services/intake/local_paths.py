@@ -8,7 +8,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from mloc.core.language.data_spec import DatasetData, JsonlData
+from mloc.core.language.content_parts import with_media_paths
+from mloc.core.language.data_spec import DatasetData, JsonlData, ListData, MessagesData
 from mloc.core.language.errors import LanguageError, Problem, shown
 from mloc.core.language.model_spec import LocalSource, Model, ScratchSource
 from mloc.core.language.plan import Plan, PlannedTask
@@ -64,8 +65,24 @@ class _Anchoring:
                 return replace(data, path=self._path(path, "spec.data.path", other=url))
             case DatasetData(identifier=str(name)) if Path(name).suffix in _ROW_FILES and _is_there(self.folder / name):
                 return replace(data, identifier=str(self.folder / name))
+            case ListData(items=items):
+                return replace(data, items=self._media(items, "spec.data.items"))
+            case MessagesData(messages=messages):
+                return replace(data, messages=self._media(messages, "spec.data.messages"))
             case _:
                 return data
+
+    def _media(self, rows: tuple[Any, ...], place: str) -> tuple[Any, ...]:
+        """Rows or turns with absolute paths of their images, sounds and films."""
+        if not any(isinstance(row, dict | list | tuple) for row in rows):
+            return rows
+        return tuple(row if isinstance(row, str) else self._media_row(row, f"{place}[{at}]") for at, row in enumerate(rows))
+
+    def _media_row(self, row: Any, place: str) -> Any:
+        def absolute(written: str) -> str:
+            return self._path(written, place, relative_only=True)
+
+        return with_media_paths(row, absolute)
 
     def _model(self, model: Model) -> Model:
         match model.source:

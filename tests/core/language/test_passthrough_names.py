@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+import msgspec
 import pytest
 
+from mloc.core.language.inference_spec import Inference
 from mloc.core.language.passthrough_names import GENERATION, SECTIONS, TRAINING, VLLM
 
 OURS = {
@@ -45,3 +47,25 @@ def test_generation_takes_the_names_that_are_known() -> None:
 def test_the_engine_takes_the_names_that_are_known() -> None:
     arguments = pytest.importorskip("vllm.engine.arg_utils")
     assert VLLM.kinds.keys() - {field.name for field in dataclasses.fields(arguments.EngineArgs)} == set()
+
+
+@pytest.mark.models
+@pytest.mark.deep
+def test_no_name_of_the_libraries_is_missing() -> None:
+    trl, arguments = pytest.importorskip("trl"), pytest.importorskip("vllm.engine.arg_utils")
+    transformers = pytest.importorskip("transformers")
+    configs = (trl.SFTConfig, trl.DPOConfig, trl.KTOConfig, trl.GRPOConfig, trl.RLOOConfig, trl.RewardConfig)
+    for names, taken in (
+        (TRAINING, {field.name for config in configs for field in dataclasses.fields(config)}),
+        (GENERATION, vars(transformers.GenerationConfig()).keys() - {"transformers_version"}),
+        (VLLM, {field.name for field in dataclasses.fields(arguments.EngineArgs)} - {"model"}),  # the task's source says it
+    ):
+        assert {name for name in taken if not name.startswith("_")} - names.kinds.keys() - names.dead == set()
+
+
+@pytest.mark.models
+@pytest.mark.deep
+def test_inference_takes_every_sampling_parameter_of_vllm() -> None:
+    sampling = pytest.importorskip("vllm.sampling_params")
+    taken = {name for name in sampling.SamplingParams.__struct_fields__ if not name.startswith("_")}
+    assert taken - {field.encode_name for field in msgspec.structs.fields(Inference)} == set()
