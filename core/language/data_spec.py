@@ -6,7 +6,10 @@ import msgspec
 
 from mloc.core.language.section import Count, Names, NonNegativeInt, Section, about, also, planned
 
-ROWS = msgspec.Meta(extra_json_schema={"items": {"type": ["string", "object", "array"]}})
+ROW = {
+    "type": ["string", "object", "array"], "minLength": 1, "minProperties": 1, "minItems": 1, "items": {"type": "object", "required": ["role"]},
+}  # fmt: skip
+ROWS = msgspec.Meta(extra_json_schema={"items": ROW})
 
 
 class ListData(Section, frozen=True, tag_field="type", tag="list"):

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from mloc.core.language.data_spec import JsonlData, ListData
+from mloc.core.language.data_spec import ROW, JsonlData, ListData
 from mloc.core.language.errors import Path
 from mloc.core.language.plan import MAX_TASKS
 from mloc.core.language.schema_kinds import Kinds, Schema, any_of, ref, same_as
@@ -25,7 +25,7 @@ from mloc.core.language.task_types import KNOWN, NEED_ROWS
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 _TEXT: Schema = {"type": "string"}
-_ROWS: Schema = {"type": "array", "items": {"type": ["string", "object", "array"]}}
+_ROWS: Schema = {"type": "array", "items": ROW}
 
 
 def task_schema() -> Schema:

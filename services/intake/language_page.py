@@ -152,7 +152,9 @@ def _shorthands() -> Iterator[str]:
         for name, path in moved.items():
             target = ".".join(map(str, ("retrieval", *path) if start == "retrieval." else path))
             yield f"| `{start}{name}` | `{target}` |"
-    yield "| any other `hyperparameters.NAME` | `training.NAME` |"
+    yield "| any other `hyperparameters.NAME` | `training.NAME`; of an agent, where it is a name of `agent`, `agent.NAME` |"
+    yield "| `model: {lora: …}` | `model: {adapter: …}` |"
+    yield "| `retrieval.qdrant` without a `store`; `retrieval.qdrant.collection` | `store: qdrant`; `retrieval.collection` |"
     yield "| `reward_model: NAME`, `notify: URL` | `reward_model: {identifier: NAME}`, `notify: {url: URL}` |"
     yield "| `taskType: rag_inference`, `agent_inference` | `rag`, `agent` |"
 

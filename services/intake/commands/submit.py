@@ -23,6 +23,7 @@ from mloc.services.intake.commands import exit_codes as codes
 from mloc.services.intake.commands.log_session import Session, opened
 from mloc.services.intake.commands.output import print_json, say
 from mloc.services.intake.commands.wait import wait_for
+from mloc.services.intake.destinations import destination_warnings
 from mloc.services.intake.known_tasks import KnownTasks
 from mloc.services.intake.local_paths import with_absolute_paths
 from mloc.services.intake.submission import ModelDefaults, Submission, submission_of, unoffered_types
@@ -116,6 +117,8 @@ async def _submit_one(
             defaults=ModelDefaults(settings.vllm_model or "", settings.ppo_model or ""),
             key=key, body_sha256=hashlib.sha256(file.text).hexdigest() if key else "",
         )  # fmt: skip
+        if session.results_dir.is_dir():  # else this machine knows nothing of the aggregator's folders
+            warnings += destination_warnings(plans, session.results_dir, settings.allowed_output_roots)
         if session.observer.caught_up:
             warnings += unoffered_types(submission.events, _offered(session))
         if asked.dry_run:

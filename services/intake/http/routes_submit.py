@@ -17,6 +17,7 @@ from mloc.core.explain import explain_need
 from mloc.core.language.errors import LanguageError
 from mloc.core.language.plan import Plan
 from mloc.core.language.reading import read_tasks
+from mloc.services.intake.destinations import destination_warnings
 from mloc.services.intake.http.api_guard import reading_error
 from mloc.services.intake.http.api_state import READ_OWN_WRITES_SEC, ApiState
 from mloc.services.intake.http.endpoint import Call, Endpoint, Media
@@ -56,6 +57,7 @@ async def post_tasks(call: Call[SubmissionAsked, None]) -> web.Response:
         plans, new_id=state.ids.new, known=KnownTasks(state.cluster, state.results_dir), defaults=state.defaults,
         key=key, body_sha256=hashlib.sha256(body).hexdigest() if key else "",
     )  # fmt: skip
+    warnings += destination_warnings(plans, state.results_dir, state.settings.allowed_output_roots)
     warnings += unoffered_types(submission.events, _offered(state))
     if call.parameters.dry_run:
         return json_response({"ok": True, "dry_run": True, "tasks": _placements(state, submission.events), "warnings": warnings})
