@@ -11,6 +11,8 @@ from mloc.core.task import Task
 from mloc.services.log.event_log import EventLog
 from mloc.services.results.folders import RESULT_FILE, final_folder, is_tree_complete
 
+LARGE_BYTES = 8 * 1024 * 1024  # a larger result is sent on from its file, never held or laid out
+
 
 class UnsafePath(Exception):
     """A name that would lead out of the task's folder."""
@@ -23,11 +25,23 @@ def result_folder(results_dir: Path, task_id: str) -> Path:
     return results_dir / task_id
 
 
+def stored_result(results_dir: Path, task: Task) -> Path | None:
+    """`responses.json` of a published task where its tree is on disk: a result of a million rows is sent on from there, not held."""
+    file = results_dir / final_folder(task.id, is_shard=task.shard is not None) / RESULT_FILE
+    return file if is_tree_complete(results_dir, task) and file.is_file() else None  # not that of an earlier, failed attempt
+
+
+def large_result(results_dir: Path, task: Task) -> Path | None:
+    """The same where it is too large to be held."""
+    stored = stored_result(results_dir, task) if task.phase == "published" else None
+    return stored if stored is not None and stored.stat().st_size > LARGE_BYTES else None
+
+
 async def read_result(log: EventLog, results_dir: Path, task: Task) -> bytes | None:
     """`responses.json` of a published task, from the tree or from the log; None where it is in neither. Raises LogUnavailable."""
-    if is_tree_complete(results_dir, task):  # not that of an earlier, failed attempt
+    if (file := stored_result(results_dir, task)) is not None:
         with contextlib.suppress(OSError):
-            return (results_dir / final_folder(task.id, is_shard=task.shard is not None) / RESULT_FILE).read_bytes()
+            return file.read_bytes()
     entry = await log.entry(task.result_id) if task.result_id else None
     event = codec.decode(entry.type, entry.payload) if entry is not None else None
     if isinstance(event, AttemptSucceeded | ResultPublished) and event.result:

@@ -1,6 +1,7 @@
 """Join the results of a task's shards: items in the order of the input, usage summed, what differs kept by shard.
 
-One shard's result is in memory at a time, and the joined one only while it is small.
+Rows are copied one by one where shards have them in lines of their own; of others one shard's result is in memory at a time. The joined one
+is in memory only while it is small.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import hashlib
 import mmap
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from mloc.core.usage import total
 from mloc.services.durable_files import sync_folder, write_durably
 from mloc.services.results.folders import MANIFEST_FILE, RESULT_FILE
 from mloc.services.results.manifest import Origin, files_in, manifest_of
+from mloc.services.results.row_lines import BEGIN, is_row_lines, rows_of
 
 MANY_ITEMS = 512  # joined to one chunk
 _INDEX = re.compile(rb'\{"index":\d+')
@@ -84,17 +86,17 @@ def _joined(root: Path, order: Merge) -> Iterator[bytes]:
     usages: list[dict[str, Any]] = []
     others: list[dict[str, bytes]] = []
     position, ok = 0, True
-    yield b'{"items":['
+    yield b"{" + BEGIN + b"\n"
     for part in order.parts:
-        fields = _fields(root, part)
-        for chunk, count in _renumbered(fields.pop("items", None), position):
+        fields: dict[str, Any] = {}
+        for chunk, count in _renumbered(_items(root, part, fields), position):
             yield chunk
             position += count
         ok &= bytes(fields.pop("ok", b"true")) != b"false"
         usages.append(_object(fields.pop("usage", None)))
         others.append({name: bytes(value) for name, value in fields.items()})
         fields.clear()
-    yield b"]"
+    yield b"\n]"
     for name, value in _shared(others).items():
         yield b"," + msgspec.json.encode(name) + b":" + value
     if differing := _differing(others):
@@ -102,9 +104,16 @@ def _joined(root: Path, order: Merge) -> Iterator[bytes]:
     yield b',"usage":' + msgspec.json.encode(total(usages)) + b',"ok":' + (b"true" if ok else b"false") + b"}"
 
 
-def _fields(root: Path, part: Part) -> dict[str, Any]:
-    """The members of a shard's result, not decoded further; they refer to the file's pages rather than to copies."""
-    return msgspec.json.decode(part.result or _pages(root / part.folder / RESULT_FILE), type=dict[str, Raw])
+def _items(root: Path, part: Part, fields: dict[str, Any]) -> Iterator[bytes]:
+    """A shard's items; after the last one its other members are in `fields`, not decoded further."""
+    path = root / part.folder / RESULT_FILE
+    if not part.result and is_row_lines(path):
+        yield from rows_of(path, fields)
+        return
+    # the members refer to the file's pages rather than to copies
+    fields.update(msgspec.json.decode(part.result or _pages(path), type=dict[str, Raw]))
+    if (items := fields.pop("items", None)) is not None:
+        yield from map(bytes, msgspec.json.decode(items, type=list[Raw]))
 
 
 def _pages(path: Path) -> memoryview:
@@ -117,14 +126,12 @@ def _pages(path: Path) -> memoryview:
         os.close(descriptor)
 
 
-def _renumbered(items: Raw | None, start: int) -> Iterator[tuple[bytes, int]]:
+def _renumbered(items: Iterable[bytes], start: int) -> Iterator[tuple[bytes, int]]:
     """The items as the inside of a JSON list, with their index in the whole; in chunks, each with its number of items."""
-    if items is None:
-        return
     batch: list[bytes] = []
     position = start
-    for item in msgspec.json.decode(items, type=list[Raw]):
-        batch.append(_with_index(bytes(item), position))
+    for item in items:
+        batch.append(_with_index(item, position))
         position += 1
         if len(batch) == MANY_ITEMS:
             yield _list_inside(batch, position - len(batch)), len(batch)
@@ -134,7 +141,7 @@ def _renumbered(items: Raw | None, start: int) -> Iterator[tuple[bytes, int]]:
 
 
 def _list_inside(items: list[bytes], position: int) -> bytes:
-    return (b"," if position else b"") + b",".join(items)
+    return (b",\n" if position else b"") + b",\n".join(items)
 
 
 def _with_index(item: bytes, index: int) -> bytes:

@@ -17,6 +17,7 @@ from mloc.core.language.resolution import has_references, resolve_encoded
 from mloc.services.clock import Clock
 from mloc.services.log.event_log import EventLog, LogUnavailable, ServerChanged
 from mloc.services.results.folders import final_folder
+from mloc.services.results.row_lines import is_row_lines, without_rows
 from mloc.services.worker.attempt import Attempt
 from mloc.services.worker.scrubbing import secrets_worth_hiding
 
@@ -61,8 +62,9 @@ class InputResolver:
     async def resolve(self, attempt: Attempt) -> RunTask:
         """What the host gets. Raises ResolutionError; sets the attempt's secrets before that, so that no message shows one."""
         dispatch = attempt.dispatch
-        inputs = {name: await self._input(name, reference) for name, reference in dispatch.inputs.items()}
         spec = bytes(dispatch.spec)
+        needs_items = b"items" in spec or b"graph_template" in spec
+        inputs = {name: await self._input(name, reference, needs_items) for name, reference in dispatch.inputs.items()}
         if has_references(spec):
             secrets = await self._secrets(dispatch.secrets_task) if b"${secret." in spec else {}
             used = _Used(self._variables)
@@ -86,12 +88,12 @@ class InputResolver:
             dispatch.shard, inputs, attempt.devices, dispatch.checkpoint,
         )  # fmt: skip
 
-    async def _input(self, name: str, reference: InputRef) -> dict[str, Any]:
+    async def _input(self, name: str, reference: InputRef, needs_items: bool) -> dict[str, Any]:
         """One dependency as references see it: its task, the folder of its published result, the result itself."""
         result = await self._logged_result(reference) if reference.inline and reference.result_id else b""
-        if not result:
-            result = self._published_result(name, reference)
         try:
+            if not result:
+                result = self._published_result(name, reference, needs_items)
             return {"task_id": reference.task, "folder": f"{self._root}/{reference.task}", "result": _decode_json(result)}
         except msgspec.DecodeError as error:
             raise ResolutionError(f"the result of {name} (task {reference.task}) is no JSON: {error}") from error
@@ -102,9 +104,11 @@ class InputResolver:
         event = codec.decode(entry.type, entry.payload) if entry is not None else None
         return bytes(event.result) if isinstance(event, AttemptSucceeded | ResultPublished) else b""
 
-    def _published_result(self, name: str, reference: InputRef) -> bytes:
+    def _published_result(self, name: str, reference: InputRef, needs_items: bool) -> bytes:
         path = self._results_dir / reference.task / RESULT_FILE
         try:
+            if not needs_items and is_row_lines(path):  # a million rows that nobody refers to
+                return msgspec.json.encode(without_rows(path))
             return path.read_bytes()
         except OSError as error:
             raise ResolutionError(

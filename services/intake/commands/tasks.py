@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
@@ -19,7 +21,7 @@ from mloc.services.intake.commands import exit_codes as codes
 from mloc.services.intake.commands.log_session import Session, opened, user
 from mloc.services.intake.commands.output import GLYPHS, age, one_line, print_json, printable, say, table
 from mloc.services.intake.commands.wait import telemetry_line, wait_for
-from mloc.services.intake.published_results import log_text, read_result, result_folder
+from mloc.services.intake.published_results import large_result, log_text, read_result, result_folder
 from mloc.services.intake.submitter import Submitter
 from mloc.services.intake.task_file import templates as known_templates
 from mloc.services.intake.task_file import title_of
@@ -119,6 +121,8 @@ def show_result(settings: Settings, asked: argparse.Namespace) -> int:
             task = session.task(asked.task)
             if asked.wait and task.phase not in FINAL and task.phase != "dead_lettered":
                 return await wait_for(session, [task.id], as_json=True, with_logs=False)
+            if (stored := large_result(session.results_dir, task)) is not None:
+                return _copied_out(stored)
             result = await read_result(session.log, session.results_dir, task) if task.phase == "published" else None
             if result is None:
                 message = _why_no_result(session, task)
@@ -131,6 +135,16 @@ def show_result(settings: Settings, asked: argparse.Namespace) -> int:
             return codes.OK
 
     return asyncio.run(go())
+
+
+def _copied_out(stored: Path) -> int:
+    """A result too large to be laid out: as it is, in pieces."""
+    sys.stdout.flush()
+    with stored.open("rb") as file:
+        shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
+    sys.stdout.buffer.write(b"\n")
+    sys.stdout.buffer.flush()
+    return codes.OK
 
 
 def cancel(settings: Settings, asked: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ from mloc.core.task import FINAL, Task
 from mloc.services.intake.commands import exit_codes as codes
 from mloc.services.intake.commands.log_session import Session
 from mloc.services.intake.commands.output import COLOURS, GLYPHS, age, one_line, print_json, printable, say
-from mloc.services.intake.published_results import read_result, result_folder
+from mloc.services.intake.published_results import large_result, read_result, result_folder
 from mloc.services.intake.task_requests import words
 from mloc.services.intake.views import task_view
 from mloc.services.log.event_log import EventLog, LogUnavailable, TelemetryPoint
@@ -199,8 +199,11 @@ async def _conclude(session: Session, ids: Sequence[str], as_json: bool) -> int:
     if as_json:
         shown = []
         for task in tasks:
-            result = await read_result(session.log, session.results_dir, task) if task.phase == "published" else None
+            large = large_result(session.results_dir, task)
+            result = await read_result(session.log, session.results_dir, task) if task.phase == "published" and large is None else None
             view = {"ok": task.phase == "published", **task_view(session.cluster, task), "result": msgspec.Raw(result) if result else None}
+            if large is not None:
+                view["result_path"] = str(large.resolve())
             view["tasks"] = [task_view(session.cluster, part) for part in session.family(task)[1:]]
             shown.append(view)
         print_json(shown[0] if len(shown) == 1 else {"ok": all(view["ok"] for view in shown), "tasks": shown})

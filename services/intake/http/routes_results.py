@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from mloc.core.task import Task
 from mloc.services.intake.http.endpoint import Call, Endpoint, Media
 from mloc.services.intake.http.responses import ApiError, json_response, not_found
-from mloc.services.intake.published_results import read_result, result_file, result_folder
+from mloc.services.intake.published_results import read_result, result_file, result_folder, stored_result
 from mloc.services.intake.task_requests import words
 from mloc.services.results.folders import MANIFEST_FILE, RESULT_FILE
 
@@ -48,6 +48,8 @@ async def show_result(call: Call[OfResult, None]) -> web.StreamResponse:
     if task.phase != "published":
         hint = f"GET /api/v1/tasks/{task.id}/explain says what it waits for"
         raise ApiError(404, "not_ready", f"{task.id} has no result yet: it is {words(task.phase)}", path=task.id, hint=hint)
+    if (stored := stored_result(state.results_dir, task)) is not None:
+        return web.FileResponse(stored, headers={"Content-Type": "application/json"})
     result = await read_result(state.log, state.results_dir, task)
     if result is None:
         place = result_folder(state.results_dir, task.id)

@@ -60,6 +60,30 @@ def test_a_large_result_is_written_and_described(tmp_path: Path) -> None:
     assert sealed(tmp_path / "t") == ("t", True, 0)
 
 
+@pytest.mark.parametrize(("rows", "shards"), [(0, 1), (1, 3), (40, 5), (700, 2), (7, 7)])
+def test_rows_in_lines_of_their_own_merge_as_others_do(tmp_path: Path, rows: int, shards: int) -> None:
+    root, outputs = tmp_path, [f"{row},\n{{}}" for row in range(rows)]
+    plain = []
+    for index in range(shards):
+        part = [outputs[at] for at in shard_range(index, shards, len(outputs))]
+        folder = root / "t" / "shards" / str(index)
+        folder.mkdir(parents=True)
+        plain.append(result_of(part))
+        items = b",\n".join(msgspec.json.encode({"index": at, "output": output}) for at, output in enumerate(part))
+        usage = {"prompt_tokens": len(part), "num_requests": len(part), "latency_sec": float(len(part))}
+        (folder / "responses.json").write_bytes(b'{"ok":true,"model":"m","items":[\n' + items + b'\n],"usage":' + msgspec.json.encode(usage) + b"}")
+    merged(root, [b""] * shards)
+    assert msgspec.json.decode((root / "t" / "responses.json").read_bytes()) == msgspec.json.decode(merged(Path("/nonexistent"), plain).result)
+
+
+def test_a_shards_file_that_ends_in_the_middle_fails_the_merge(tmp_path: Path) -> None:
+    folder = tmp_path / "t" / "shards" / "0"
+    folder.mkdir(parents=True)
+    (folder / "responses.json").write_bytes(b'{"ok":true,"items":[\n{"index":0},\n{"index":1}')
+    with pytest.raises(msgspec.DecodeError, match="ends in the middle"):
+        merged(tmp_path, [b""])
+
+
 def test_a_small_result_with_artifacts_is_both_inline_and_written(tmp_path: Path) -> None:
     (tmp_path / "t" / "shards" / "0").mkdir(parents=True)
     end = merged(tmp_path, [result_of(["a"]), result_of(["b"])])

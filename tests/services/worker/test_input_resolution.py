@@ -44,6 +44,22 @@ async def test_a_spec_without_references_goes_to_the_host_byte_for_byte(log: Mem
     assert (frame.devices, frame.checkpoint, frame.shard) == ((3,), "/c/10", (1, 4))
 
 
+async def test_the_rows_of_a_large_result_are_read_only_where_they_are_referred_to(log: MemoryLog, tmp_path: Path) -> None:
+    # given a dependency whose result is a file with a row a line
+    (tmp_path / "gen").mkdir()
+    rows = ",\n".join(json.dumps({"index": at, "output": "x"}) for at in range(1000))
+    (tmp_path / "gen" / "responses.json").write_text('{"ok":true,"items":[\n' + rows + '\n],"jsonl_export":{"path":"/e"},"usage":{"n":1}}')
+    resolver = InputResolver(log, SystemClock(), tmp_path, {})
+    inputs = {"gen": InputRef("gen", "", inline=False)}
+    # when a task refers to what stands beside the rows
+    frame = await resolver.resolve(attempt({"data": {"type": "jsonl", "path": "${gen.result.jsonl_export.path}"}}, inputs=inputs))
+    # then that is all it gets
+    assert frame.inputs["gen"]["result"] == {"ok": True, "jsonl_export": {"path": "/e"}, "usage": {"n": 1}}
+    assert json.loads(frame.spec)["data"]["path"] == "/e"
+    whole = await resolver.resolve(attempt({"data": {"type": "list", "items": ["${gen.result.items[999].index}"]}}, inputs=inputs))
+    assert len(whole.inputs["gen"]["result"]["items"]) == 1000
+
+
 async def test_a_shards_result_will_lie_in_its_parents_folder(log: MemoryLog, tmp_path: Path) -> None:
     resolver = InputResolver(log, SystemClock(), tmp_path, {})
     whole, shard = attempt({}), Attempt(("t1.s2", 1), "1-2", 1, Dispatch("inference", Raw(b"{}"), shard=(2, 4)), ())

@@ -1,0 +1,207 @@
+"""A million rows from a jsonl file through the whole system to `responses.json` and to whoever downloads it, with the memory that it took.
+
+    python benchmarks/rows.py [--rows 1000000] [--shards 16] [--workers 1] [--write]
+
+Real processes: `mloc up` with its workers, an echo task that reads the rows and records each one, the result fetched over HTTP and by the
+command. What is measured of each process is the peak of its resident memory (VmHWM). `--write` keeps the figures in results/rows.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+KEPT = ROOT / "benchmarks" / "results" / "rows.json"
+DEADLINE_SEC = 1800.0
+WORD = "the quick brown fox jumps over the lazy dog"
+
+
+def main() -> None:
+    asked = _asked()
+    figures = [measure(rows, shards, asked.workers) for rows in asked.rows for shards in asked.shards]
+    for figure in figures:
+        print(json.dumps(figure, indent=2))
+    if asked.write:
+        KEPT.write_text(json.dumps({"machine": _machine(), "runs": figures}, indent=2) + "\n")
+        print(f"wrote {KEPT}")
+
+
+def measure(rows: int, shards: int, workers: int) -> dict[str, Any]:
+    """One run in a folder of its own. Raises RuntimeError where a row is missing, doubled or out of order."""
+    with tempfile.TemporaryDirectory(prefix="mloc-rows-") as name:
+        folder = Path(name)
+        source = folder / "rows.jsonl"
+        with source.open("w") as file:
+            file.writelines(json.dumps({"prompt": f"{row} {WORD}", "metadata": {"row": row}}) + "\n" for row in range(rows))
+        cell = Cell(folder, workers)
+        try:
+            began = time.monotonic()
+            id = cell.submit(_task(source, shards))
+            cell.wait(id)
+            published = time.monotonic()
+            fetched = _download(f"{cell.url}/api/v1/results/{id}")
+            downloaded = time.monotonic()
+            printed = cell.print_result(id)
+            peaks = cell.peaks()
+        finally:
+            cell.close()
+        _check(fetched, rows)
+        if printed["sha256"] != fetched["sha256"]:
+            raise RuntimeError("the command gives another result than the API")
+        return {
+            "rows": rows, "shards": shards, "workers": workers, "source_mib": _mib(source.stat().st_size), "result_mib": _mib(fetched["bytes"]),
+            "submitted_to_published_sec": round(published - began, 1), "rows_per_sec": round(rows / (published - began)),
+            "download_sec": round(downloaded - published, 1), "peak_rss_mib": peaks | {"command": printed["peak_rss_mib"]},
+        }  # fmt: skip
+
+
+class Cell:
+    """`mloc up` in a folder; ended by `close`."""
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        inherited = {name: text for name, text in os.environ.items() if name in ("PATH", "PYTHONPATH", "HOME", "LANG")}
+        self._environ = inherited | {"PORT": str(self.port), "MIN_FREE_DISK": "0", "STOP_GRACE_SEC": "2"}
+        command = (sys.executable, "-m", "mloc.services.command_line", "up", "--workers", str(workers))
+        with (folder / "up.out").open("ab") as output:
+            self._up = subprocess.Popen(command, env=self._environ, cwd=folder, stdout=output, stderr=output)
+        self._until(lambda: b"MLOC is up" in (folder / "up.out").read_bytes())
+
+    def submit(self, task: str) -> str:
+        request = urllib.request.Request(f"{self.url}/api/v1/tasks", task.encode(), {"Content-Type": "text/yaml"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return str(json.load(answer)["task_id"])
+
+    def wait(self, id: str) -> None:
+        def ended() -> bool:
+            with urllib.request.urlopen(f"{self.url}/api/v1/tasks/{id}", timeout=60) as answer:
+                task = json.load(answer)
+            if task["status"] == "FAILED":
+                raise RuntimeError(f"the task failed: {task}")
+            return bool(task["status"] == "DONE")
+
+        self._until(ended)
+
+    def print_result(self, id: str) -> dict[str, Any]:
+        """`mloc-intake result` into a pipe: digest of what it printed, and its own peak."""
+        command = (sys.executable, "-m", "mloc.services.intake.cli", "result", id)
+        with subprocess.Popen(command, env=self._environ, cwd=self._folder, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            digest, last, peak = hashlib.sha256(), b"", 0.0
+            while chunk := process.stdout.read(1 << 20):
+                digest.update(last)
+                last, peak = chunk, max(peak, _peak(process.pid))
+            digest.update(last.removesuffix(b"\n"))  # the command ends its last line
+        return {"sha256": digest.hexdigest(), "peak_rss_mib": peak}
+
+    def peaks(self) -> dict[str, float]:
+        """The largest peak among the processes of each kind, in MiB."""
+        found: dict[str, float] = {}
+        for pid in _descendants(self._up.pid):
+            kind = _kind(pid)
+            found[kind] = max(found.get(kind, 0.0), _peak(pid))
+        return dict(sorted(found.items()))
+
+    def close(self) -> None:
+        self._up.terminate()
+        self._up.wait(60)
+
+    def _until(self, what: Any) -> None:
+        deadline = time.monotonic() + DEADLINE_SEC
+        while not what():
+            if self._up.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((self._folder / "up.out").read_text()[-3000:])
+            time.sleep(0.05)
+
+
+def _task(source: Path, shards: int) -> str:
+    parallel = f"  parallel: {{enabled: true, shards: {shards}}}\n" if shards > 1 else ""
+    return (
+        "apiVersion: mloc/v1\nkind: EchoTask\nmetadata: {name: rows}\nspec:\n  taskType: echo\n"
+        f"  data: {{jsonl: {{path: {source}}}}}\n{parallel}"
+    )  # fmt: skip
+
+
+def _download(url: str) -> dict[str, Any]:
+    """Read in pieces: digest, size, and the rows by their lines."""
+    digest, size, indices, rest = hashlib.sha256(), 0, [], b""
+    with urllib.request.urlopen(url, timeout=600) as answer:
+        while chunk := answer.read(1 << 20):
+            digest.update(chunk)
+            size += len(chunk)
+            lines = (rest + chunk).split(b"\n")
+            rest = lines.pop()
+            indices += [int(line[9 : line.index(b",")]) for line in lines if line.startswith(b'{"index":')]
+    return {"sha256": digest.hexdigest(), "bytes": size, "indices": indices}
+
+
+def _check(fetched: dict[str, Any], rows: int) -> None:
+    if fetched["indices"] != list(range(rows)):
+        raise RuntimeError(f"{len(fetched['indices'])} rows came back of {rows}, or not in order")
+
+
+def _descendants(pid: int) -> list[int]:
+    try:
+        children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    except OSError:
+        return []
+    return [one for child in children for one in (child, *_descendants(child))]
+
+
+def _kind(pid: int) -> str:
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    if "mloc.executors.host" in words:
+        return "host (light)" if "--light" in words else "host"
+    if "mloc.services.results.writer" in words:
+        return "result writer"
+    return words[words.index("mloc.services.command_line") + 1] if "mloc.services.command_line" in words else Path(words[0]).name
+
+
+def _peak(pid: int) -> float:
+    """VmHWM in MiB; 0 where the process has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    return next((round(int(line.split()[1]) / 1024, 1) for line in status.splitlines() if line.startswith("VmHWM")), 0.0)
+
+
+def _machine() -> dict[str, str]:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return {"cores": str(os.cpu_count()), "memory": f"{memory:.0f} GiB", "python": sys.version.partition(" ")[0]}
+
+
+def _mib(size: int) -> float:
+    return round(size / 2**20, 1)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _asked() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="A million rows through the whole system, and the memory that it took.")
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--shards", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--write", action="store_true", help=f"keep the figures in {KEPT.name}")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
