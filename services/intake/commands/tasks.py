@@ -13,7 +13,6 @@ import msgspec
 
 from mloc.core.events import Event
 from mloc.core.explain import explain
-from mloc.core.language.secrets import masked
 from mloc.core.task import FINAL, Task
 from mloc.services.clock import SystemClock
 from mloc.services.intake import task_requests
@@ -55,7 +54,7 @@ def show(settings: Settings, asked: argparse.Namespace) -> int:
     async def go() -> int:
         async with opened(settings) as session:
             task = session.task(asked.task)
-            page = masked(task_page(session.cluster, task))
+            page = msgspec.to_builtins(task_page(session.cluster, task))
             if asked.json:
                 print_json({"ok": True, **page})
                 return codes.OK

@@ -201,7 +201,8 @@ async def _conclude(session: Session, ids: Sequence[str], as_json: bool) -> int:
         for task in tasks:
             large = large_result(session.results_dir, task)
             result = await read_result(session.log, session.results_dir, task) if task.phase == "published" and large is None else None
-            view = {"ok": task.phase == "published", **task_view(session.cluster, task), "result": msgspec.Raw(result) if result else None}
+            facts = msgspec.to_builtins(task_view(session.cluster, task))
+            view = {"ok": task.phase == "published", **facts, "result": msgspec.Raw(result) if result else None}
             if large is not None:
                 view["result_path"] = str(large.resolve())
             view["tasks"] = [task_view(session.cluster, part) for part in session.family(task)[1:]]

@@ -9,15 +9,17 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from mloc.core.task import Task
+from mloc.core.task import Phase, Task
 from mloc.services.intake.http.endpoint import Call, Endpoint, Media
 from mloc.services.intake.http.responses import ApiError, json_response, not_found
 from mloc.services.intake.published_results import read_result, result_file, result_folder, stored_result
 from mloc.services.intake.task_requests import words
+from mloc.services.intake.views import ErrorView, error_view
 from mloc.services.results.folders import MANIFEST_FILE, RESULT_FILE
 
 _WITHOUT_RESULT = frozenset({"dead_lettered", "cancelled", "timed_out"})
-_BYTES = Media({"application/octet-stream": {"type": "string", "format": "binary"}}, "The file; its content type follows from its name")
+_BINARY = {"type": "string", "format": "binary"}
+_BYTES = Media({"application/octet-stream": _BINARY, "*/*": _BINARY}, "The file; its content type follows from its name")
 
 
 class OfResult(Struct, frozen=True, kw_only=True):
@@ -26,6 +28,15 @@ class OfResult(Struct, frozen=True, kw_only=True):
 
 class OfFile(OfResult, frozen=True, kw_only=True):
     name: Annotated[str, Meta(description="Path of the file in the result's folder, as the manifest names it")]
+
+
+class Failure(Struct, frozen=True):
+    """In the place of the result of a task that has none and will have none."""
+
+    ok: bool
+    task_id: str
+    state: Phase
+    error: ErrorView
 
 
 class FileList(Struct, frozen=True):
@@ -44,7 +55,7 @@ async def show_result(call: Call[OfResult, None]) -> web.StreamResponse:
             raise
         return web.FileResponse(file, headers={"Content-Type": "application/json"})
     if task.phase in _WITHOUT_RESULT:
-        return json_response({"ok": False, "task_id": task.id, "state": task.phase, "error": _error_of(task)})
+        return json_response(Failure(False, task.id, task.phase, _error_of(task)))
     if task.phase != "published":
         hint = f"GET /api/v1/tasks/{task.id}/explain says what it waits for"
         raise ApiError(404, "not_ready", f"{task.id} has no result yet: it is {words(task.phase)}", path=task.id, hint=hint)
@@ -76,10 +87,10 @@ async def list_files(call: Call[OfResult, None]) -> FileList:
     return FileList(True, id, msgspec.Raw(manifest.read_bytes()))
 
 
-def _error_of(task: Task) -> object:
+def _error_of(task: Task) -> ErrorView:
     if task.error is not None:
-        return msgspec.to_builtins(task.error)
-    return {"type": task.phase, "message": task.reason or f"the task is {words(task.phase)}", "retryable": False}
+        return error_view(task.error)
+    return ErrorView(task.phase, task.reason or f"the task is {words(task.phase)}", retryable=False)
 
 
 ENDPOINTS = (

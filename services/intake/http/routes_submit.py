@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-from aiohttp import web
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
-from mloc.core.events import TaskSubmitted
-from mloc.core.explain import explain_need
+from mloc.core.cluster import Cluster
+from mloc.core.events import Need, TaskSubmitted
+from mloc.core.explain import Explanation, explain_need
 from mloc.core.language.errors import LanguageError
 from mloc.core.language.plan import Plan
 from mloc.core.language.reading import read_tasks
@@ -22,11 +21,11 @@ from mloc.services.intake.http.api_guard import reading_error
 from mloc.services.intake.http.api_state import READ_OWN_WRITES_SEC, ApiState
 from mloc.services.intake.http.endpoint import Call, Endpoint, Media
 from mloc.services.intake.http.request_body import task_text
-from mloc.services.intake.http.responses import ApiError, json_response
+from mloc.services.intake.http.responses import ApiError
 from mloc.services.intake.known_tasks import KnownTasks
 from mloc.services.intake.local_paths import with_absolute_paths
 from mloc.services.intake.submission import Submission, submission_of, unoffered_types
-from mloc.services.intake.views import accepted_view, repeated_view
+from mloc.services.intake.views import AcceptedTask, accepted_view, repeated_view
 from mloc.services.log.event_log import Submitted
 
 LARGE_BODY_BYTES = 32 * 1024  # reading more than this off the loop keeps other requests going
@@ -47,7 +46,42 @@ class SubmissionAsked(Struct, frozen=True):
     ] = msgspec.field(name="Idempotency-Key", default="")  # fmt: skip
 
 
-async def post_tasks(call: Call[SubmissionAsked, None]) -> web.Response:
+class Accepted(Struct, frozen=True):
+    """`task_id` is the first of `task_ids`; `worker_id` the worker of the first task, where it has one already."""
+
+    ok: bool
+    task_id: str
+    task_ids: tuple[str, ...]
+    count: int
+    tasks: tuple[AcceptedTask, ...]
+    worker_id: str | None
+    topic: str
+    warnings: tuple[str, ...]
+    repeated: bool | UnsetType = UNSET
+
+
+class PlacedTask(Struct, frozen=True):
+    """A task of a dry run: `placement.worker` is where it would go now; where there is none, `placement` says why and what would help."""
+
+    name: str
+    stage: str | None
+    kind: str
+    task_type: str
+    depends_on: tuple[str, ...]
+    need: Need | None
+    placement: Explanation | None
+
+
+class DryRun(Struct, frozen=True):
+    """Nothing was submitted and nothing is reserved."""
+
+    ok: bool
+    dry_run: bool
+    tasks: tuple[PlacedTask, ...]
+    warnings: tuple[str, ...]
+
+
+async def post_tasks(call: Call[SubmissionAsked, None]) -> Accepted | DryRun:
     """201 with the ids; with `?dry_run=1` 200 with where each task would go, and nothing submitted."""
     state, request = call.state, call.request
     key = _checked_key(call.parameters.idempotency_key.strip())
@@ -60,11 +94,11 @@ async def post_tasks(call: Call[SubmissionAsked, None]) -> web.Response:
     warnings += destination_warnings(plans, state.results_dir, state.settings.allowed_output_roots)
     warnings += unoffered_types(submission.events, _offered(state))
     if call.parameters.dry_run:
-        return json_response({"ok": True, "dry_run": True, "tasks": _placements(state, submission.events), "warnings": warnings})
+        return DryRun(True, True, tuple(_placed(state.cluster, event) for event in submission.events), tuple(warnings))
     submitted = await state.submitter.submit(submission, state.cluster.open_count())
     if submitted.repeated:
         return await _repeated(state, submitted)
-    return json_response(_accepted(submission, warnings), 201)
+    return _accepted(submission, warnings)
 
 
 def _checked_key(key: str) -> str:
@@ -90,49 +124,36 @@ def _offered(state: ApiState) -> frozenset[str]:
     return frozenset[str]().union(*(worker.task_types for worker in state.cluster.workers.values() if worker.phase == "alive"))
 
 
-def _accepted(submission: Submission, warnings: list[str]) -> dict[str, Any]:
-    ids = [event.task for event in submission.events]
+def _accepted(submission: Submission, warnings: list[str]) -> Accepted:
+    ids = tuple(event.task for event in submission.events)
     task_type = next((event.task_type for event in submission.events if event.task_type), "")
-    return {
-        "ok": True, "task_id": ids[0], "task_ids": ids, "count": len(ids), "tasks": [accepted_view(event) for event in submission.events],
-        "worker_id": None, "topic": f"tasks.{task_type}", "warnings": warnings,
-    }  # fmt: skip
+    tasks = tuple(accepted_view(event) for event in submission.events)
+    return Accepted(True, ids[0], ids, len(ids), tasks, None, f"tasks.{task_type}", tuple(warnings))
 
 
-async def _repeated(state: ApiState, submitted: Submitted) -> web.Response:
+async def _repeated(state: ApiState, submitted: Submitted) -> Accepted:
     """The answer of the first time, from what the log says of its tasks now."""
     await state.observer.reach(submitted.last_id, READ_OWN_WRITES_SEC)
     known = [task for id in submitted.tasks if (task := state.cluster.tasks.get(id))]
     task_type = next((task.task_type for task in known if task.task_type), "")
-    tasks = [repeated_view(state.cluster, task) for task in known]
-    return json_response(
-        {
-            "ok": True, "task_id": submitted.tasks[0], "task_ids": list(submitted.tasks), "count": len(submitted.tasks), "tasks": tasks,
-            "worker_id": None, "topic": f"tasks.{task_type}", "warnings": [], "repeated": True,
-        },
-        201,
+    tasks = tuple(repeated_view(state.cluster, task) for task in known)
+    worker = next((task.worker for task in known if task.worker), None)
+    ids = submitted.tasks
+    return Accepted(True, ids[0], ids, len(ids), tasks, worker, f"tasks.{task_type}", (), repeated=True)
+
+
+def _placed(cluster: Cluster, event: TaskSubmitted) -> PlacedTask:
+    """Where a task would go now, or why not."""
+    return PlacedTask(
+        name=event.name, stage=event.stage or None, kind=event.kind, task_type=event.task_type or "pipeline",
+        depends_on=tuple(id.rpartition(".")[2] if event.parent and id.startswith(event.parent) else id for id in event.depends_on),
+        need=event.need, placement=explain_need(cluster, event.need) if event.need is not None else None,
     )  # fmt: skip
-
-
-def _placements(state: ApiState, events: Sequence[TaskSubmitted]) -> list[dict[str, Any]]:
-    """For each task where it would go now, or why not."""
-    shown = []
-    for event in events:
-        explanation = explain_need(state.cluster, event.need) if event.need is not None else None
-        shown.append(
-            {
-                "name": event.name, "stage": event.stage or None, "kind": event.kind, "task_type": event.task_type or "pipeline",
-                "depends_on": [id.rpartition(".")[2] if event.parent and id.startswith(event.parent) else id for id in event.depends_on],
-                "need": msgspec.to_builtins(event.need) if event.need else None,
-                "placement": msgspec.to_builtins(explanation) if explanation else None,
-            }
-        )  # fmt: skip
-    return shown
 
 
 ENDPOINTS = (
     Endpoint(
         "POST", "/api/v1/tasks", post_tasks, "Submit a task file, whole or not at all", SubmissionAsked,
-        body=Media({"text/yaml": str, "application/json": _TASK}), answers={201: dict[str, Any], 200: dict[str, Any]}, errors=(409,),
+        body=Media({"text/yaml": str, "application/json": _TASK}), answers={201: Accepted, 200: DryRun}, errors=(409,),
     ),
 )  # fmt: skip

@@ -9,9 +9,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from mloc.core.events import Event
-from mloc.core.explain import WorkerVerdict, explain
-from mloc.core.language.secrets import masked
-from mloc.core.task import Task
+from mloc.core.explain import Reason, WorkerVerdict, explain
+from mloc.core.task import Phase, Task
 from mloc.services.intake import task_requests
 from mloc.services.intake.http.endpoint import Call, Endpoint
 from mloc.services.intake.http.responses import ApiError
@@ -19,7 +18,7 @@ from mloc.services.intake.published_results import log_text
 from mloc.services.intake.task_history import event_view, history_of
 from mloc.services.intake.task_query import MAX_PAGE_SIZE, SORTS, QueryError, TaskQuery, find_tasks, parse_query
 from mloc.services.intake.task_requests import RequestRefused
-from mloc.services.intake.views import iso, task_page, task_view
+from mloc.services.intake.views import TaskPage, TaskView, iso, task_page, task_view
 
 MOST_LINES = 5000
 
@@ -66,10 +65,14 @@ class PriorityOrder(Struct, frozen=True, forbid_unknown_fields=True):
 
 class TaskList(Struct, frozen=True):
     ok: bool
-    tasks: list[dict[str, Any]]
+    tasks: list[TaskView]
     page: int
     page_size: int
     total: int
+
+
+class TaskShown(TaskPage, frozen=True, kw_only=True):
+    ok: bool
 
 
 class TaskExplained(Struct, frozen=True):
@@ -77,7 +80,7 @@ class TaskExplained(Struct, frozen=True):
 
     ok: bool
     task_id: str
-    reason: str
+    reason: Reason
     summary: str
     workers: tuple[WorkerVerdict, ...]
 
@@ -103,7 +106,7 @@ class RequestTaken(Struct, frozen=True):
 
     ok: bool
     task_id: str
-    state: str
+    state: Phase
     event_id: str
 
 
@@ -124,9 +127,9 @@ async def list_dead_letters(call: Call[TasksAsked, None]) -> TaskList:
     return TaskList(True, shown, query.page, query.page_size, len(dead))
 
 
-async def show_task(call: Call[OfTask, None]) -> dict[str, Any]:
+async def show_task(call: Call[OfTask, None]) -> TaskShown:
     task = await call.state.task(call.parameters.id)
-    return {"ok": True, **masked(task_page(call.state.cluster, task))}
+    return TaskShown(ok=True, **msgspec.structs.asdict(task_page(call.state.cluster, task)))
 
 
 async def show_explanation(call: Call[OfTask, None]) -> TaskExplained:
@@ -199,7 +202,7 @@ def _position(after: str) -> str:
 
 ENDPOINTS = (
     Endpoint("GET", "/api/v1/tasks", list_tasks, "Tasks: filtered, sorted, paged", TasksAsked, answers={200: TaskList}),
-    Endpoint("GET", "/api/v1/tasks/{id}", show_task, "One task with its parts, and its spec while it is open", OfTask, answers={200: dict[str, Any]}),
+    Endpoint("GET", "/api/v1/tasks/{id}", show_task, "One task with its parts, and its spec while it is open", OfTask, answers={200: TaskShown}),
     Endpoint("GET", "/api/v1/tasks/{id}/events", show_events, "Its history in the log", LinesAsked, answers={200: EventList}),
     Endpoint("GET", "/api/v1/tasks/{id}/logs", show_logs, "Its log lines and metric points", LinesAsked, answers={200: LineList}),
     Endpoint("GET", "/api/v1/tasks/{id}/explain", show_explanation, "Why it waits, worker by worker", OfTask, answers={200: TaskExplained}),

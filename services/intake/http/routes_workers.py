@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
+import msgspec
 from msgspec import Meta, Struct
 
 from mloc.core.events import WorkerDrainRequested
@@ -12,7 +13,7 @@ from mloc.services.intake.http.api_state import ApiState
 from mloc.services.intake.http.endpoint import Call, Endpoint
 from mloc.services.intake.http.responses import not_found
 from mloc.services.intake.task_query import MAX_PAGE_SIZE
-from mloc.services.intake.views import worker_view
+from mloc.services.intake.worker_views import WorkerView, worker_view
 
 
 class WorkersAsked(Struct, frozen=True):
@@ -33,10 +34,14 @@ class DrainAsked(OfWorker, frozen=True, kw_only=True):
 
 class WorkerList(Struct, frozen=True):
     ok: bool
-    workers: list[dict[str, Any]]
+    workers: list[WorkerView]
     page: int
     page_size: int
     total: int
+
+
+class WorkerShown(WorkerView, frozen=True, kw_only=True):
+    ok: bool
 
 
 class Drained(Struct, frozen=True):
@@ -63,10 +68,10 @@ async def list_workers(call: Call[WorkersAsked, None]) -> WorkerList:
     return WorkerList(True, views[start : start + asked.page_size], asked.page, asked.page_size, len(views))
 
 
-async def show_worker(call: Call[OfWorker, None]) -> dict[str, Any]:
+async def show_worker(call: Call[OfWorker, None]) -> WorkerShown:
     worker = _worker(call.state, call.parameters.id)
     now_ms = await call.state.heartbeats.look()
-    return {"ok": True, **_view(call.state, worker, now_ms)}
+    return WorkerShown(ok=True, **msgspec.structs.asdict(_view(call.state, worker, now_ms)))
 
 
 async def drain_worker(call: Call[DrainAsked, None]) -> Drained:
@@ -83,18 +88,18 @@ def _worker(state: ApiState, id: str) -> Worker:
     return worker
 
 
-def _view(state: ApiState, worker: Worker, now_ms: int) -> dict[str, Any]:
+def _view(state: ApiState, worker: Worker, now_ms: int) -> WorkerView:
     ttl_ms = int(state.settings.heartbeat_ttl_sec * 1000)
     return worker_view(state.cluster, worker, state.heartbeats.latest.get(worker.id), now_ms, ttl_ms)
 
 
-def _is_asked(view: dict[str, Any], states: str) -> bool:
-    return not states or not {view["state"], view["status"].lower()}.isdisjoint(states.lower().split(","))
+def _is_asked(view: WorkerView, states: str) -> bool:
+    return not states or not {view.state, view.status.lower()}.isdisjoint(states.lower().split(","))
 
 
 ENDPOINTS = (
     Endpoint("GET", "/api/v1/workers", list_workers, "The fleet", WorkersAsked, answers={200: WorkerList}, also=("/workers",)),
-    Endpoint("GET", "/api/v1/workers/{id}", show_worker, "One worker", OfWorker, answers={200: dict[str, Any]}, also=("/workers/{id}",)),
+    Endpoint("GET", "/api/v1/workers/{id}", show_worker, "One worker", OfWorker, answers={200: WorkerShown}, also=("/workers/{id}",)),
     Endpoint(
         "POST", "/api/v1/workers/{id}/drain", drain_worker, "No new work for it; `?undo=1` takes that back", DrainAsked,
         answers={202: Drained}, also=("/workers/{id}/drain",),

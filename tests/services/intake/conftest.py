@@ -1,4 +1,4 @@
-"""The API over an event log in memory, and a hand that plays scheduler and worker."""
+"""The API over an event log in memory, and a hand that plays scheduler and worker. Each answer is held against openapi.json."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from mloc.services.log.memory_log import MemoryLog
 from mloc.services.log.memory_server import MemoryServer
 from mloc.services.observer import Observer
 from mloc.services.settings import Settings
+from tests.services.intake.api_document import checked
 
 ECHO = """apiVersion: mloc/v1
 kind: EchoTask
@@ -51,10 +52,10 @@ class Api:
         self.state = folder / "state"
 
     async def get(self, path: str, **options) -> ClientResponse:
-        return await self.client.get(path, **options)
+        return await checked(await self.client.get(path, **options))
 
     async def post(self, path: str, data=None, **options) -> ClientResponse:
-        return await self.client.post(path, data=data, **options)
+        return await checked(await self.client.post(path, data=data, **options))
 
     async def submit(self, text: str = ECHO, **options) -> dict:
         response = await self.post("/api/v1/tasks", text.encode(), headers={"Content-Type": "text/yaml"}, **options)

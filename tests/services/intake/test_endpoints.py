@@ -6,10 +6,16 @@ import json
 
 import pytest
 
+from mloc.core.events import TaskDispatched
 from mloc.services.intake.http.endpoint import names_in, parameters_of
 from mloc.services.intake.http.endpoint_table import PAGE, with_table
 from mloc.services.intake.http.endpoints import ENDPOINTS
 from mloc.services.intake.http.openapi import openapi_document, refusals
+from mloc.services.log.event_log import TelemetryPoint
+from mloc.services.log.memory_log import MemoryLog
+from tests.services.intake.api_document import operations
+from tests.services.intake.conftest import ECHO
+from tests.services.intake.test_http_submit import PIPELINE
 
 
 def test_the_table_in_the_docs_is_fresh():
@@ -61,3 +67,25 @@ async def test_everything_wrong_with_a_body_is_said_at_once(api):
 async def test_a_switch_in_a_query_is_read_as_people_write_it(api, switch, status):
     response = await api.post(f"/api/v1/tasks?{switch}", b"apiVersion: mloc/v1\nspec: {taskType: echo, data: [a]}\n")
     assert response.status == status, await response.text()
+
+
+async def test_every_endpoint_answers_as_the_document_says_in_every_state_of_a_task(api):
+    """`Api.get` and `Api.post` hold each answer against the document; here every operation is asked about every sort of task."""
+    await api.register(tags=("fast",))
+    published, dead, running, waiting = [(await api.submit(ECHO.replace("hello", name)))["task_id"] for name in ("aa", "bb", "cc", "dd")]
+    pipeline = (await api.submit(PIPELINE))["task_id"]
+    await api.run_to_result(published)
+    await api.run_to_dead_letter(dead)
+    await api.append(TaskDispatched(task=running, attempt=1, worker="w", incarnation=1))
+    await MemoryLog(api.memory).append_telemetry([(running, TelemetryPoint(1, line="hello", metrics={"loss": 0.5}))])
+    (api.results / published).mkdir(parents=True)
+    for name in ("responses.json", "manifest.json"):
+        (api.results / published / name).write_text('{"ok": true}')
+    seen: dict[str, set[int]] = {}
+    for method, path in operations():
+        for id in (published, dead, running, waiting, pipeline, "w", "nothing"):
+            asked = path.replace("{id}", id).replace("{name}", "responses.json")
+            response = await (api.get(asked) if method == "GET" else api.post(asked, b'{"priority": 1}' if "priority" in path else None))
+            seen.setdefault(f"{method} {path}", set()).add(response.status)
+    never_well = {operation for operation, statuses in seen.items() if min(statuses) >= 300}
+    assert never_well <= {"GET /metrics", "POST /api/v1/tasks"}  # no metrics are written here, and an empty body is no task

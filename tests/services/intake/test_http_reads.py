@@ -8,7 +8,7 @@ import pytest
 from mloc.core.cluster import Cluster
 from mloc.core.events import TaskDispatched, WorkerLost
 from mloc.core.worker import Worker
-from mloc.services.intake.views import worker_view
+from mloc.services.intake.worker_views import worker_view
 from mloc.services.log.event_log import Heartbeat, TelemetryPoint
 from mloc.services.log.memory_log import MemoryLog
 from tests.services.intake.conftest import ECHO, Api
@@ -219,5 +219,5 @@ async def test_metrics_are_what_the_metrics_service_wrote(api):
 def test_a_heartbeat_is_shown_with_its_age():
     beat = Heartbeat("w", 1, cpu_percent=50.0, running=2)
     view = worker_view(Cluster(), Worker("w", 1, registered_ms=1000), (2000, beat), now_ms=3500, ttl_ms=5000)
-    assert (view["status"], view["heartbeat"]["age_sec"], view["heartbeat"]["cpu_percent"]) == ("IDLE", 1.5, 50.0)
-    assert worker_view(Cluster(), Worker("w", 1, registered_ms=1000), (2000, beat), now_ms=9000, ttl_ms=5000)["status"] == "STALE"
+    assert (view.status, view.heartbeat.age_sec, view.heartbeat.cpu_percent) == ("IDLE", 1.5, 50.0)
+    assert worker_view(Cluster(), Worker("w", 1, registered_ms=1000), (2000, beat), now_ms=9000, ttl_ms=5000).status == "STALE"
