@@ -32,6 +32,15 @@ def with_absolute_paths(
     return anchored, missing
 
 
+def local_files(plans: Sequence[Plan], folder: Path) -> dict[str, str]:
+    """Relative paths in the plans that name files below (or beside) `folder` → where these are on this machine."""
+    anchoring = _Anchoring(folder.resolve(), "", "")
+    for plan in plans:
+        for task in plan.tasks:
+            anchoring.task(task)
+    return anchoring.found
+
+
 class _Anchoring:
     """One file's pass, collecting what is missing."""
 
@@ -40,6 +49,7 @@ class _Anchoring:
         self.text = text
         self.positions = YamlPositions(text, source)
         self.missing: list[Problem] = []
+        self.found: dict[str, str] = {}  # relative path as written → absolute path of what is there
 
     def task(self, task: PlannedTask) -> PlannedTask:
         spec = self._spec(task.spec)
@@ -64,7 +74,7 @@ class _Anchoring:
             case DatasetData(path=str(path), url=url):
                 return replace(data, path=self._path(path, "spec.data.path", other=url))
             case DatasetData(identifier=str(name)) if Path(name).suffix in _ROW_FILES and _is_there(self.folder / name):
-                return replace(data, identifier=str(self.folder / name))
+                return replace(data, identifier=self._path(name, "spec.data.identifier"))
             case ListData(items=items):
                 return replace(data, items=self._media(items, "spec.data.items"))
             case MessagesData(messages=messages):
@@ -102,7 +112,10 @@ class _Anchoring:
         if "${" in written or "://" in written:
             return written
         path = self.folder / written
-        if not other and not (relative_only and Path(written).is_absolute()) and not _is_there(path):
+        is_there = _is_there(path)
+        if is_there and not Path(written).is_absolute():
+            self.found[written] = str(path)
+        if not is_there and not other and not (relative_only and Path(written).is_absolute()):
             hint = "" if Path(written).is_absolute() else f"relative paths start at the folder of the file, {self.folder}"
             self.missing.append(self._located(Problem("the file is not there", path=place, found=shown(written), hint=hint), written))
         return str(path)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from mloc.core.language.errors import did_you_mean
 from mloc.core.language.yaml_source import MAX_TEXT_BYTES
 
 TEMPLATES = Path(__file__).parents[2] / "templates"
@@ -67,15 +68,22 @@ def read_file(path: Path) -> TaskFile:
 
 
 def templates() -> dict[str, Path]:
-    """The pipelines that come with MLOC, by name."""
-    return {file.stem: file for file in sorted(TEMPLATES.glob("*.yaml"))}
+    """The pipelines that come with MLOC, by name; those in a folder of theirs (a layer) too."""
+    files = sorted((*TEMPLATES.glob("*.yaml"), *TEMPLATES.glob("*/*.yaml")), key=lambda file: (layer_of(file), file.stem))
+    return {file.stem: file for file in files}
+
+
+def layer_of(template: Path) -> str:
+    """The name of the folder that a template is in; "" for the folder of them all."""
+    return "" if template.parent == TEMPLATES else template.parent.name
 
 
 def read_template(name: str) -> TaskFile:
     """Raises TaskFileError."""
     known = templates()
     if name not in known:
-        raise TaskFileError(f"there is no template {name!r}; the templates are: {', '.join(known) or 'none'}")
+        hint = did_you_mean(name, known) or f"the templates are: {', '.join(known) or 'none'}"
+        raise TaskFileError(f"there is no template {name!r}; {hint}")
     return read_file(known[name])
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from mloc.core.cluster import Cluster
 from mloc.core.language.errors import did_you_mean
 from mloc.core.task import Task
+from mloc.services.intake.commands.source import UnknownTask
 from mloc.services.intake.task_ids import TaskIds
 from mloc.services.log.connection import open_log
 from mloc.services.log.event_log import EventLog
@@ -22,10 +23,6 @@ from mloc.services.settings import Settings
 from mloc.services.up.record import read_up_record
 
 PATIENCE_SEC = 3.0
-
-
-class UnknownTask(Exception):
-    """No task has this id or name; the message says so, with the nearest."""
 
 
 class Session:

@@ -50,6 +50,10 @@ def one_line(text: str, longest: int = 100) -> str:
     return flat if len(flat) <= longest else flat[: longest - 1] + "…"
 
 
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def printable(text: str) -> str:
     """Without control characters: a log line must not drive the terminal."""
     return "".join(char for char in text if char in "\t\n" or unicodedata.category(char)[0] != "C")

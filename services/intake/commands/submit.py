@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,152 +12,135 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from mloc.core.explain import explain_need
-from mloc.core.language.errors import LanguageError, Problem, render
+from mloc.core.language.errors import LanguageError, Problem
 from mloc.core.language.plan import Plan
 from mloc.core.language.reading import read_tasks
 from mloc.core.language.yaml_source import decode_text
-from mloc.services.clock import SystemClock
 from mloc.services.intake.commands import exit_codes as codes
-from mloc.services.intake.commands.log_session import Session, opened
-from mloc.services.intake.commands.output import print_json, say
+from mloc.services.intake.commands.opening import api_url, open_source
+from mloc.services.intake.commands.output import counted, print_json, say
+from mloc.services.intake.commands.problems import show_problems
+from mloc.services.intake.commands.source import Accepted, MaybeTaken, Prepared, Source, UnknownTask, Unreachable, View
 from mloc.services.intake.commands.wait import wait_for
-from mloc.services.intake.destinations import destination_warnings
-from mloc.services.intake.known_tasks import KnownTasks
-from mloc.services.intake.local_paths import with_absolute_paths
-from mloc.services.intake.submission import ModelDefaults, Submission, submission_of, unoffered_types
-from mloc.services.intake.submitter import Submitter
+from mloc.services.intake.local_paths import local_files, with_absolute_paths
 from mloc.services.intake.task_file import TaskFile, TaskFileError, files_of, read_named, read_template
 from mloc.services.intake.task_ids import slug
-from mloc.services.intake.views import accepted_view
+from mloc.services.intake.task_query import QueryError
+from mloc.services.intake.task_requests import RequestRefused
 from mloc.services.log.event_log import BacklogFull, KeyConflict, LogUnavailable
 from mloc.services.settings import Settings
 
 NOT_KNOWN = "it is not known whether it was submitted: `mloc-intake list` shows it; under an --idempotency-key it can be sent again without harm"
-LOOK_AT_WORKERS_SEC = 1.0  # a long log is not folded just to warn
+WRONG_SUBMISSIONS = (LanguageError, KeyConflict, BacklogFull, RequestRefused, QueryError, UnknownTask, MaybeTaken, LogUnavailable, Unreachable)
 
 
 class Outcome(Struct):
-    """What became of one file."""
+    """What became of one file. `text` is the file's, to show what is wrong in it."""
 
     source: str
+    text: bytes = b""
     code: int = codes.OK
-    answer: dict[str, Any] = {}
-    error: dict[str, Any] | None = None
+    answer: View = {}
+    error: View | None = None
+    problems: tuple[Problem, ...] = ()
     tasks: list[str] = []
-    is_known: bool = True  # False: the log was lost on the way, and may have taken it
+    is_known: bool = True  # False: the answer was lost on the way, and the tasks may be taken
 
 
 def validate(settings: Settings, asked: argparse.Namespace) -> int:
-    """Read each file as `submit` would, without an event log."""
-    files, outcomes = _read_all(asked)
-    for file in files:
-        outcome = Outcome(file.source)
-        outcomes.append(outcome)
-        try:
-            plans, warnings = read_file(file, asked.set)
-        except LanguageError as error:
-            _refuse(outcome, codes.INVALID, error)
-            continue
-        names = [{"name": plan.metadata.name, "kind": plan.kind, "tasks": [task.name for task in plan.tasks]} for plan in plans]
-        outcome.answer = {"documents": names, "warnings": [str(warning) for warning in warnings]}
+    """Read each file as `submit` would, without an event log or an API."""
+    prepared, outcomes = prepare_all(asked, files_are_here=True)
+    for outcome, right in prepared:
+        names = [{"name": plan.metadata.name, "kind": plan.kind, "tasks": [task.name for task in plan.tasks]} for plan in right.plans]
+        outcome.answer = {"documents": names, "warnings": [str(warning) for warning in right.warnings]}
         if not asked.json:
-            _say_warnings(outcome.answer["warnings"])
-            print(f"{file.source}: right; {_counted(plans)}")
-    return _report(outcomes, asked.json)
+            show_problems(right.warnings, right.file.text, are_warnings=True)
+            print(f"{right.file.source}: right; {_tasks_of(right.plans)}")
+    return report(outcomes, asked.json, nothing_was_submitted=False)
 
 
 def submit(settings: Settings, asked: argparse.Namespace) -> int:
-    files, outcomes = _read_all(asked)
-    return asyncio.run(_submit_all(settings, asked, files, outcomes))
+    prepared, outcomes = prepare_all(asked, files_are_here=not api_url(settings, asked))
+    if not prepared:
+        return report(outcomes, asked.json)
+    return asyncio.run(_submit_all(settings, asked, prepared, outcomes))
 
 
 def read_file(file: TaskFile, overrides: dict[str, str]) -> tuple[tuple[Plan, ...], tuple[Problem, ...]]:
     """The plans of a file with absolute paths, and warnings. Raises LanguageError."""
+    prepared = prepare(file, overrides, files_are_here=True)
+    return prepared.plans, prepared.warnings
+
+
+def prepare(file: TaskFile, overrides: dict[str, str], *, files_are_here: bool) -> Prepared:
+    """Raises LanguageError; a data file that is not there only warns where the workers' disks are others than ours (`files_are_here` False)."""
     read = read_tasks(file.text, file.source, overrides)
-    plans, missing = with_absolute_paths(read.documents, file.folder, decode_text(file.text, file.source), file.source)
-    return plans, read.warnings + missing
+    text = decode_text(file.text, file.source)
+    plans, missing = with_absolute_paths(read.documents, file.folder, text, file.source, missing_is_wrong=files_are_here)
+    return Prepared(file, plans, read.warnings + missing, overrides, local_files(read.documents, file.folder))
 
 
-async def _submit_all(settings: Settings, asked: argparse.Namespace, files: list[TaskFile], outcomes: list[Outcome]) -> int:
-    """Each file by itself; a wrong one does not keep the others back. The log is opened only where there is something to submit."""
-    right: list[tuple[Outcome, TaskFile, tuple[Plan, ...], tuple[Problem, ...]]] = []
+def prepare_all(asked: argparse.Namespace, *, files_are_here: bool) -> tuple[list[tuple[Outcome, Prepared]], list[Outcome]]:
+    """The files that are right, and an outcome for each file, in the order of the command line."""
+    files, outcomes = _read_all(asked)
+    right: list[tuple[Outcome, Prepared]] = []
     for file in files:
-        outcome = Outcome(file.source)
+        outcome = Outcome(file.source, file.text)
         outcomes.append(outcome)
         try:
-            right.append((outcome, file, *read_file(file, asked.set)))
+            right.append((outcome, prepare(file, asked.set, files_are_here=files_are_here)))
         except LanguageError as error:
-            _refuse(outcome, codes.INVALID, error)
-    if not right:
-        return _report(outcomes, asked.json)
-    async with opened(settings, catch_up=False) as session:
-        submitter = Submitter(session.log, SystemClock(), settings.backlog_limit)
-        for outcome, file, plans, warnings in right:
-            await _look_at_cluster(session, plans, asked)
+            refuse(outcome, error)
+    return right, outcomes
+
+
+async def _submit_all(
+    settings: Settings, asked: argparse.Namespace, prepared: list[tuple[Outcome, Prepared]], outcomes: list[Outcome]
+) -> int:
+    """Each file by itself; a wrong one does not keep the others back."""
+    async with open_source(settings, asked) as source:
+        for outcome, right in prepared:
             key = asked.idempotency_key or ""
-            if key and len(right) > 1:  # one key names one body
-                key = f"{key}.{slug(Path(file.source).name)}"
-            await _submit_one(session, submitter, asked, outcome, file, plans, [str(warning) for warning in warnings], key)
+            if key and len(prepared) > 1:  # one key names one body
+                key = f"{key}.{slug(Path(right.file.source).name)}"
+            if asked.dry_run:
+                await _dry_run_one(source, asked, outcome, right)
+            else:
+                await submit_one(source, outcome, right, key)
+                if not asked.json:
+                    _say_submitted(outcome, right, asked.quiet)
         tasks = [id for outcome in outcomes for id in outcome.tasks]
         if (asked.wait or asked.follow) and tasks:
-            return max(_report(outcomes, as_json=False), await wait_for(session, tasks, as_json=asked.json, with_logs=asked.follow))
-    return _report(outcomes, asked.json)
+            waited = await wait_for(source, tasks, as_json=asked.json, with_logs=asked.follow, quiet=asked.quiet)
+            return max(report(outcomes, as_json=False), waited)
+    return report(outcomes, asked.json)
 
 
-async def _submit_one(
-    session: Session, submitter: Submitter, asked: argparse.Namespace, outcome: Outcome, file: TaskFile, plans: tuple[Plan, ...],
-    warnings: list[str], key: str,
-) -> None:  # fmt: skip
-    settings = session.settings
+async def submit_one(source: Source, outcome: Outcome, prepared: Prepared, key: str) -> None:
+    """Submit a file, and note in `outcome` what became of it."""
     try:
-        submission = submission_of(
-            plans, new_id=session.ids.new, known=KnownTasks(session.cluster, session.results_dir),
-            defaults=ModelDefaults(settings.vllm_model or "", settings.ppo_model or ""),
-            key=key, body_sha256=hashlib.sha256(file.text).hexdigest() if key else "",
-        )  # fmt: skip
-        if session.results_dir.is_dir():  # else this machine knows nothing of the aggregator's folders
-            warnings += destination_warnings(plans, session.results_dir, settings.allowed_output_roots)
-        if session.observer.caught_up:
-            warnings += unoffered_types(submission.events, _offered(session))
-        if asked.dry_run:
-            outcome.answer = _dry_run(session, submission, warnings)
-            if not asked.json:
-                _say_placements(file.source, outcome.answer)
-            return
-        await session.log.run_id()  # a log that cannot be reached has taken nothing
-        outcome.is_known = False
-        submitted = await submitter.submit(submission, session.cluster.open_count() if session.observer.caught_up else 0)
-    except LanguageError as error:
-        _refuse(outcome, codes.INVALID, error)
-    except (KeyConflict, BacklogFull) as error:
-        outcome.is_known = True
-        _refuse(outcome, codes.REFUSED, error)
-    except LogUnavailable as error:
-        _refuse(outcome, codes.UNREACHABLE, error)
-    else:
-        shown = [accepted_view(event) for event in submission.events] if not submitted.repeated else [{"task_id": id} for id in submitted.tasks]
-        outcome.tasks = [event.task for event in submission.roots] if not submitted.repeated else [id for id in submitted.tasks if "." not in id]
-        outcome.answer = {
-            "task_id": submitted.tasks[0], "task_ids": list(submitted.tasks), "count": len(submitted.tasks), "tasks": shown, "warnings": warnings,
-        }  # fmt: skip
-        if submitted.repeated:
-            outcome.answer["repeated"] = True
-        if not asked.json:
-            _say_warnings(warnings)
-            for id in outcome.tasks:
-                parts = sum(task.startswith(id + ".") for task in submitted.tasks)
-                print(f"{'already submitted' if submitted.repeated else 'submitted'} {id}" + (f" with {parts} stages" if parts else ""), flush=True)
+        accepted = await source.submit(prepared, key)
+    except WRONG_SUBMISSIONS as error:
+        refuse(outcome, error)
+        return
+    outcome.tasks = accepted.roots
+    outcome.answer = _answer(accepted)
 
 
-async def _look_at_cluster(session: Session, plans: Sequence[Plan], asked: argparse.Namespace) -> None:
-    """Fold the log where the answer needs it; else only as far as a second goes, for the warning that no worker takes the type."""
-    if asked.dry_run or any(task.external for plan in plans for task in plan.tasks):
-        await session.observer.catch_up()
-    elif not session.observer.caught_up:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_AT_WORKERS_SEC):
-                await session.observer.catch_up()
+async def _dry_run_one(source: Source, asked: argparse.Namespace, outcome: Outcome, prepared: Prepared) -> None:
+    try:
+        outcome.answer = {"dry_run": True, **await source.dry_run(prepared)}
+    except WRONG_SUBMISSIONS as error:
+        refuse(outcome, error)
+        return
+    if not asked.json:
+        _say_placements(prepared.file.source, outcome.answer)
+
+
+def _answer(accepted: Accepted) -> View:
+    ids = accepted.ids
+    answer = {"task_id": ids[0], "task_ids": ids, "count": len(ids), "tasks": accepted.tasks, "warnings": accepted.warnings}
+    return {**answer, "repeated": True} if accepted.repeated else answer
 
 
 def _read_all(asked: argparse.Namespace) -> tuple[list[TaskFile], list[Outcome]]:
@@ -185,50 +167,65 @@ def _refusing(name: str, outcomes: list[Outcome]) -> Iterator[None]:
         yield
     except TaskFileError as error:
         outcome = Outcome(name)
-        _refuse(outcome, codes.INVALID, error)
+        refuse(outcome, error)
         outcomes.append(outcome)
 
 
-def _refuse(outcome: Outcome, code: int, error: Exception) -> None:
-    outcome.code = code
+def refuse(outcome: Outcome, error: Exception) -> None:
+    """Note what is wrong with a file."""
     outcome.error = {"message": str(error)}
-    if isinstance(error, LanguageError):
-        outcome.error["problems"] = [msgspec.to_builtins(problem) for problem in error.problems]
-        outcome.error["text"] = render(error.problems)
+    match error:
+        case LanguageError(problems=problems):
+            outcome.problems = problems
+            outcome.error["problems"] = [msgspec.to_builtins(problem) for problem in problems]
+            outcome.code = codes.INVALID
+        case KeyConflict() | BacklogFull() | RequestRefused():
+            outcome.code = codes.REFUSED
+        case LogUnavailable() | Unreachable() | MaybeTaken():
+            outcome.code = codes.UNREACHABLE
+        case _:
+            outcome.code = codes.INVALID
+    if isinstance(error, MaybeTaken):
+        outcome.is_known = False
+        outcome.error["hint"] = NOT_KNOWN
 
 
-def _report(outcomes: list[Outcome], as_json: bool) -> int:
+def report(outcomes: list[Outcome], as_json: bool, *, nothing_was_submitted: bool = True) -> int:
     """Say what went wrong with which file; gives the exit code."""
     wrong = [outcome for outcome in outcomes if outcome.error is not None]
-    for outcome in wrong:
-        assert outcome.error is not None
-        text = outcome.error.pop("text", "") or f"{outcome.error['message']}"
+    for outcome in [] if as_json else wrong:
+        say_wrong(outcome)
         if not outcome.is_known:
-            outcome.error["hint"] = NOT_KNOWN
-        if not as_json:
-            say(text)
-            several = len(outcomes) > 1
-            said = NOT_KNOWN if not outcome.is_known else "nothing was submitted of this file" if several else "nothing was submitted"
-            say(f"{outcome.source}: {said}\n" if several else said)
+            say(f"{outcome.source}: {NOT_KNOWN}")
+        elif nothing_was_submitted:
+            say(f"{outcome.source}: nothing was submitted of this file\n" if len(outcomes) > 1 else "nothing was submitted")
+    if not as_json and len(outcomes) > 1 and wrong:
+        say(f"{len(wrong)} of {counted(len(outcomes), 'file')} {'is' if len(wrong) == 1 else 'are'} wrong")
     if as_json:
         shown = [{"source": o.source, "ok": o.error is None, **o.answer, **({"error": o.error} if o.error else {})} for o in outcomes]
         print_json(shown[0] if len(shown) == 1 else {"ok": not wrong, "files": shown})
     return max((outcome.code for outcome in outcomes), default=codes.OK)
 
 
-def _offered(session: Session) -> frozenset[str]:
-    return frozenset[str]().union(*(worker.task_types for worker in session.cluster.workers.values() if worker.phase == "alive"))
+def say_wrong(outcome: Outcome) -> None:
+    """What is wrong with a file, for people."""
+    if outcome.problems:
+        show_problems(outcome.problems, outcome.text)
+    elif outcome.error is not None:
+        say(str(outcome.error["message"]))
 
 
-def _dry_run(session: Session, submission: Submission, warnings: list[str]) -> dict[str, Any]:
-    tasks = [
-        {
-            "name": event.name, "task_type": event.task_type or "pipeline",
-            "placement": msgspec.to_builtins(explain_need(session.cluster, event.need)) if event.need else None,
-        }
-        for event in submission.events
-    ]  # fmt: skip
-    return {"dry_run": True, "tasks": tasks, "warnings": warnings}
+def _say_submitted(outcome: Outcome, prepared: Prepared, quiet: bool) -> None:
+    if outcome.error is not None:
+        return
+    texts = {str(warning) for warning in prepared.warnings}
+    if not quiet:
+        show_problems(prepared.warnings, prepared.file.text, are_warnings=True)
+        _say_warnings([warning for warning in outcome.answer["warnings"] if warning not in texts])
+    for id in outcome.tasks:
+        parts = sum(task.startswith(id + ".") for task in outcome.answer["task_ids"])
+        how = "already submitted" if outcome.answer.get("repeated") else "submitted"
+        print(f"{how} {id}" + (f" with {counted(parts, 'stage')}" if parts else ""), flush=True)
 
 
 def _say_placements(source: str, answer: dict[str, Any]) -> None:
@@ -243,8 +240,7 @@ def _say_warnings(warnings: list[str]) -> None:
         say(f"warning: {warning}")
 
 
-def _counted(plans: Sequence[Plan]) -> str:
+def _tasks_of(plans: Sequence[Plan]) -> str:
     tasks = sum(1 for plan in plans for task in plan.tasks if task.role != "pipeline")
     pipelines = sum(1 for plan in plans for task in plan.tasks if task.role == "pipeline")
-    text = f"{tasks} task{'' if tasks == 1 else 's'}"
-    return f"{text} in {pipelines} pipeline{'' if pipelines == 1 else 's'}" if pipelines else text
+    return counted(tasks, "task") + (f" in {counted(pipelines, 'pipeline')}" if pipelines else "")

@@ -1,232 +1,166 @@
-"""Waiting for tasks: what they do is shown as it happens, until each has ended and its result is on disk."""
+"""Waiting for tasks: what they do is shown as it happens, until each has ended and its result is where people look for it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import msgspec
 from rich.console import Console
 from rich.live import Live
-from rich.text import Text
 
-from mloc.core.cluster import Cluster
-from mloc.core.task import FINAL, Task
 from mloc.services.intake.commands import exit_codes as codes
-from mloc.services.intake.commands.log_session import Session
-from mloc.services.intake.commands.output import COLOURS, GLYPHS, age, one_line, print_json, printable, say
-from mloc.services.intake.published_results import large_result, read_result, result_folder
+from mloc.services.intake.commands.output import age, one_line, print_json, printable, say
+from mloc.services.intake.commands.progress import Changes, Part, Reading, drawing, folded
+from mloc.services.intake.commands.source import Source, UnknownTask, Unreachable, View, has_ended, milliseconds
 from mloc.services.intake.task_requests import words
-from mloc.services.intake.views import task_view
-from mloc.services.log.event_log import EventLog, LogUnavailable, TelemetryPoint
-from mloc.services.results.folders import is_tree_complete
+from mloc.services.log.event_log import LogUnavailable
 
 REDRAW_SEC = 0.25
-TREE_PATIENCE_SEC = 10.0
-_SHOWN_PARTS = 24
+MOST_READ = 16  # running parts whose metrics are looked at for the bars
+Draw = Callable[[list[Part], str, int], None]
 
 
-async def wait_for(session: Session, ids: Sequence[str], *, as_json: bool, with_logs: bool) -> int:
+async def wait_for(source: Source, ids: list[str], *, as_json: bool, with_logs: bool, quiet: bool = False) -> int:
     """Until all have ended (or wait for a person); gives the exit code. ctrl-C ends the waiting, never the tasks."""
-    observer = session.observer
-    following = asyncio.create_task(observer.follow())
     try:
-        await session.look_at_clock()
-        with _shower(session, ids, as_json) as shower:
-            lines = LogLines(session.log, shower.line) if with_logs else None
-            while not _all_ended(session.cluster, ids):
-                shower.update()
-                await observer.moved(REDRAW_SEC)
-                if lines is not None:
-                    await lines.look(session, ids)
-            shower.update()
-        if lines is not None:
-            await lines.look(session, ids)
-        await _trees(session, ids)
-        return await _conclude(session, ids, as_json)
+        views = await until_ended(source, ids, with_logs=with_logs, quiet=quiet or as_json)
+        return await _conclude(source, ids, views, as_json)
     except asyncio.CancelledError:
-        say(f"\nno longer waiting; {'the task goes' if len(ids) == 1 else 'the tasks go'} on: mloc-intake show {ids[0]}")
+        goes = "the task goes" if len(ids) == 1 else "the tasks go"
+        say(f"\nno longer waiting; {goes} on: mloc-intake show {ids[0]}{source.again}")
+        say(f"come back with: mloc-intake logs {ids[0]} --follow{source.again}")
         raise
-    finally:
-        following.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await following
 
 
-class LogLines:
-    """Prints the log lines and metrics of tasks as they come."""
+async def until_ended(source: Source, ids: list[str], *, with_logs: bool, quiet: bool) -> list[View]:
+    """The tasks and their parts as they ended; on the way, what happens is shown on standard error."""
+    async with source.following():
+        with _shown(quiet) as (draw, line):
+            telemetry = Telemetry(source, line if with_logs else None)
+            while True:
+                views = await source.family(ids)
+                if draw is not None or with_logs:
+                    await telemetry.look(views)
+                if draw is not None:
+                    draw(folded(views, telemetry.readings), source.trouble, await _now_ms(source))
+                by_id = {view["task_id"]: view for view in views}
+                if all(id in by_id and has_ended(by_id[id]) for id in ids):
+                    break
+                await source.moved(REDRAW_SEC)
+            if with_logs:
+                await telemetry.look(views, all_of_them=True)
+        await source.settle(ids)
+        return views
 
-    def __init__(self, log: EventLog, line: Callable[[str], None]) -> None:
-        self._log = log
+
+class Telemetry:
+    """Reads the log lines and metric points of tasks as they come; lines go to `line` where one is given."""
+
+    def __init__(self, source: Source, line: Callable[[str], None] | None) -> None:
+        self._source = source
         self._line = line
         self._after: dict[str, str] = {}
+        self.readings: dict[str, Reading] = {}
 
-    async def look(self, session: Session, ids: Sequence[str]) -> None:
-        for root in ids:
-            task = session.cluster.tasks.get(root)
-            for part in session.family(task) if task else []:
-                if not part.children and part.tries:
-                    await self._read(part)
+    async def look(self, views: list[View], *, all_of_them: bool = False) -> None:
+        """For bars it is enough to look at some that run; `--follow` is told every line, also of what has just ended."""
+        leaves = [view for view in views if not view["children"] and view["attempts"]]
+        if self._line is None:
+            leaves = [view for view in leaves if view["state"] == "running" and not view.get("shard")][:MOST_READ]
+        elif not all_of_them:
+            leaves = [view for view in leaves if not has_ended(view) or view["task_id"] not in self._after]
+        with contextlib.suppress(LogUnavailable, Unreachable, UnknownTask):
+            for view in leaves:
+                await self._read(view)
 
-    async def _read(self, task: Task) -> None:
-        with contextlib.suppress(LogUnavailable):
-            while points := await self._log.read_telemetry(task.id, self._after.get(task.id, "0-0")):
-                for id, point in points:
-                    self._after[task.id] = id
-                    if text := telemetry_line(point):
-                        self._line(f"{task.stage or task.name or task.id} | {text}")
+    async def _read(self, view: View) -> None:
+        id = view["task_id"]
+        while points := await self._source.lines(id, self._after.get(id, "")):
+            for point in points:
+                if self._line is not None and (text := telemetry_line(point)):
+                    self._line(f"{view['stage'] or view['name'] or id} | {text}")
+                if point.get("metrics") or point.get("step"):
+                    known = self.readings.get(id, Reading()).metrics
+                    self.readings[id] = Reading(point.get("step", 0), point.get("total_steps", 0), {**known, **point.get("metrics", {})})
+            if "id" not in points[-1]:  # what was kept with the result
+                self._after[id] = "~"
+            if self._after.get(id) == "~":
+                return
+            self._after[id] = points[-1]["id"]
 
 
-def telemetry_line(point: TelemetryPoint) -> str:
+def telemetry_line(point: View) -> str:
     """One log line or metric point, for people."""
-    dropped = f"({point.dropped} lines dropped) " if point.dropped else ""
-    if point.line:
-        return dropped + printable(point.line)
-    step = f"step {point.step}" + (f"/{point.total_steps}" if point.total_steps else "") if point.step else ""
-    return dropped + " ".join(part for part in (step, *(f"{name}={value:.4g}" for name, value in point.metrics.items())) if part)
+    dropped = f"({point['dropped']} lines dropped) " if point.get("dropped") else ""
+    if point.get("line"):
+        return dropped + printable(point["line"])
+    step, total = point.get("step"), point.get("total_steps")
+    told = f"step {step}" + (f"/{total}" if total else "") if step else ""
+    return dropped + " ".join(part for part in (told, *(f"{name}={value:.4g}" for name, value in point.get("metrics", {}).items())) if part)
 
 
-class LiveShower:
-    """One line a task on a terminal, drawn anew in place."""
-
-    def __init__(self, session: Session, ids: Sequence[str]) -> None:
-        self._session = session
-        self._ids = ids
-        self._console = Console(stderr=True, highlight=False)
-        self._live = Live(console=self._console, auto_refresh=False, transient=False)
-
-    def __enter__(self) -> LiveShower:
-        self._live.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._live.__exit__(None, None, None)
-
-    def update(self) -> None:
-        text = Text("\n").join(_lines(self._session, self._ids))
-        if trouble := self._session.observer.trouble:
-            text.append(f"\n{one_line(trouble)}; waiting for it", style="yellow")
-        self._live.update(text, refresh=True)
-
-    def line(self, text: str) -> None:
-        self._console.print(text, markup=False)
-
-
-class PlainShower:
-    """One line for each change, where nobody draws."""
-
-    def __init__(self, session: Session, ids: Sequence[str], *, quiet: bool) -> None:
-        self._session = session
-        self._ids = ids
-        self._quiet = quiet
-        self._shown: dict[str, str] = {}
-
-    def __enter__(self) -> PlainShower:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def update(self) -> None:
-        if self._quiet:
-            return
-        for task in _parts(self._session, self._ids):
-            now = f"{task.phase} {task.worker if task.phase in ('dispatched', 'running') else ''}".rstrip()
-            if self._shown.get(task.id) != now and task.phase != "succeeded":  # published follows at once
-                self._shown[task.id] = now
-                say(f"{GLYPHS[task.phase]} {task.id}: {_said(task)}")
-
-    def line(self, text: str) -> None:
-        say(text)
-
-
-def _shower(session: Session, ids: Sequence[str], as_json: bool) -> LiveShower | PlainShower:
-    return LiveShower(session, ids) if sys.stderr.isatty() and not as_json else PlainShower(session, ids, quiet=as_json)
-
-
-def _lines(session: Session, ids: Sequence[str]) -> list[Text]:
-    parts = _parts(session, ids)
-    now_ms = session.now_ms()
-    shown = [task for task in parts if task.phase != "published" or not task.parent] if len(parts) > _SHOWN_PARTS else parts
-    lines = []
-    for task in shown[:_SHOWN_PARTS]:
-        indent = "  " if task.parent else ""
-        spent = age((task.ended_ms or now_ms) - task.started_ms) if task.started_ms else ""
-        done = f" {task.done}/{len(task.children)} parts" if task.children else f" {task.rows} rows" if task.rows else ""
-        line = Text(f"{indent}{GLYPHS[task.phase]} ", style=COLOURS.get(task.phase, ""))
-        line.append(f"{_named(task):<24} {_said(task)}{done} {spent}")
-        lines.append(line)
-    if len(shown) > _SHOWN_PARTS:
-        lines.append(Text(f"  … showing {_SHOWN_PARTS} of {len(parts)} tasks", style="dim"))
-    return lines
-
-
-def _named(task: Task) -> str:
-    return printable(task.stage or (task.name if task.parent else "") or task.id)
-
-
-def _said(task: Task) -> str:
-    on = f" on {task.worker}" if task.phase in ("dispatched", "running") and task.worker and not task.children else ""
-    why = f" ({one_line(task.reason, 80)})" if task.reason else ""
-    return f"{words(task.phase)}{on}{why}"
-
-
-def _parts(session: Session, ids: Sequence[str]) -> list[Task]:
-    roots = (session.cluster.tasks.get(id) for id in ids)
-    return [part for root in roots if root is not None for part in session.family(root)]
-
-
-def _all_ended(cluster: Cluster, ids: Sequence[str]) -> bool:
-    return all((task := cluster.tasks.get(id)) is not None and (task.phase in FINAL or task.phase == "dead_lettered") for id in ids)
-
-
-async def _trees(session: Session, ids: Sequence[str]) -> None:
-    """The results' trees follow their publication; a folder that this machine does not see is not waited for."""
-    if not session.results_dir.is_dir():
+@contextlib.contextmanager
+def _shown(quiet: bool) -> Iterator[tuple[Draw | None, Callable[[str], None]]]:
+    """How progress and log lines are shown: drawn in place on a terminal, else as lines; log lines alone where `quiet`."""
+    if quiet:
+        yield None, say
         return
-    ended = [task for task in _parts(session, ids) if task.phase == "published" and not task.shard]  # a shard's is in its parent's
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(TREE_PATIENCE_SEC):
-            while not all(is_tree_complete(session.results_dir, task) for task in ended):
-                await asyncio.sleep(0.01)
+    if not sys.stderr.isatty():
+        changes = Changes(say)
+        yield lambda parts, trouble, now_ms: changes.look(parts), say
+        return
+    console = Console(stderr=True, highlight=False)
+    with Live(console=console, auto_refresh=False, transient=False, vertical_overflow="ellipsis") as live:
+
+        def draw(parts: list[Part], trouble: str, now_ms: int) -> None:
+            text = drawing(parts, now_ms, console.width, console.height)
+            if trouble:
+                text.append(f"\n{one_line(trouble, max(20, console.width - 16))}; waiting for it", style="yellow")
+            live.update(text, refresh=True)
+
+        yield draw, lambda text: console.print(text, markup=False, soft_wrap=True)
 
 
-async def _conclude(session: Session, ids: Sequence[str], as_json: bool) -> int:
-    tasks = [session.cluster.tasks[id] for id in ids]
+async def _now_ms(source: Source) -> int:
+    with contextlib.suppress(LogUnavailable):
+        return await source.now_ms()
+    return 0
+
+
+async def _conclude(source: Source, ids: list[str], views: list[View], as_json: bool) -> int:
+    by_id = {view["task_id"]: view for view in views}
     if as_json:
         shown = []
-        for task in tasks:
-            large = large_result(session.results_dir, task)
-            result = await read_result(session.log, session.results_dir, task) if task.phase == "published" and large is None else None
-            facts = msgspec.to_builtins(task_view(session.cluster, task))
-            view = {"ok": task.phase == "published", **facts, "result": msgspec.Raw(result) if result else None}
-            if large is not None:
-                view["result_path"] = str(large.resolve())
-            view["tasks"] = [task_view(session.cluster, part) for part in session.family(task)[1:]]
-            shown.append(view)
+        for id in ids:
+            view = by_id[id]
+            is_done = view["state"] == "published"
+            large = await source.large_result(id) if is_done else ""
+            result = await source.result(id) if is_done and not large else None
+            parts = [part for part in views if part["task_id"] != id and _root_of(part, by_id) == id]
+            place = {"result_path": large} if large else {}
+            shown.append({"ok": is_done, **view, "result": msgspec.Raw(result) if result else None, **place, "tasks": parts})
         print_json(shown[0] if len(shown) == 1 else {"ok": all(view["ok"] for view in shown), "tasks": shown})
     else:
-        for task in tasks:
-            _say_end(session, task)
-    return codes.OK if all(task.phase == "published" for task in tasks) else codes.FAILED
+        for id in ids:
+            _say_end(source, by_id[id])
+    return codes.OK if all(by_id[id]["state"] == "published" for id in ids) else codes.FAILED
 
 
-def _where(results_dir: Path, task: Task) -> str:
-    """Where the result is, for the end of a line; nothing where this machine does not see the folder of results."""
-    if not results_dir.is_dir():
-        return ""
-    if not is_tree_complete(results_dir, task):
-        return f"; its files are not in {results_dir.resolve()} yet, and the aggregator's log says why: mloc-intake result {task.id}"
-    return f"; {result_folder(results_dir, task.id).resolve()}"
+def _root_of(view: View, by_id: dict[str, View]) -> str:
+    while view["parent"] in by_id:
+        view = by_id[view["parent"]]
+    return str(view["task_id"])
 
 
-def _say_end(session: Session, task: Task) -> None:
-    if task.phase == "published":
-        print(f"{task.id}: done in {age(task.ended_ms - task.submitted_ms)}{_where(session.results_dir, task)}")
+def _say_end(source: Source, view: View) -> None:
+    id = view["task_id"]
+    if view["state"] == "published":
+        place = source.place(id)
+        print(f"{id}: done in {age(milliseconds(view['ended_at']) - milliseconds(view['submitted_at']))}" + (f"; {place}" if place else ""))
         return
-    say(f"{task.id}: {words(task.phase)}: {task.reason or 'no reason was given'}")
-    if task.phase == "dead_lettered":
-        say(f"  try again with: mloc-intake retry {task.id}")
+    say(f"{id}: {words(view['state'])}: {view['reason'] or 'no reason was given'}")
+    if view["state"] == "dead_lettered":
+        say(f"  try again with: mloc-intake retry {id}{source.again}")

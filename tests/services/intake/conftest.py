@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
+import redis
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
 from msgspec import Raw
 
+from mloc.core.codec import encode, type_of
 from mloc.core.events import (
     AttemptFailed,
     AttemptStarted,
@@ -24,6 +29,7 @@ from mloc.core.events import (
     TaskDispatched,
     WorkerRegistered,
 )
+from mloc.services.intake.cli import main
 from mloc.services.intake.http.api import build_app
 from mloc.services.log.memory_log import MemoryLog
 from mloc.services.log.memory_server import MemoryServer
@@ -39,6 +45,7 @@ spec:
   data: {prompts: [a, b]}
 """
 WORKER = {"worker": "w", "incarnation": 1}
+CLI = (sys.executable, "-m", "mloc.services.intake.cli")
 
 
 class Api:
@@ -102,3 +109,49 @@ async def serving(memory: MemoryServer, folder: Path, **settings) -> AsyncIterat
 async def api(memory_server: MemoryServer, tmp_path: Path) -> AsyncIterator[Api]:
     async with serving(memory_server, tmp_path) as one:
         yield one
+
+
+class Cli:
+    """The command in a folder of its own, over one namespace of a real server."""
+
+    def __init__(self, url: str, namespace: str, capsys: pytest.CaptureFixture[str]) -> None:
+        self._client = redis.Redis.from_url(url)
+        self._stream = f"{{{namespace}}}:events"
+        self._capsys = capsys
+        self.out = self.err = ""
+
+    def __call__(self, *arguments: str) -> int:
+        """Run it; its words are in `out` and `err`."""
+        try:
+            code = main(arguments)
+        except SystemExit as ended:  # argparse
+            code = int(ended.code or 0)
+        self.out, self.err = self._capsys.readouterr()
+        assert "Traceback" not in self.err
+        return code
+
+    def json(self, *arguments: str, code: int = 0) -> dict:
+        assert self(*arguments, "--json") == code, self.err
+        return json.loads(self.out)
+
+    def log(self) -> list[str]:
+        """Types of what is in the log."""
+        return [fields[b"type"].decode() for _, fields in self._client.xrange(self._stream)]
+
+    def append(self, *events: Event) -> None:
+        for event in events:
+            self._client.xadd(self._stream, {"type": type_of(event), "data": encode(event)})
+
+    def submit_echo(self) -> str:
+        Path("hello.yaml").write_text(ECHO)
+        return self.json("submit", "hello.yaml")["task_id"]
+
+
+@pytest.fixture
+def cli(valkey_url: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    for name, value in {"REDIS_URL": valkey_url, "MLOC_NAMESPACE": namespace, "ORCHESTRATOR_STATE_DIR": str(tmp_path / "state")}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("VLLM_MODEL", "PPO_MODEL", "RESULTS_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return Cli(valkey_url, namespace, capsys)

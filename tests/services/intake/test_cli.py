@@ -2,81 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import redis
 from msgspec import Raw
 
-from mloc.core.codec import encode, type_of
 from mloc.core.events import (
     AttemptFailed,
     AttemptSucceeded,
     Error,
-    Event,
     ResultPublished,
     TaskDeadLettered,
     TaskDispatched,
     WorkerRegistered,
 )
-from mloc.services.intake.cli import main
 from mloc.services.log.event_log import LogUnavailable
 from mloc.services.log.limits import MAX_SUBMISSION
-from tests.services.intake.conftest import ECHO
+from tests.services.intake.conftest import CLI, ECHO, Cli
 
 WORKER = {"worker": "w", "incarnation": 1}
-CLI = (sys.executable, "-m", "mloc.services.intake.cli")
-
-
-class Cli:
-    """The command in a folder of its own, over one namespace of a real server."""
-
-    def __init__(self, url: str, namespace: str, capsys: pytest.CaptureFixture[str]) -> None:
-        self._client = redis.Redis.from_url(url)
-        self._stream = f"{{{namespace}}}:events"
-        self._capsys = capsys
-        self.out = self.err = ""
-
-    def __call__(self, *arguments: str) -> int:
-        """Run it; its words are in `out` and `err`."""
-        try:
-            code = main(arguments)
-        except SystemExit as ended:  # argparse
-            code = int(ended.code or 0)
-        self.out, self.err = self._capsys.readouterr()
-        assert "Traceback" not in self.err
-        return code
-
-    def json(self, *arguments: str, code: int = 0) -> dict:
-        assert self(*arguments, "--json") == code, self.err
-        return json.loads(self.out)
-
-    def log(self) -> list[str]:
-        """Types of what is in the log."""
-        return [fields[b"type"].decode() for _, fields in self._client.xrange(self._stream)]
-
-    def append(self, *events: Event) -> None:
-        for event in events:
-            self._client.xadd(self._stream, {"type": type_of(event), "data": encode(event)})
-
-    def submit_echo(self) -> str:
-        Path("hello.yaml").write_text(ECHO)
-        return self.json("submit", "hello.yaml")["task_id"]
-
-
-@pytest.fixture
-def cli(valkey_url: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    for name, value in {"REDIS_URL": valkey_url, "MLOC_NAMESPACE": namespace, "ORCHESTRATOR_STATE_DIR": str(tmp_path / "state")}.items():
-        monkeypatch.setenv(name, value)
-    for name in ("VLLM_MODEL", "PPO_MODEL", "RESULTS_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
-    return Cli(valkey_url, namespace, capsys)
 
 
 def too_deep() -> str:
@@ -322,7 +269,7 @@ def test_a_result_is_printed_as_soon_as_it_is_published(cli: Cli) -> None:
 
 
 def test_waiting_says_where_the_result_is_and_does_not_claim_files_that_are_not_there(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mloc.services.intake.commands.wait.TREE_PATIENCE_SEC", 0.05)
+    monkeypatch.setattr("mloc.services.intake.commands.log_source.TREE_PATIENCE_SEC", 0.05)
     Path("results").mkdir()
     monkeypatch.setenv("RESULTS_DIR", "results")
     Path("hello.yaml").write_text(ECHO)

@@ -1,0 +1,195 @@
+"""The commands' source behind an API: the same answers as the event log's, over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from mloc.core.language.errors import did_you_mean
+from mloc.services.intake.commands.api_client import ApiClient, segment
+from mloc.services.intake.commands.log_session import user
+from mloc.services.intake.commands.source import Accepted, Prepared, UnknownTask, Unreachable, View, has_ended
+from mloc.services.intake.commands.task_text import as_submitted
+from mloc.services.intake.published_results import LARGE_BYTES
+
+LOOK_SEC = 0.5  # between two looks at what is waited for
+_NAMES_PAGE, _NAMES_PAGES = 500, 20  # how many tasks are looked through for a name
+_POSITION = re.compile(r"^\d+:\d+: ")
+
+
+class ApiSource:
+    """`again` is " --url …" where the command line gave it."""
+
+    def __init__(self, client: ApiClient, again: str) -> None:
+        self._client = client
+        self.again = again
+        self.trouble = ""
+        self._known: dict[str, View] = {}  # while following; what has ended is not asked for again
+        self._is_following = False
+
+    async def submit(self, prepared: Prepared, key: str) -> Accepted:
+        body, kind, warnings = as_submitted(prepared)
+        headers = {"Content-Type": kind, "Idempotency-Key": key or f"once-{secrets.token_hex(16)}"}  # a repeated request never doubles
+        answer = await self._client.post("/api/v1/tasks", body, headers, repeatable=True)
+        return Accepted(answer["tasks"], _together(prepared, warnings, answer), bool(answer.get("repeated")))
+
+    async def dry_run(self, prepared: Prepared) -> View:
+        body, kind, warnings = as_submitted(prepared)
+        answer = await self._client.post("/api/v1/tasks?dry_run=1", body, {"Content-Type": kind}, repeatable=True)
+        tasks = [{name: task.get(name) for name in ("name", "task_type", "placement")} for task in answer["tasks"]]
+        return {"tasks": tasks, "warnings": _together(prepared, warnings, answer)}
+
+    # --- reading ---
+
+    async def find(self, text: str) -> str:
+        with contextlib.suppress(UnknownTask):
+            return str((await self._client.get(_path(text)))["task_id"])
+        tasks: list[View] = []
+        for number in range(1, _NAMES_PAGES + 1):
+            page = await self.page({"parent": "none", "page": str(number), "page_size": str(_NAMES_PAGE)}, [])
+            for task in page["tasks"]:
+                if task["name"] == text:
+                    return str(task["task_id"])
+            tasks += page["tasks"]
+            if len(tasks) >= page["total"] or not page["tasks"]:
+                break
+        begun = [task["task_id"] for task in tasks if task["task_id"].startswith(text)]
+        if len(begun) == 1:
+            return str(begun[0])
+        if begun:
+            raise UnknownTask(f"{text!r} is the start of {len(begun)} ids: {', '.join(begun[:5])}{', …' if begun[5:] else ''}")
+        hint = did_you_mean(text, [name for task in tasks for name in (task["task_id"], task["name"]) if name])
+        raise UnknownTask(f"there is no task {text!r}; {hint or f'`mloc-intake list{self.again}` shows what there is'}")
+
+    async def page(self, fields: dict[str, str], labels: list[str]) -> View:
+        answer = await self._client.get("/api/v1/tasks", [*fields.items(), *(("label", label) for label in labels)])
+        return {"tasks": answer["tasks"], "total": answer["total"]}
+
+    async def task(self, id: str) -> View:
+        return _without_ok(await self._client.get(_path(id)))
+
+    async def explanation(self, id: str) -> View:
+        answer = _without_ok(await self._client.get(f"{_path(id)}/explain"))
+        answer.pop("task_id", None)
+        return answer
+
+    async def lines(self, id: str, after: str) -> list[View]:
+        answer = await self._client.get(f"{_path(id)}/logs", {"after": after} if after else {})
+        lines: list[View] = answer["lines"]
+        return lines
+
+    async def result(self, id: str) -> bytes | None:
+        answer = await self._client.send("GET", f"/api/v1/results/{segment(id)}")
+        if answer.status == 200 and answer.json() is not None:
+            return answer.body
+        with contextlib.suppress(UnknownTask):
+            await self._client.get(f"/api/v1/results/{segment(id)}")  # raises what is wrong
+        return None
+
+    async def large_result(self, id: str) -> str:
+        path = f"/api/v1/results/{segment(id)}"
+        answer = await self._client.send("HEAD", path)
+        length = answer.headers.get("Content-Length", "")
+        return self._client.root + path if answer.status == 200 and length.isdecimal() and int(length) > LARGE_BYTES else ""
+
+    async def copy_result(self, id: str, to: BinaryIO) -> None:
+        async with self._client.download(f"/api/v1/results/{segment(id)}") as pieces:
+            async for piece in pieces:
+                await asyncio.to_thread(to.write, piece)
+
+    async def manifest(self, id: str) -> View | None:
+        with contextlib.suppress(UnknownTask):
+            manifest: View = (await self._client.get(f"/api/v1/results/{segment(id)}/files"))["manifest"]
+            return manifest
+        return None
+
+    async def save_file(self, id: str, name: str, to: Path) -> None:
+        staged = to.with_name(f".{to.name}.partial")
+        async with self._client.download(f"/api/v1/results/{segment(id)}/files/{'/'.join(segment(part) for part in name.split('/'))}") as pieces:
+            with staged.open("wb") as opened:
+                async for piece in pieces:
+                    await asyncio.to_thread(opened.write, piece)
+        staged.replace(to)
+
+    async def now_ms(self) -> int:
+        return self._client.now_ms()
+
+    # --- asking ---
+
+    async def ask(self, what: str, id: str, reason: str) -> View:
+        body = msgspec.json.encode({"by": user(), **({"reason": reason} if reason else {})})
+        answer = await self._client.post(f"{_path(id)}/{what}", body, {"Content-Type": "application/json"}, repeatable=what == "cancel")
+        return {"state": answer["state"], "event_id": answer["event_id"]}
+
+    # --- following ---
+
+    @contextlib.asynccontextmanager
+    async def following(self) -> AsyncIterator[None]:
+        self._is_following, self._known, patient = True, {}, self._client.patient
+        self._client.patient = False
+        try:
+            yield
+        finally:
+            self._is_following, self.trouble, self._client.patient = False, "", patient
+
+    async def family(self, ids: list[str]) -> list[View]:
+        """While following, what was seen last where the API cannot be reached now."""
+        try:
+            for id in ids:
+                await self._look(id)
+            self.trouble = ""
+        except Unreachable as error:
+            if not self._is_following:
+                raise
+            self.trouble = str(error)
+        return [view for id in ids for view in self._descendants(id)]
+
+    async def moved(self, timeout_sec: float) -> None:
+        await asyncio.sleep(max(timeout_sec, LOOK_SEC))
+
+    async def settle(self, ids: list[str]) -> None:
+        """The API has a result at once."""
+
+    def place(self, id: str) -> str:
+        return f"mloc-intake result {id}{self.again}"
+
+    async def _look(self, id: str) -> None:
+        known = self._known.get(id)
+        if known is not None and has_ended(known) and self._is_following:
+            return
+        page = await self._client.get(_path(id))
+        children = page.pop("tasks", [])
+        for child in children:
+            self._known[child["task_id"]] = child
+            if child["children"]:
+                await self._look(child["task_id"])
+        self._known[id] = _task_alone(page)
+
+    def _descendants(self, id: str) -> list[View]:
+        view = self._known.get(id)
+        return [] if view is None else [view, *(part for child in view["children"] for part in self._descendants(child))]
+
+
+def _path(id: str) -> str:
+    return f"/api/v1/tasks/{segment(id)}"
+
+
+def _without_ok(answer: Any) -> View:
+    return {name: value for name, value in answer.items() if name != "ok"}
+
+
+def _task_alone(page: View) -> View:
+    return {name: value for name, value in page.items() if name not in ("ok", "tasks", "spec")}
+
+
+def _together(prepared: Prepared, warnings: list[str], answer: View) -> list[str]:
+    """What was found here, and what only the API knows: it read the same text."""
+    own = [*(str(warning) for warning in prepared.warnings), *warnings]
+    return own + [said for said in answer["warnings"] if not any(_POSITION.sub("", said) in one for one in own)]

@@ -1,0 +1,310 @@
+"""`mloc-intake --url`: the same answers and exit codes over an API as beside the event log, and clear lines where the API is not as it should be."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from msgspec import Raw
+
+from mloc.core.events import AttemptFailed, AttemptSucceeded, Error, ResultPublished, TaskDeadLettered, TaskDispatched, WorkerRegistered
+from mloc.services.intake.http.api import build_app
+from mloc.services.log.connection import open_log
+from mloc.services.observer import Observer
+from mloc.services.settings import Settings
+from tests.services.intake.conftest import ECHO, WORKER, Cli
+
+TOKEN = "geheim"
+Routes = dict[tuple[str, str], Callable[[web.Request], Any]]
+
+
+class Served:
+    """An application on a free port, in a thread of its own."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self.url = ""
+
+    def __enter__(self) -> Served:
+        self._thread.start()
+        assert self._started.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        app, beside = self._make()
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"  # type: ignore[union-attr]
+        following = asyncio.create_task(beside()) if beside else None
+        self._started.set()
+        await self._stop.wait()
+        if following:
+            following.cancel()
+        await runner.cleanup()
+
+
+@pytest.fixture
+def remote(cli: Cli, valkey_url: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    settings = Settings(
+        redis_url=valkey_url, mloc_namespace=namespace, orchestrator_state_dir=str(tmp_path / "api-state"),
+        results_dir=str(tmp_path / "results"), orchestrator_token=TOKEN,
+    )  # fmt: skip
+
+    def make() -> tuple[web.Application, Any]:
+        log = open_log(settings)
+        observer = Observer(log)
+        return build_app(settings, log, observer), observer.follow
+
+    monkeypatch.setenv("ORCHESTRATOR_TOKEN", TOKEN)
+    monkeypatch.setenv("RESULTS_DIR", str(tmp_path / "results"))
+    with Served(make) as served:
+        yield served
+
+
+def finish(cli: Cli, id: str) -> None:
+    report = {"task": id, "attempt": 1, **WORKER}
+    cli.append(WorkerRegistered(**WORKER, task_types=("echo",)), TaskDispatched(**report))
+    cli.append(AttemptSucceeded(**report, result=Raw(b'{"ok":true}')), ResultPublished(task=id, attempt=1))
+
+
+def give_up(cli: Cli, id: str) -> None:
+    report, error = {"task": id, "attempt": 1, **WORKER}, Error("Boom", "it broke", retryable=False)
+    cli.append(WorkerRegistered(**WORKER, task_types=("echo",)), TaskDispatched(**report), AttemptFailed(**report, error=error))
+    cli.append(TaskDeadLettered(task=id, attempt=1, error=error))
+
+
+def seen(cli: Cli, remote: Served, id: str, state: str) -> None:
+    """The API's fold follows the log."""
+    deadline = time.monotonic() + 20
+    while cli.json("show", id, "--url", remote.url)["state"] != state:
+        assert time.monotonic() < deadline
+
+
+PIPELINE = ECHO + "  stages: [{name: one}, {name: two}]\n"
+
+
+def test_every_read_gives_the_same_json_over_the_api_as_beside_the_log(cli: Cli, remote: Served) -> None:
+    Path("chain.yaml").write_text(PIPELINE)
+    done, failed, open_ = cli.submit_echo(), cli.submit_echo(), cli.json("chain.yaml")["task_id"]
+    finish(cli, done)
+    give_up(cli, failed)
+    seen(cli, remote, failed, "dead_lettered")
+    for command in (
+        ("list",), ("list", "--all", "--sort", "oldest"), ("list", "--state", "published"), ("show", done), ("show", open_), ("show", "hello"),
+        ("explain", open_), ("explain", failed), ("logs", done), ("result", done), ("submit", "chain.yaml", "--dry-run"),
+    ):  # fmt: skip
+        here = (cli(*command, "--json"), cli.out)
+        assert (cli(*command, "--json", "--url", remote.url), cli.out) == here, command
+        here = (cli(*command), cli.out.replace(f"mloc-intake result {done}", ""))
+        assert cli(*command, "--url", remote.url) == here[0], command
+        assert "Traceback" not in cli.err
+    for command in (("result", failed), ("result", open_), ("show", "nobody"), ("list", "--state", "nope"), ("list", "--since", "then")):
+        here = (cli(*command, "--json"), cli.out)
+        there = (cli(*command, "--json", "--url", remote.url), cli.out.replace(f" --url {remote.url}", ""))
+        assert there == here, command
+
+
+def test_a_submission_over_the_api_has_the_same_answer_and_repeating_it_gives_the_first_tasks(cli: Cli, remote: Served) -> None:
+    Path("chain.yaml").write_text(PIPELINE)
+    here = cli.json("chain.yaml")
+    there = cli.json("chain.yaml", "--url", remote.url, "--idempotency-key", "k")
+    assert set(there) == set(here)
+    assert [task["name"] for task in there["tasks"]] == [task["name"] for task in here["tasks"]]
+    assert [set(task) for task in there["tasks"]] == [set(task) for task in here["tasks"]]
+    again = cli.json("chain.yaml", "--url", remote.url, "--idempotency-key", "k")
+    assert (again["task_ids"], again["repeated"]) == (there["task_ids"], True)
+    Path("chain.yaml").write_text(PIPELINE + "  timeout_sec: 3\n")
+    assert cli("chain.yaml", "--url", remote.url, "--idempotency-key", "k") == 4
+    assert cli.log().count("TaskSubmitted") == 6
+
+
+def test_values_that_are_set_and_relative_paths_reach_the_api(cli: Cli, remote: Served) -> None:
+    Path("rows.jsonl").write_text('{"prompt": "a"}\n')
+    Path("task.yaml").write_text(ECHO.replace("{prompts: [a, b]}", "{jsonl: {path: rows.jsonl}}"))
+    assert cli("task.yaml", "--url", remote.url, "--set", "metadata.name=other") == 0, cli.err
+    assert "the workers must see it there" in cli.err
+    shown = cli.json("show", "other", "--url", remote.url)
+    assert shown["spec"]["data"]["path"] == str(Path("rows.jsonl").resolve())
+    Path("task.yaml").write_text(ECHO.replace("{prompts: [a, b]}", "{jsonl: {path: not-here.jsonl}}"))
+    assert cli("task.yaml", "--url", remote.url) == 0  # the workers' disks are others
+    assert "not-here.jsonl" in cli.err
+
+
+def test_a_dependency_that_only_the_api_can_refuse_is_an_error_of_the_file(cli: Cli, remote: Served) -> None:
+    Path("bad.yaml").write_text(ECHO + "  dependsOn: [nobody]\n")
+    answer = cli.json("bad.yaml", "--url", remote.url, code=2)
+    assert answer["error"]["problems"][0]["path"] == "spec.dependsOn"
+    assert cli.log() == []
+
+
+def test_requests_of_people_go_over_the_api(cli: Cli, remote: Served) -> None:
+    id, failed = cli.submit_echo(), cli.submit_echo()
+    assert cli.json("cancel", id, "--reason", "typo", "--url", remote.url)["state"] == "ready"
+    assert cli.log()[-1] == "CancelRequested"
+    give_up(cli, failed)
+    seen(cli, remote, failed, "dead_lettered")
+    assert cli("retry", failed, "--url", remote.url) == 0, cli.err
+    assert cli.log()[-1] == "RetryRequested"
+    done = cli.submit_echo()
+    finish(cli, done)
+    seen(cli, remote, done, "published")
+    assert cli("cancel", done, "--url", remote.url) == 4
+    assert "published already" in cli.err
+
+
+def test_waiting_over_the_api_ends_with_the_task_and_its_result(cli: Cli, remote: Served) -> None:
+    Path("hello.yaml").write_text(ECHO)
+    id = cli.json("hello.yaml", "--idempotency-key", "k", "--url", remote.url)["task_id"]
+    finish(cli, id)
+    answer = cli.json("hello.yaml", "--idempotency-key", "k", "--wait", "--url", remote.url)
+    assert (answer["state"], answer["result"]) == ("published", {"ok": True})
+    assert cli("hello.yaml", "--idempotency-key", "k", "--wait", "--url", remote.url) == 0
+    assert f"mloc-intake result {id} --url {remote.url}" in cli.out
+    assert "published" in cli.err
+    assert "\x1b" not in cli.err
+
+
+def test_files_of_a_result_are_listed_and_fetched_in_both_modes(cli: Cli, remote: Served, tmp_path: Path) -> None:
+    id = cli.submit_echo()
+    finish(cli, id)
+    seen(cli, remote, id, "published")
+    folder = tmp_path / "results" / id
+    (folder / "artifacts").mkdir(parents=True)
+    (folder / "artifacts" / "weights.bin").write_bytes(b"w" * 1_000_000)
+    manifest = {"task_id": id, "ok": True, "attempt": 1, "files": [{"path": "artifacts/weights.bin", "size": 1_000_000, "sha256": "0" * 64}]}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    for number, mode in enumerate(((), ("--url", remote.url))):
+        assert cli.json("result", id, "--files", *mode)["files"] == manifest["files"]
+        assert cli("result", id, "--files", *mode) == 0
+        assert "artifacts/weights.bin" in cli.out
+        to = tmp_path / f"got{number}"
+        to.mkdir()
+        assert cli("result", id, "--file", "artifacts/weights.bin", "--to", str(to), *mode) == 0, cli.err
+        assert (to / "weights.bin").read_bytes() == b"w" * 1_000_000
+        assert [file.name for file in to.iterdir()] == ["weights.bin"]
+        assert cli("result", id, "--file", "nothing", "--to", str(to), *mode) == 2
+        assert cli("result", id, "--file", "../../x", "--to", str(to), *mode) == 2
+
+
+def test_the_log_comes_before_orchestrator_url_and_an_url_on_the_command_line_before_both(
+    cli: Cli, remote: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = cli.submit_echo()
+    seen(cli, remote, id, "ready")
+    monkeypatch.setenv("ORCHESTRATOR_URL", "http://127.0.0.1:1")
+    assert cli.json("list")["tasks"][0]["task_id"] == id
+    assert cli.json("list", "--url", remote.url + "/")["tasks"][0]["task_id"] == id
+    monkeypatch.delenv("REDIS_URL")
+    monkeypatch.setenv("ORCHESTRATOR_URL", remote.url)
+    assert cli.json("list")["tasks"][0]["task_id"] == id
+
+
+@pytest.mark.parametrize("token", ["", "wrong"])
+def test_a_missing_or_wrong_token_is_said_and_never_shown(cli: Cli, remote: Served, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_TOKEN", token)
+    assert cli("list", "--url", remote.url) == 2
+    assert "ORCHESTRATOR_TOKEN" in cli.err
+    assert "wrong" not in cli.err.replace("missing or wrong", "")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [("localhost:8000", "did you mean http://localhost:8000?"), ("ftp://x", "http://host:port"), ("http://u:p@x", "ORCHESTRATOR_TOKEN"), ("", "http://")],
+)
+def test_an_url_that_cannot_be_one_is_refused(cli: Cli, url: str, said: str) -> None:
+    assert cli("list", "--url", url) == 2
+    assert said in cli.err
+    assert "u:p" not in cli.err.partition("not ")[0]
+
+
+def test_where_nobody_listens_the_url_is_named_after_some_tries(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mloc.services.intake.commands.api_client.CONNECT_PATIENCE_SEC", 0.6)
+    Path("hello.yaml").write_text(ECHO)
+    for command in (("list",), ("hello.yaml",), ("cancel", "x")):
+        assert cli(*command, "--url", "http://127.0.0.1:1") == 3
+        assert "http://127.0.0.1:1 cannot be reached" in cli.err
+        assert "trying again" in cli.err
+
+
+def app_of(routes: Routes) -> Callable[[], tuple[web.Application, None]]:
+    def make() -> tuple[web.Application, None]:
+        app = web.Application()
+        for (method, path), handler in routes.items():
+            app.router.add_route(method, path, handler)
+        return app, None
+
+    return make
+
+
+async def html(_: web.Request) -> web.Response:
+    return web.Response(text="<html>hello</html>", content_type="text/html")
+
+
+async def moved(_: web.Request) -> web.Response:
+    return web.Response(status=301, headers={"Location": "https://elsewhere/"})
+
+
+async def older(request: web.Request) -> web.Response:
+    error = {"code": "not_found", "message": f"there is nothing at {request.path}", "path": "", "hint": ""}
+    return web.json_response({"ok": False, "error": error}, status=404)
+
+
+@pytest.mark.parametrize(("handler", "said"), [(html, "does not answer as MLOC's API does"), (moved, "https://elsewhere/"), (older, "older")])
+def test_what_is_no_api_of_ours_is_said(cli: Cli, handler: Any, said: str) -> None:
+    with Served(app_of({("GET", "/api/v1/tasks"): handler})) as served:
+        assert cli("list", "--url", served.url) == 2
+    assert said in cli.err
+
+
+@pytest.mark.parametrize("trouble", ["busy", "full", "lost"])
+def test_a_submission_is_sent_again_under_one_key_until_it_is_answered(cli: Cli, trouble: str) -> None:
+    keys: list[str] = []
+
+    async def post(request: web.Request) -> web.StreamResponse:
+        await request.read()
+        keys.append(request.headers["Idempotency-Key"])
+        if len(keys) < 3:
+            if trouble == "lost":
+                assert request.transport is not None
+                request.transport.close()
+                return web.Response()
+            error = {"code": "x", "message": "come back later", "path": "", "hint": ""}
+            return web.json_response({"ok": False, "error": error}, status=503 if trouble == "busy" else 429, headers={"Retry-After": "0"})
+        task = {"task_id": "t-1", "name": "t", "parent": None}
+        return web.json_response({"ok": True, "task_id": "t-1", "task_ids": ["t-1"], "tasks": [task], "warnings": []}, status=201)
+
+    Path("hello.yaml").write_text(ECHO)
+    with Served(app_of({("POST", "/api/v1/tasks"): post})) as served:
+        assert cli("hello.yaml", "--url", served.url) == 0, cli.err
+    assert (len(keys), len(set(keys))) == (3, 1)
+    assert "trying again" in cli.err
+    assert "submitted t-1" in cli.out
+
+
+def test_a_backlog_that_stays_full_is_a_refusal_and_nothing_was_submitted(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def post(request: web.Request) -> web.Response:
+        error = {"code": "backlog_full", "message": "1,000 tasks are not finished yet", "path": "", "hint": ""}
+        return web.json_response({"ok": False, "error": error}, status=429, headers={"Retry-After": "5"})
+
+    monkeypatch.setattr("mloc.services.intake.commands.api_client.BUSY_PATIENCE_SEC", 0.1)
+    Path("hello.yaml").write_text(ECHO)
+    with Served(app_of({("POST", "/api/v1/tasks"): post})) as served:
+        assert cli("hello.yaml", "--url", served.url) == 4
+    assert "not finished yet" in cli.err
+    assert "nothing was submitted" in cli.err
