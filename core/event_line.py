@@ -35,6 +35,7 @@ from mloc.core.events import (
     TaskSubmitted,
     TaskTimedOut,
     WorkerDrainRequested,
+    WorkerElasticChanged,
     WorkerLost,
     WorkerRegistered,
     WorkerRetired,
@@ -68,8 +69,10 @@ def describe(event: Event | UnknownEvent) -> str:
             return _request(event)
         case ResultPublished():
             return "the result is final" + (f", {event.size_bytes:,} bytes" if event.size_bytes else "")
-        case WorkerRegistered() | WorkerLost() | WorkerRetired() | WorkerDrainRequested() | EngineReady() | EngineSlept() | EngineWoke():
+        case WorkerRegistered() | WorkerLost() | WorkerRetired() | WorkerDrainRequested() | WorkerElasticChanged():
             return _worker(event)
+        case EngineReady() | EngineSlept() | EngineWoke():
+            return f"{event.engine} on {event.worker}, {event.seconds:.3g} s"
         case _:
             return _log(event)
 
@@ -126,9 +129,7 @@ def _request(event: CancelRequested | RetryRequested | TaskPriorityChanged | Pol
             return by
 
 
-def _worker(
-    event: WorkerRegistered | WorkerLost | WorkerRetired | WorkerDrainRequested | EngineReady | EngineSlept | EngineWoke,
-) -> str:
+def _worker(event: WorkerRegistered | WorkerLost | WorkerRetired | WorkerDrainRequested | WorkerElasticChanged) -> str:
     match event:
         case WorkerRegistered():
             held = f", holds {len(event.attempts)} attempts" if event.attempts else ""
@@ -140,8 +141,9 @@ def _worker(
             return f"{event.worker}" + (f": {event.reason}" if event.reason else "")
         case WorkerDrainRequested():
             return f"{event.worker} {'takes work again' if event.undo else 'takes no new work'}" + (f", by {event.by}" if event.by else "")
-        case EngineReady() | EngineSlept() | EngineWoke():
-            return f"{event.engine} on {event.worker}, {event.seconds:.3g} s"
+        case WorkerElasticChanged():
+            by = (f", by {event.by}" if event.by else "") + (f": {event.reason}" if event.reason else "")
+            return f"{event.worker} is switched {'on' if event.enabled else 'off'}{by}"
 
 
 def _log(event: Event | UnknownEvent) -> str:

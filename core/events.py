@@ -177,6 +177,15 @@ class WorkerDrainRequested(Event, frozen=True):
     undo: bool = False
 
 
+class WorkerElasticChanged(Event, frozen=True):
+    """The worker is switched off (it gets no new work, what runs goes on) or on again, across its restarts."""
+
+    worker: str
+    enabled: bool
+    by: str = ""
+    reason: str = ""
+
+
 # --- decisions of the scheduler --------------------------------------------------------------------------------------------------------
 
 
@@ -389,7 +398,7 @@ class ResultPublished(Event, frozen=True):
 AnyEvent = (
     TaskSubmitted | TaskDispatched | AttemptStarted | AttemptSucceeded | ResultPublished
     | LogStarted | ServerRestarted | LeaderElected | FoldVersionActivated | PolicyChanged
-    | CancelRequested | RetryRequested | TaskPriorityChanged | WorkerDrainRequested
+    | CancelRequested | RetryRequested | TaskPriorityChanged | WorkerDrainRequested | WorkerElasticChanged
     | TaskSharded | AttemptRecalled | AttemptStopRequested | AttemptLost | TaskRequeued | TaskDeadLettered | TaskTimedOut
     | TaskCancelled | WorkerLost | WorkerRegistered | WorkerRetired | EngineReady | EngineSlept | EngineWoke
     | RowsCompleted | CheckpointSaved | AttemptFailed | AttemptStopped

@@ -8,13 +8,15 @@ from __future__ import annotations
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mloc.core import placement
 from mloc.core.cluster import Cluster
 from mloc.core.events import Need
+from mloc.core.nearest_fit import nearest_fit
 from mloc.core.placement import Room
 from mloc.core.task import FINAL, Task
-from mloc.core.worker import draining
+from mloc.core.worker import Worker
 
 Reason = Literal["no_worker", "never_fits", "held", "busy", "next", "sent", "ended", "dead_lettered", "children"]
 
@@ -29,11 +31,15 @@ class WorkerVerdict(Struct, frozen=True, gc=False):
 
 
 class Explanation(Struct, frozen=True, gc=False):
-    """The first reason that holds, in words, and each worker's verdict."""
+    """The first reason that holds, in words, and each worker's verdict.
+
+    `worker` is where the task would go now. `change` is the smallest change that would let it run, where no worker fits."""
 
     reason: Reason
     summary: str
     workers: tuple[WorkerVerdict, ...] = ()
+    worker: str = ""
+    change: str = ""
 
 
 def explain(cluster: Cluster, task: Task) -> Explanation:
@@ -58,15 +64,32 @@ def explain_need(cluster: Cluster, need: Need, held: str = "") -> Explanation:
     if not any(need.task_type in worker.task_types for worker in alive):
         return Explanation("no_worker", f"none of {_count(len(alive), 'worker')} offers task type {need.task_type}", verdicts)
     if not any(verdict.fits for verdict in verdicts):
-        if would := [worker.id for worker in alive if worker.draining and not placement.misfit(cluster, draining(worker, False, 0), need)]:
-            return Explanation("held", f"{', '.join(would)} would fit and {'is' if len(would) == 1 else 'are'} draining", verdicts)
-        nearest = next((v for v in verdicts if need.task_type in cluster.workers[v.worker].task_types), verdicts[0])
-        return Explanation("never_fits", f"no worker fits; {nearest.worker}: {nearest.why}", verdicts)
+        return _of_misfits(cluster, need, alive, verdicts)
     if held:
         return Explanation("held", held, verdicts)
     if not any(verdict.has_room for verdict in verdicts):
         return Explanation("busy", f"{_count(sum(v.fits for v in verdicts), 'worker')} that would fit: all busy", verdicts)
-    return Explanation("next", "next in line", verdicts)
+    return Explanation("next", "next in line", verdicts, worker=_first_choice(cluster, need))
+
+
+def _of_misfits(cluster: Cluster, need: Need, alive: list[Worker], verdicts: tuple[WorkerVerdict, ...]) -> Explanation:
+    nearest = nearest_fit(cluster, need)
+    change = str(nearest) if nearest else ""
+    for held, words in (("draining", "draining"), ("disabled", "switched off")):
+        would = [worker.id for worker in alive if getattr(worker, held) and not placement.misfit(cluster, replace(worker, **{held: False}), need)]
+        if would:
+            return Explanation("held", f"{', '.join(would)} would fit and {'is' if len(would) == 1 else 'are'} {words}", verdicts, change=change)
+    closest = nearest.worker if nearest else ""
+    shown = next((v for v in verdicts if v.worker == closest), None) or next(
+        (v for v in verdicts if need.task_type in cluster.workers[v.worker].task_types), verdicts[0]
+    )
+    return Explanation("never_fits", f"no worker fits; {shown.worker}: {shown.why}", verdicts, change=change)
+
+
+def _first_choice(cluster: Cluster, need: Need) -> str:
+    rooms = {worker.id: Room(cluster, worker) for worker in cluster.workers.values() if not placement.misfit(cluster, worker, need)}
+    chosen = placement.choose(rooms, list(rooms), Task("", need=need))
+    return chosen[0] if chosen else ""
 
 
 def _verdict(cluster: Cluster, worker_id: str, need: Need) -> WorkerVerdict:

@@ -49,12 +49,13 @@ from mloc.core.events import (
     TaskSubmitted,
     TaskTimedOut,
     WorkerDrainRequested,
+    WorkerElasticChanged,
     WorkerLost,
     WorkerRegistered,
     WorkerRetired,
 )
 from mloc.core.family_fold import count_ended_child, end_without_result, meet_dependency, past, shard
-from mloc.core.worker_fold import current_worker, drain, lose_worker, register
+from mloc.core.worker_fold import current_worker, drain, lose_worker, register, switch
 
 
 def evolve(cluster: Cluster, id: str, event: Event | UnknownEvent) -> None:
@@ -113,6 +114,8 @@ def _evolve_seldom(cluster: Cluster, event: AnyEvent | UnknownEvent, now: int) -
             lose_worker(cluster, event.worker, event.incarnation, "retired", "its worker stopped", now)
         case WorkerDrainRequested():
             drain(cluster, event, now)
+        case WorkerElasticChanged():
+            switch(cluster, event, now)
         case EngineReady() | EngineWoke():
             if worker := current_worker(cluster, event.worker, event.incarnation):
                 cluster.workers[worker.id] = workers.warmed(worker, event.engine)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mloc.core.cluster import Cluster
-from mloc.core.events import Need
+from mloc.core.events import Device, Need
 from mloc.core.task import Task
 from mloc.core.worker import Worker
 
@@ -67,6 +67,8 @@ def misfit(cluster: Cluster, worker: Worker, need: Need) -> str:
         return "the worker has not registered since the server restarted"
     if worker.draining:
         return "the worker is draining"
+    if worker.disabled:
+        return "the worker is switched off"
     if need.task_type not in worker.task_types:
         return f"it does not offer task type {need.task_type}"
     if missing := sorted(set(need.tags) - worker.tags):
@@ -81,7 +83,7 @@ def misfit(cluster: Cluster, worker: Worker, need: Need) -> str:
 def _device_misfit(worker: Worker, need: Need) -> str:
     if not need.gpus:
         return ""
-    typed = [d for d in worker.hardware.devices if need.gpu_type.lower() in ("any", "", *_names(d.name))]
+    typed = devices_of_type(worker, need)
     if len(typed) < need.gpus:
         kind = "" if need.gpu_type == "any" else f" of type {need.gpu_type}"
         return f"it has {len(typed)} GPUs{kind}, {need.gpus} are needed"
@@ -89,6 +91,11 @@ def _device_misfit(worker: Worker, need: Need) -> str:
     if len(large) < need.gpus:
         return f"{len(large)} of its GPUs have {need.gpu_memory / 2**30:.1f} GiB, {need.gpus} are needed"
     return ""
+
+
+def devices_of_type(worker: Worker, need: Need) -> list[Device]:
+    """The worker's devices that answer to the type that is asked for."""
+    return [device for device in worker.hardware.devices if need.gpu_type.lower() in ("any", "", *_names(device.name))]
 
 
 def choose(rooms: Mapping[str, Room], fitting: list[str], task: Task) -> tuple[str, tuple[int, ...]] | None:

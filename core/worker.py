@@ -26,6 +26,7 @@ class Worker(Struct, frozen=True, omit_defaults=True, gc=False):
     phase: Literal["alive", "lost", "retired"] = "alive"
     run_id: str = ""
     draining: bool = False
+    disabled: bool = False
     hardware: Hardware = Hardware()
     task_types: frozenset[str] = frozenset()
     tags: frozenset[str] = frozenset()
@@ -55,6 +56,7 @@ class Attempt(Struct, frozen=True, omit_defaults=True, gc=False):
 def registered(before: Worker | None, event: WorkerRegistered, now_ms: int) -> Worker:
     return Worker(
         id=event.worker, incarnation=event.incarnation, run_id=event.run_id, draining=before.draining if before else False,
+        disabled=before.disabled if before else False,
         hardware=event.hardware, task_types=frozenset(event.task_types), tags=frozenset(event.tags), slots=event.slots,
         cost_per_hour=event.cost_per_hour, registered_ms=now_ms, since_ms=now_ms, versions=event.versions,
     )  # fmt: skip
@@ -66,6 +68,10 @@ def gone(worker: Worker, phase: Literal["lost", "retired"], now_ms: int) -> Work
 
 def draining(worker: Worker, on: bool, now_ms: int) -> Worker:
     return replace(worker, draining=on, since_ms=now_ms)
+
+
+def switched(worker: Worker, on: bool, now_ms: int) -> Worker:
+    return replace(worker, disabled=not on, since_ms=now_ms)
 
 
 def warmed(worker: Worker, engine: str) -> Worker:

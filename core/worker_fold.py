@@ -1,11 +1,11 @@
-"""The fold of the workers' events: registrations with what they adopt and end, losses, drains."""
+"""The fold of the workers' events: registrations with what they adopt and end, losses, drains, switching off and on."""
 
 from __future__ import annotations
 
 from mloc.core import task as tasks
 from mloc.core import worker as workers
 from mloc.core.cluster import Cluster
-from mloc.core.events import WorkerDrainRequested, WorkerRegistered
+from mloc.core.events import WorkerDrainRequested, WorkerElasticChanged, WorkerRegistered
 from mloc.core.family_fold import leave_dead_letter
 from mloc.core.task import Task
 from mloc.core.worker import Attempt, Worker
@@ -44,14 +44,27 @@ def drain(cluster: Cluster, event: WorkerDrainRequested, now: int) -> None:
         return
     cluster.workers[worker.id] = workers.draining(worker, not event.undo, now)
     if not event.undo:
-        for attempt in cluster.holdings.of(worker.id).values():
-            if not attempt.started:
-                cluster.holdings.mark_unneeded(attempt)
+        _take_back_what_has_not_started(cluster, worker)
+
+
+def switch(cluster: Cluster, event: WorkerElasticChanged, now: int) -> None:
+    worker = cluster.workers.get(event.worker)
+    if worker is None:
+        return
+    cluster.workers[worker.id] = workers.switched(worker, event.enabled, now)
+    if not event.enabled:
+        _take_back_what_has_not_started(cluster, worker)
 
 
 def current_worker(cluster: Cluster, id: str, incarnation: int) -> Worker | None:
     worker = cluster.workers.get(id)
     return worker if worker is not None and worker.incarnation == incarnation and worker.phase == "alive" else None
+
+
+def _take_back_what_has_not_started(cluster: Cluster, worker: Worker) -> None:
+    for attempt in cluster.holdings.of(worker.id).values():
+        if not attempt.started:
+            cluster.holdings.mark_unneeded(attempt)
 
 
 def _adopt(cluster: Cluster, task: Task, attempt: Attempt, now: int) -> bool:

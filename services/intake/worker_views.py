@@ -59,6 +59,7 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     cost_per_hour: float
     engines: tuple[str, ...]
     draining: bool
+    enabled: bool
     running: tuple[HeldView, ...]
     running_count: int
     registered_at: Time | None
@@ -76,7 +77,7 @@ def worker_view(cluster: Cluster, worker: Worker, beat: tuple[int, Heartbeat] | 
         incarnation=worker.incarnation, hostname=worker.hardware.hostname, cpus=worker.hardware.cpus, memory_bytes=worker.hardware.memory,
         devices=tuple(DeviceView(device.index, device.name, device.memory) for device in worker.hardware.devices),
         task_types=tuple(sorted(worker.task_types)), tags=tuple(sorted(worker.tags)), slots=worker.slots, cost_per_hour=worker.cost_per_hour,
-        engines=worker.engines, draining=worker.draining,
+        engines=worker.engines, draining=worker.draining, enabled=not worker.disabled,
         running=tuple(HeldView(attempt.task, attempt.number, attempt.devices) for attempt in held[:MOST_RUNNING]), running_count=len(held),
         registered_at=iso(worker.registered_ms), since=iso(worker.since_ms), versions=worker.versions, heartbeat=_heartbeat(beat, now_ms),
     )  # fmt: skip
@@ -87,6 +88,8 @@ def _status(worker: Worker, *, busy: bool, is_silent: bool) -> WorkerStatus:
         return "DISABLED"
     if worker.phase == "lost" or is_silent:
         return "STALE"
+    if worker.disabled:
+        return "DISABLED"
     if worker.draining:
         return "DRAINING"
     return "RUNNING" if busy else "IDLE"

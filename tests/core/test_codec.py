@@ -16,7 +16,7 @@ from mloc.core.host_frames import FrameError, FrameReader, HostReady, Succeeded,
 @pytest.mark.parametrize("tag", sorted(codec.EVENT_TYPES))
 def test_every_event_names_its_type_and_survives_the_round_trip(tag):
     cls = codec.EVENT_TYPES[tag]
-    values = {"str": "x", "int": 3, "float": 1.5}
+    values = {"str": "x", "int": 3, "float": 1.5, "bool": True}
     fields = {f.name: f.default for f in msgspec.structs.fields(cls)}
     for field in msgspec.structs.fields(cls):
         if field.required:

@@ -15,6 +15,7 @@ from mloc.core.events import (
     TaskDispatched,
     TaskSubmitted,
     WorkerDrainRequested,
+    WorkerElasticChanged,
     WorkerLost,
     WorkerRegistered,
 )
@@ -51,6 +52,7 @@ def task(id: str = "t", need: Need = CPU, **fields) -> TaskSubmitted:
         ([worker(), task(need=Need("sft", tags=("fast",)))], "never_fits", "it lacks the tag fast"),
         ([worker(), task(need=Need("sft", gpus=1))], "never_fits", "it has 0 GPUs, 1 are needed"),
         ([worker(), WorkerDrainRequested(worker="w"), task()], "held", "w would fit and is draining"),
+        ([worker(), WorkerElasticChanged(worker="w", enabled=False), task()], "held", "w would fit and is switched off"),
         ([worker(), task("a"), task(depends_on=("a",))], "held", "it waits for a"),
         ([worker(), task("a"), TaskDispatched(task="a", attempt=1, worker="w", incarnation=1), task()], "busy", "all busy"),
         ([worker(), task()], "next", "next in line"),

@@ -29,6 +29,7 @@ from mloc.core.events import (
     TaskRequeued,
     TaskTimedOut,
     WorkerDrainRequested,
+    WorkerElasticChanged,
     WorkerLost,
     WorkerRetired,
     raw,
@@ -85,6 +86,7 @@ def event_of(history: History, step: Step) -> None:
             history.add(TaskPriorityChanged(task=task, priority=10 * which))
         case 16:
             history.add(WorkerDrainRequested(worker=worker, undo=bool(which % 2)))
+            history.add(WorkerElasticChanged(worker=worker, enabled=number % 3 != 0))
         case 17:
             history.now_ms += 1000 * number
         case 18:

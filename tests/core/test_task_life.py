@@ -7,6 +7,7 @@ from mloc.core.events import (
     AttemptRecalled,
     AttemptStopped,
     AttemptStopRequested,
+    AttemptSucceeded,
     CancelRequested,
     Error,
     HeldAttempt,
@@ -22,6 +23,7 @@ from mloc.core.events import (
     TaskSharded,
     TaskTimedOut,
     WorkerDrainRequested,
+    WorkerElasticChanged,
     WorkerLost,
     WorkerRetired,
 )
@@ -292,6 +294,30 @@ def test_drain_takes_back_what_has_not_started(history):
     assert only(answers, AttemptRecalled)[0].worker == "w1"
     assert dispatch_of(answers, "a").worker == "w2"
     assert history.task("a").failures == 0
+
+
+def test_a_worker_that_is_switched_off_keeps_what_runs_and_gets_nothing_new_until_it_is_on_again(history):
+    history.worker("w1")
+    history.submit("a", TRAIN)
+    history.start(dispatch_of(history.settle(), "a"))
+    history.add(WorkerElasticChanged(worker="w1", enabled=False))
+    history.submit("b", TRAIN)
+    assert history.settle() == []
+    assert history.task("a").phase == "running"
+    history.worker("w1", 2, attempts=(HeldAttempt("a", 1),))
+    assert history.settle() == []
+    assert history.task("a").phase == "running"
+    history.add(WorkerElasticChanged(worker="w1", enabled=True), AttemptSucceeded(task="a", attempt=1, worker="w1", incarnation=2))
+    assert dispatch_of(history.settle(), "b").worker == "w1"
+
+
+def test_what_has_not_started_on_a_worker_that_is_switched_off_goes_elsewhere(history):
+    history.worker("w1")
+    history.submit("a", TRAIN)
+    history.settle()
+    history.add(WorkerElasticChanged(worker="w1", enabled=False))
+    history.worker("w2")
+    assert dispatch_of(history.settle(), "a").worker == "w2"
 
 
 def test_a_retired_worker_gives_its_tasks_back_without_counting_a_failure(history):

@@ -76,13 +76,17 @@ class TaskShown(TaskPage, frozen=True, kw_only=True):
 
 
 class TaskExplained(Struct, frozen=True):
-    """`reason` is one of a few words, `summary` says it to a person, `workers` has each worker's verdict."""
+    """`reason` is one of a few words, `summary` says it to a person, `workers` has each worker's verdict.
+
+    `worker` is where it would go now, `change` the smallest change that would let it run where no worker fits; each may be empty."""
 
     ok: bool
     task_id: str
     reason: Reason
     summary: str
     workers: tuple[WorkerVerdict, ...]
+    worker: str
+    change: str
 
 
 class EventList(Struct, frozen=True):
@@ -135,7 +139,7 @@ async def show_task(call: Call[OfTask, None]) -> TaskShown:
 async def show_explanation(call: Call[OfTask, None]) -> TaskExplained:
     task = await call.state.task(call.parameters.id)
     said = explain(call.state.cluster, task)
-    return TaskExplained(True, task.id, said.reason, said.summary, said.workers)
+    return TaskExplained(True, task.id, said.reason, said.summary, said.workers, said.worker, said.change)
 
 
 async def show_events(call: Call[LinesAsked, None]) -> EventList:

@@ -1,4 +1,4 @@
-"""GET /workers, POST /workers/…/drain: the fleet."""
+"""GET /workers, POST /workers/…/drain, …/elastic: the fleet."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from mloc.core.events import WorkerDrainRequested
+from mloc.core.events import WorkerDrainRequested, WorkerElasticChanged
 from mloc.core.worker import Worker
 from mloc.services.intake.http.api_state import ApiState
 from mloc.services.intake.http.endpoint import Call, Endpoint
@@ -53,6 +53,21 @@ class Drained(Struct, frozen=True):
     event_id: str
 
 
+class ElasticOrder(Struct, frozen=True, forbid_unknown_fields=True):
+    """`enabled: false`: no new work for the worker, also after its restart; what runs goes on."""
+
+    enabled: bool
+    by: str = ""
+    reason: str = ""
+
+
+class ElasticChanged(Struct, frozen=True):
+    ok: bool
+    worker_id: str
+    enabled: bool
+    event_id: str
+
+
 async def list_workers(call: Call[WorkersAsked, None]) -> WorkerList:
     """The fleet by id, with each worker's last heartbeat."""
     state, asked = call.state, call.parameters
@@ -81,6 +96,14 @@ async def drain_worker(call: Call[DrainAsked, None]) -> Drained:
     return Drained(True, worker.id, not undo, submitted.last_id)
 
 
+async def switch_worker(call: Call[OfWorker, ElasticOrder]) -> ElasticChanged:
+    """202; the worker shows DISABLED while it is off."""
+    worker, asked = _worker(call.state, call.parameters.id), call.body
+    event = WorkerElasticChanged(worker=worker.id, enabled=asked.enabled, by=asked.by or "the API", reason=asked.reason)
+    submitted = await call.state.submitter.request(event)
+    return ElasticChanged(True, worker.id, asked.enabled, submitted.last_id)
+
+
 def _worker(state: ApiState, id: str) -> Worker:
     worker = state.cluster.workers.get(id)
     if worker is None:
@@ -103,5 +126,9 @@ ENDPOINTS = (
     Endpoint(
         "POST", "/api/v1/workers/{id}/drain", drain_worker, "No new work for it; `?undo=1` takes that back", DrainAsked,
         answers={202: Drained}, also=("/workers/{id}/drain",),
+    ),
+    Endpoint(
+        "POST", "/api/v1/workers/{id}/elastic", switch_worker, "Switch it off or on; what runs goes on", OfWorker, ElasticOrder,
+        answers={202: ElasticChanged}, also=("/workers/{id}/elastic",),
     ),
 )  # fmt: skip

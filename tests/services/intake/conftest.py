@@ -76,7 +76,8 @@ class Api:
 
     async def register(self, **fields) -> None:
         run_id = await MemoryLog(self.memory).run_id()
-        await self.append(WorkerRegistered(**WORKER, run_id=run_id, task_types=("echo",), hardware=Hardware("host", 4.0), **fields))
+        known = {"task_types": ("echo",), "hardware": Hardware("host", 4.0)}
+        await self.append(WorkerRegistered(**WORKER, run_id=run_id, **{**known, **fields}))
 
     async def run_to_result(self, task: str, result: bytes = b'{"ok":true,"items":[]}') -> None:
         report = {"task": task, "attempt": 1, **WORKER}

@@ -194,6 +194,22 @@ async def test_workers_are_shown_with_their_last_heartbeat_and_drained(api):
     assert shown["hostname"] == "host"
 
 
+async def test_a_worker_is_switched_off_and_on_again(api):
+    await api.register()
+    assert (await asked(api, "/workers/w/elastic", 202, {"enabled": False, "reason": "at night"}))["enabled"] is False
+    (a,) = await submit_named(api, "aa")
+    explained = await answer(api, f"/api/v1/tasks/{a}/explain")
+    assert (explained["reason"], explained["change"]) == ("held", "switching w on would let it run there")
+    shown = await answer(api, "/workers/w")
+    assert (shown["status"], shown["enabled"]) == ("DISABLED", False)
+    assert (await answer(api, "/api/v1/workers?state=disabled"))["total"] == 1
+    await asked(api, "/api/v1/workers/w/elastic", 202, {"enabled": True})
+    assert (await answer(api, f"/api/v1/tasks/{a}/explain"))["worker"] == "w"
+    assert (await answer(api, "/workers/w"))["status"] == "IDLE"
+    await asked(api, "/workers/w/elastic", 422, {})
+    await asked(api, "/workers/nobody/elastic", 404, {"enabled": True})
+
+
 async def test_a_busy_worker_and_a_silent_one_say_so(api):
     await api.register()
     (a,) = await submit_named(api, "aa")

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from mloc.core.events import Device, Hardware
 from mloc.services.intake import submitter
 from mloc.services.intake.http.request_body import MAX_BODY_BYTES
 from mloc.services.log.memory_log import MemoryLog
@@ -131,9 +132,21 @@ async def test_a_dry_run_says_where_it_would_go_and_submits_nothing(api):
     before = api.logged()
     answer = await (await api.post("/api/v1/tasks?dry_run=1", ECHO)).json()
     assert answer["dry_run"]
-    assert answer["tasks"][0]["placement"]["reason"] == "next"
+    assert (answer["tasks"][0]["placement"]["reason"], answer["tasks"][0]["placement"]["worker"]) == ("next", "w")
     assert answer["warnings"] == []
     assert api.logged() == before
+
+
+async def test_a_dry_run_says_for_each_stage_the_smallest_change_that_would_let_it_run(api):
+    await api.register(hardware=Hardware("host", 4.0, devices=(Device(0, "L4", 24 * 2**30),)))
+    large = "{name: two, spec: {resources: {hardware: {gpu: {count: 1, memory: 80Gi}}}}}"
+    answer = await (await api.post("/api/v1/tasks?dry_run=1", PIPELINE.replace("{name: two}", large))).json()
+    whole, one, two = answer["tasks"]
+    assert (whole["placement"], one["placement"]["worker"]) == (None, "w")
+    assert (two["depends_on"], two["placement"]["reason"]) == (["one"], "never_fits")
+    assert two["placement"]["change"] == "gpu.memory 24Gi instead of 80Gi would fit w"
+    answer = await (await api.post("/api/v1/tasks?dry_run=1", ECHO.replace("taskType: echo", "taskType: my_own"))).json()
+    assert "no living worker takes tasks of type my_own; they wait until one does" in answer["warnings"]
 
 
 async def test_many_posts_at_a_time_share_round_trips(api, monkeypatch):
