@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from mloc.core.language.errors import did_you_mean
-from mloc.services.intake.commands import results, schema, submit, tasks, templates
+from mloc.services.intake.commands import results, schema, submit, tasks, templates, watch
 from mloc.services.intake.task_query import MAX_PAGE_SIZE, SORTS
 from mloc.services.settings import Settings
 
@@ -93,6 +93,12 @@ def parser() -> Parser:
     retry = command("retry", tasks.retry, "try again what was given up", "mloc-intake retry my-task")
     for one in (cancel, retry):
         one.add_argument("tasks", nargs="+", metavar="task", help=_TASK)
+
+    about = "submit each task file that is put into a folder, exactly once"
+    watching = command("watch", watch.watch, about, "mloc-intake watch inbox/ --move-to inbox/done")
+    watching.add_argument("folder", metavar="DIR", help="write files elsewhere and rename them into it, or just write them there")
+    watching.add_argument("--move-to", metavar="FOLDER", help="move what was submitted there (default: it stays)")
+    watching.add_argument("--once", action="store_true", help="end when each file that is there now was dealt with")
 
     about = "list the pipelines that come with MLOC, or print one"
     known = command("templates", templates.templates, about, "mloc-intake templates show echo", is_remote=False)

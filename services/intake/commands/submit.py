@@ -45,6 +45,7 @@ class Outcome(Struct):
     problems: tuple[Problem, ...] = ()
     tasks: list[str] = []
     is_known: bool = True  # False: the answer was lost on the way, and the tasks may be taken
+    is_passing: bool = False  # it is not the file's fault: the same file may be taken later
 
 
 def validate(settings: Settings, asked: argparse.Namespace) -> int:
@@ -185,6 +186,7 @@ def refuse(outcome: Outcome, error: Exception) -> None:
             outcome.code = codes.UNREACHABLE
         case _:
             outcome.code = codes.INVALID
+    outcome.is_passing = isinstance(error, BacklogFull | LogUnavailable | Unreachable | MaybeTaken)
     if isinstance(error, MaybeTaken):
         outcome.is_known = False
         outcome.error["hint"] = NOT_KNOWN
