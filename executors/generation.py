@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -9,43 +10,80 @@ from msgspec import Struct
 
 from mloc.core.language.inference_spec import Inference
 from mloc.executors.contract import ExecutorError
+from mloc.executors.drawing import chooser, row_chances, sampling_of
+from mloc.executors.guidance import Guide, GuidedRow, Vocabulary, grammar_of
 from mloc.executors.model_loading import LoadedModel
-from mloc.executors.sampling import cut_at_stop, generate_arguments
+from mloc.executors.sampling import cut_at_stop, generate_arguments, processors
 
 
 class Answer(Struct, frozen=True):
-    """What a prompt got: `outputs` has {text, finish_reason, logprobs} for each of the `n` that were asked for."""
+    """What a prompt got: `outputs` has {text, finish_reason, logprobs} for each of the `n` that were asked for.
+
+    `problem`: why it is no answer."""
 
     outputs: list[dict[str, Any]]
     prompt_tokens: int
     completion_tokens: int
+    problem: str = ""
 
 
 def answer_batch(
-    prompts: list[str], inference: Inference, engine: LoadedModel, seed: int | None, stopping: Callable[[], bool]
+    asked: list[tuple[int, str]], inference: Inference, engine: LoadedModel, seed: int, stopping: Callable[[], bool]
 ) -> list[Answer] | None:
-    """An answer for each prompt; None where the attempt was asked to stop meanwhile. Raises ExecutorError for a prompt that is too long."""
+    """An answer for each (row index, prompt); None where the attempt was asked to stop meanwhile. What a row gets depends on `seed` and
+    its index, not on the other rows. Raises ExecutorError for a prompt that is too long."""
     import torch
 
     tokenizer, model = engine.tokenizer, engine.model
-    encoded = _encode(prompts, inference, tokenizer)
+    copies = inference.n or 1
+    encoded = _encode([prompt for _, prompt in asked for _ in range(copies)], inference, tokenizer)
     _check_room(encoded, inference, model)
-    if seed is not None:
-        torch.manual_seed(seed)
     arguments = generate_arguments(inference, tokenizer)
+    config = _greedy(model, tokenizer, arguments)
+    ends = _end_tokens(config, tokenizer)
+    guided = _guided(len(asked) * copies, inference, engine, ends, arguments["max_new_tokens"])
+    choose = chooser(sampling_of(inference, model.generation_config), row_chances(seed, [index for index, _ in asked], copies), guided)
     with torch.inference_mode():
         made = model.generate(
-            **encoded.to(model.device), **arguments, pad_token_id=tokenizer.pad_token_id, return_dict_in_generate=True,
+            **encoded.to(model.device), generation_config=config, tokenizer=tokenizer, logits_processor=[*processors(inference), choose],
             stopping_criteria=[_asked_to_stop(stopping)],
         )  # fmt: skip
     if stopping():
         return None
     answers = made.sequences[:, encoded["input_ids"].shape[1] :]  # [prompts * n, longest answer]
-    ends = _end_tokens(arguments, model, tokenizer)
-    copies = inference.n or 1
     outputs = [_output(tokens, row, made, ends, inference, engine) for row, tokens in enumerate(answers.tolist())]
-    asked = encoded["attention_mask"].sum(1).tolist()
-    return [_answer_of(outputs[row * copies : (row + 1) * copies], count) for row, count in enumerate(asked)]
+    counts = encoded["attention_mask"].sum(1).tolist()[::copies]
+    return [
+        _answer_of(outputs[at * copies : (at + 1) * copies], count, guided[at * copies : (at + 1) * copies]) for at, count in enumerate(counts)
+    ]
+
+
+def _greedy(model: Any, tokenizer: Any, arguments: dict[str, Any]) -> Any:
+    """The model's own settings and the task's, without those of drawing, which `chooser` follows."""
+    config = copy.deepcopy(model.generation_config)
+    config.update(**arguments, pad_token_id=tokenizer.pad_token_id, return_dict_in_generate=True)
+    config.do_sample = False
+    for name in ("temperature", "top_k", "top_p", "min_p", "typical_p", "top_h", "epsilon_cutoff", "eta_cutoff"):
+        setattr(config, name, None)
+    return config
+
+
+def _guided(rows: int, inference: Inference, engine: LoadedModel, ends: set[int], max_tokens: int) -> list[GuidedRow]:
+    grammar = grammar_of(inference)
+    if grammar is None:
+        return []
+    vocabulary = _once(
+        engine, "vocabulary", sorted(ends), lambda: Vocabulary(engine.tokenizer, engine.model.config.get_text_config().vocab_size, sorted(ends))
+    )
+    guide = _once(engine, "guide", (grammar, max_tokens, sorted(ends)), lambda: Guide(grammar, vocabulary, max_tokens))
+    return [GuidedRow(guide) for _ in range(rows)]
+
+
+def _once(engine: LoadedModel, name: str, key: object, make: Callable[[], Any]) -> Any:
+    """What is made for an engine and kept as long as the same is asked for."""
+    if name not in engine.made or engine.made[name][0] != key:
+        engine.made[name] = (key, make())
+    return engine.made[name][1]
 
 
 def _encode(prompts: list[str], inference: Inference, tokenizer: Any) -> Any:
@@ -78,10 +116,8 @@ def _asked_to_stop(stopping: Callable[[], bool]) -> Callable[..., Any]:
     return ended
 
 
-def _end_tokens(arguments: dict[str, Any], model: Any, tokenizer: Any) -> set[int]:
-    ends = arguments.get("eos_token_id", model.generation_config.eos_token_id)
-    if ends is None:
-        ends = tokenizer.eos_token_id
+def _end_tokens(config: Any, tokenizer: Any) -> set[int]:
+    ends = tokenizer.eos_token_id if config.eos_token_id is None else config.eos_token_id
     return set(ends) if isinstance(ends, list | tuple) else {ends}
 
 
@@ -110,6 +146,7 @@ def _logprobs(logits: Any, token: int, top: int, tokenizer: Any) -> dict[str, An
     return {"token": tokenizer.decode([token]), "logprob": round(float(scores[token]), 5), "top": likeliest}
 
 
-def _answer_of(outputs: list[dict[str, Any]], prompt_tokens: int) -> Answer:
+def _answer_of(outputs: list[dict[str, Any]], prompt_tokens: int, guided: list[GuidedRow]) -> Answer:
     made = sum(output.pop("tokens") for output in outputs)
-    return Answer(outputs, prompt_tokens, made)
+    problem = "" if all(row.complete for row in guided) else "the answer was not complete after inference.max_tokens; raise it"
+    return Answer(outputs, prompt_tokens, made, problem)

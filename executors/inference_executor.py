@@ -62,9 +62,12 @@ def _record(asked: list[tuple[Row, str]], engine: LoadedModel, work: RowWork) ->
     asked = [(row, text) for row, text in asked if row.index not in work.store]
     if not asked or work.context.stopping():
         return
-    seed = None if work.inference.seed is None else work.inference.seed + asked[0][0].index
-    answers = answer_batch([text for _, text in asked], work.inference, engine, seed, work.context.stopping)
+    seed = work.context.seed if work.inference.seed is None else work.inference.seed
+    answers = answer_batch([(row.index, text) for row, text in asked], work.inference, engine, seed, work.context.stopping)
     for (row, _), answer in zip(asked, answers or (), strict=bool(answers)):
+        if answer.problem:
+            record_error(work, row, "AnswerIncomplete", answer.problem)
+            continue
         work.store.add(row.index, _item(row, answer), answer.prompt_tokens, answer.completion_tokens)
 
 

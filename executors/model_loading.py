@@ -31,6 +31,7 @@ class LoadedModel(Struct, frozen=True):
     tokenizer: Any
     name: str
     weights: Weights | None  # None: made from scratch
+    made: dict[str, Any] = {}  # what is made of it once, by what it is
 
 
 def load_model(spec: TaskSpec, context: Context, task_texts: Iterable[str] = (), *, trainable: bool = False) -> LoadedModel:

@@ -6,6 +6,7 @@ from typing import Any
 
 from mloc.core.language.inference_spec import Inference, names_for_vllm
 from mloc.executors.contract import ExecutorError
+from mloc.executors.guidance import grammar_of
 
 DEFAULT_MAX_TOKENS = 256
 
@@ -23,6 +24,7 @@ def check_settings(inference: Inference) -> None:
         raise ExecutorError("UnsupportedSetting", f"{names}: not possible with the transformers engine; leave it out, or use the vLLM engine")
     if (inference.n or 1) > 1 and not samples(inference):
         raise ExecutorError("UnsupportedSetting", "inference.n above 1 needs sampling: set temperature above 0, or do_sample: true")
+    grammar_of(inference)
 
 
 def samples(inference: Inference) -> bool | None:
@@ -33,33 +35,27 @@ def samples(inference: Inference) -> bool | None:
 
 
 def generate_arguments(inference: Inference, tokenizer: Any) -> dict[str, Any]:
-    """Keyword arguments of `generate`; what is unset is left to the model's own generation settings."""
+    """Keyword arguments of `generate`, but for how tokens are drawn; what is unset is left to the model's own generation settings."""
     arguments: dict[str, Any] = {
-        "max_new_tokens": inference.max_tokens or DEFAULT_MAX_TOKENS,
+        "max_new_tokens": max(inference.max_tokens or DEFAULT_MAX_TOKENS, _longest_choice(inference)),
         "min_new_tokens": inference.min_tokens,
-        "do_sample": samples(inference),
-        "temperature": inference.temperature or None,
-        "top_p": inference.top_p,
-        "top_k": None if inference.top_k is None else max(inference.top_k, 0),
-        "min_p": inference.min_p,
         "repetition_penalty": inference.repetition_penalty,
-        "num_return_sequences": inference.n,
         "bad_words_ids": [tokenizer.encode(word, add_special_tokens=False) for word in inference.bad_words or ()] or None,
         "sequence_bias": [[[int(token)], bias] for token, bias in (inference.logit_bias or {}).items()] or None,
         "stop_strings": list(stop_strings(inference)) or None,
-        "logits_processor": _processors(inference) or None,
         "output_logits": True if inference.logprobs is not None else None,
     }
     kept = {name: value for name, value in arguments.items() if value is not None}
-    if samples(inference) is False:  # they would only be warned about
-        kept = {name: value for name, value in kept.items() if name not in ("temperature", "top_p", "top_k", "min_p")}
-    if "stop_strings" in kept:
-        kept["tokenizer"] = tokenizer
     if inference.ignore_eos:  # the end of the turn is not offered until the answer is full
         kept["min_new_tokens"] = kept["max_new_tokens"]
     if inference.stop_token_ids:
         kept["eos_token_id"] = [*([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []), *inference.stop_token_ids]
     return kept
+
+
+def _longest_choice(inference: Inference) -> int:
+    """Tokens that any of the choices fits into: a token has a byte at least, and the answer's end takes one."""
+    return max((len(choice.encode()) + 1 for choice in inference.choice or ()), default=0)
 
 
 def stop_strings(inference: Inference) -> tuple[str, ...]:
@@ -78,7 +74,8 @@ def cut_at_stop(text: str, inference: Inference) -> str:
     return text
 
 
-def _processors(inference: Inference) -> list[Any]:
+def processors(inference: Inference) -> list[Any]:
+    """What generate has no argument for."""
     made = []
     if inference.presence_penalty or inference.frequency_penalty:
         made.append(_penalties(inference.presence_penalty or 0.0, inference.frequency_penalty or 0.0))

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from mloc.core.seed import seed_of
 from mloc.services.results.folders import MANIFEST_FILE
 
 ARTIFACTS = "artifacts"
@@ -24,7 +25,7 @@ class Origin(Struct, frozen=True, omit_defaults=True, gc=False):
     worker: str = ""
     result_id: str = ""  # entry of the log
     versions: dict[str, str] = {}
-    seed: int | None = None
+    seed: int | None = None  # as the task states it; else the one that its id gives
     declared: tuple[str, ...] = ()  # names or globs of artifacts
 
 
@@ -45,7 +46,7 @@ class Manifest(Struct, frozen=True, gc=False):
     attempt: int
     worker: str
     result_id: str
-    seed: int | None
+    seed: int | None  # what its random numbers began with
     versions: dict[str, str]
     files: list[File]
     artifacts: list[Artifact]
@@ -57,8 +58,9 @@ _encode = msgspec.json.Encoder().encode
 def manifest_of(origin: Origin, files: list[File], *, ok: bool, folder: Path | None = None) -> bytes:
     """The manifest's bytes; declared artifacts are looked for in `folder`, all missing without one."""
     declared = [Artifact(name, "present" if folder is not None and has_artifact(folder, name) else "missing") for name in origin.declared]
+    seed = seed_of(origin.task) if origin.seed is None else origin.seed
     return _encode(
-        Manifest(origin.task, ok, origin.attempt, origin.worker, origin.result_id, origin.seed, origin.versions, files, declared)
+        Manifest(origin.task, ok, origin.attempt, origin.worker, origin.result_id, seed, origin.versions, files, declared)
     )
 
 

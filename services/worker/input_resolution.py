@@ -14,6 +14,7 @@ from mloc.core.events import AttemptSucceeded, ResultPublished
 from mloc.core.host_frames import RunTask
 from mloc.core.language.errors import LanguageError
 from mloc.core.language.resolution import has_references, resolve_encoded
+from mloc.core.seed import seed_of
 from mloc.services.clock import Clock
 from mloc.services.log.event_log import EventLog, LogUnavailable, ServerChanged
 from mloc.services.results.folders import final_folder
@@ -85,7 +86,7 @@ class InputResolver:
         return RunTask(
             task, number, dispatch.task_type, spec, f"{folders}{number}",
             f"{self._root}/{final_folder(task, is_shard=dispatch.shard is not None)}", f"{folders}rows",
-            dispatch.shard, inputs, attempt.devices, dispatch.checkpoint,
+            dispatch.shard, inputs, attempt.devices, dispatch.checkpoint, seed_of(task),
         )  # fmt: skip
 
     async def _input(self, name: str, reference: InputRef, needs_items: bool) -> dict[str, Any]:

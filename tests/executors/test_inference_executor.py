@@ -1,10 +1,12 @@
 """Answering rows with a tiny model, through a real host."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from driven_host import DrivenHost, task
 from pipeline_run import published_result
@@ -22,7 +24,8 @@ def ask(random_model: Path, tmp_path: Path) -> Any:
     """Makes an inference task on the tiny model; `name` is new each time unless given."""
 
     def make(items: list[Any], name: str = "", **given: Any) -> RunTask:
-        spec = {"model": {"source": {"type": "local", "identifier": str(random_model)}}, "data": {"type": "list", "items": items}}
+        model = given.pop("model", {"source": {"type": "local", "identifier": str(random_model)}})
+        spec = {"model": model, "data": {"type": "list", "items": items}}
         settings = {"max_tokens": 8, "temperature": 0, **given.pop("inference", {})}
         return task(name or f"t{next(names)}", "inference", tmp_path, **spec, inference=settings, **given)
 
@@ -131,12 +134,61 @@ def test_stop_strings_samples_and_logprobs_are_honoured(warm_host: DrivenHost, a
     assert len(sampled[0][0]["logprobs"][0]["top"]) == 2
 
 
+def test_what_a_row_draws_is_its_own_whatever_the_others_of_its_batch_are(warm_host: DrivenHost, ask: Any) -> None:
+    drawn = {"temperature": 1.5, "top_p": 0.95, "min_p": 0.001, "seed": 3}
+    together = run(warm_host, ask(QUESTIONS, inference=drawn))["items"]
+    shards = [run(warm_host, ask(QUESTIONS, f"drawn.s{i}", run_shard=(i, 3), inference=drawn))["items"] for i in range(3)]
+    assert [item["output"] for item in together] == [item["output"] for part in shards for item in part]
+    same = run(warm_host, ask(["one"] * 6, inference=drawn))["items"]
+    assert len({item["output"] for item in same}) > 1
+    del drawn["seed"]
+    by_task = [run(warm_host, ask(QUESTIONS, run_seed=seed, inference=drawn))["items"][0]["output"] for seed in (1, 1, 2)]
+    assert by_task[0] == by_task[1] != by_task[2]
+
+
+SCHEMA = {
+    "type": "object", "required": ["name", "age", "kind", "tags"], "additionalProperties": False,
+    "properties": {
+        "name": {"type": "string", "minLength": 2}, "age": {"type": "integer"}, "kind": {"enum": ["cat", "dog"]},
+        "tags": {"type": "array", "items": {"type": "object", "properties": {"x": {"type": ["number", "null"]}}, "required": ["x"]}},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("drawn", [{"temperature": 0}, {"temperature": 1.0}, {"temperature": 1.2, "n": 2}])
+@pytest.mark.parametrize("max_tokens", [60, 90])
+def test_random_weights_give_valid_json_that_ends_in_time(warm_host: DrivenHost, ask: Any, drawn: dict[str, Any], max_tokens: int) -> None:
+    result = run(warm_host, ask(QUESTIONS, inference={"json_schema": SCHEMA, "max_tokens": max_tokens, **drawn}))
+    for item in result["items"]:
+        for output in item.get("outputs") or [{"text": item["output"]}]:
+            jsonschema.validate(json.loads(output["text"]), SCHEMA)
+
+
+def test_patterns_and_choices_are_kept_to(warm_host: DrivenHost, ask: Any) -> None:
+    for drawn in ({"temperature": 0}, {"temperature": 1.0}):
+        dates = run(warm_host, ask(QUESTIONS, inference={"regex": r"\d{4}-\d\d( at [a-z]+)?", "max_tokens": 30, **drawn}))["items"]
+        assert all(re.fullmatch(r"\d{4}-\d\d( at [a-z]+)?", item["output"]) for item in dates)
+        chosen = run(warm_host, ask(QUESTIONS * 3, inference={"choice": ["yes", "no (never)", "y.s"], **drawn}))["items"]
+        assert {item["output"] for item in chosen} <= {"yes", "no (never)", "y.s"}
+        assert {item["finish_reason"] for item in chosen} == {"stop"}
+
+
 @pytest.mark.parametrize(
     ("inference", "said"),
-    [({"regex": "a+"}, "inference.regex"), ({"n": 2}, "needs sampling"), ({"choice": ["a"], "json_schema": {}}, "inference.json_schema")],
+    [
+        ({"prompt_logprobs": 2}, "inference.prompt_logprobs: not possible with the transformers engine; leave it out, or use the vLLM engine"),
+        ({"n": 2}, "needs sampling"),
+        ({"regex": "a("}, "inference.regex is not one that answers can be held to"),
+        ({"json_schema": {"type": "objct"}}, "objct"),
+        ({"json_schema": "{"}, "inference.json_schema is no JSON schema"),
+        ({"choice": ["a"], "ignore_eos": True}, "leave out ignore_eos"),
+    ],
 )
-def test_a_setting_that_is_not_possible_is_refused(warm_host: DrivenHost, ask: Any, inference: dict[str, Any], said: str) -> None:
-    error = failure(warm_host, ask(["one"], inference=inference)).error
+def test_a_setting_that_is_not_possible_is_refused_before_a_model_is_loaded(
+    warm_host: DrivenHost, ask: Any, inference: dict[str, Any], said: str
+) -> None:
+    nowhere = {"source": {"type": "local", "identifier": "/no/such/model"}}
+    error = failure(warm_host, ask(["one"], inference=inference, model=nowhere)).error
     assert said in error.message
     assert not error.retryable
 

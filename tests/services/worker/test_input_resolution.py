@@ -11,6 +11,7 @@ from msgspec import Raw
 
 from mloc.core.answers import Dispatch, InputRef
 from mloc.core.events import AttemptSucceeded, ResultPublished
+from mloc.core.seed import seed_of
 from mloc.services.clock import SystemClock
 from mloc.services.log.event_log import Report
 from mloc.services.log.memory_log import MemoryLog
@@ -42,6 +43,7 @@ async def test_a_spec_without_references_goes_to_the_host_byte_for_byte(log: Mem
     assert frame.spec == bytes(one.dispatch.spec)
     assert (frame.folder, frame.rows_folder) == (f"{tmp_path}/.attempts/t1/2", f"{tmp_path}/.attempts/t1/rows")
     assert (frame.devices, frame.checkpoint, frame.shard) == ((3,), "/c/10", (1, 4))
+    assert frame.seed == seed_of("t1") == seed_of("t1.s3") != seed_of("t2")
 
 
 async def test_the_rows_of_a_large_result_are_read_only_where_they_are_referred_to(log: MemoryLog, tmp_path: Path) -> None:
