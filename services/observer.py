@@ -56,7 +56,13 @@ class Observer:
         self.rebuilds = 0
         self.caught_up = False  # whether the tail was reached at least once
         self.trouble = ""  # why the log cannot be read now; "" while it can
+        self.listeners: list[OnBatch] = []  # told of every batch, whoever asked for it to be folded
         self._load_snapshot()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the log is the one that was folded, as far as this reader was told."""
+        return not self._doubtful
 
     async def catch_up(self, on_batch: OnBatch | None = None) -> None:
         """Fold to the tail. Raises LogUnavailable where the log cannot be read."""
@@ -128,8 +134,8 @@ class Observer:
         self._last_payload, self._known_sha256 = entries[-1].payload, ""
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
-        if on_batch is not None:
-            on_batch(batch)
+        for listener in (*self.listeners, *((on_batch,) if on_batch is not None else ())):
+            listener(batch)
 
     # --- a server that went away, or came back as another ---
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from mloc.core import log_ids
+from mloc.core.language.secrets import masked
 from mloc.core.task import FINAL, Task
 from mloc.services.intake.views import iso
 from mloc.services.log.event_log import Entry, EventLog
@@ -30,7 +31,9 @@ async def history_of(log: EventLog, task: Task, after: str = "") -> AsyncIterato
 
 
 def event_view(entry: Entry) -> dict[str, Any]:
-    """An entry with its id, its time and the event's fields."""
+    """An entry with its id, its time and the event's fields, secrets as `***`."""
     fields = msgspec.json.decode(entry.payload)
     fields.pop("type", None)
+    if "spec" in fields:
+        fields["spec"] = masked({"spec": fields["spec"]})["spec"]
     return {"id": entry.id, "at": iso(log_ids.time_ms(entry.id)), "type": entry.type, **fields}

@@ -6,7 +6,7 @@ a call after `LogUnavailable`. Ids are `<milliseconds>-<sequence>`, a total orde
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from msgspec import Struct
@@ -213,6 +213,9 @@ class EventLog(Protocol):
 
     async def read_telemetry(self, task: str, after: str, count: int = 500, block_ms: int = 0) -> list[tuple[str, TelemetryPoint]]:
         """Telemetry of a task after id `after`."""
+
+    async def telemetry_news(self, after: Mapping[str, str]) -> set[str]:
+        """Those of the tasks whose telemetry has something after the id given for them."""
 
     # --- small shared values ---
     async def set_secret(self, task: str, values: dict[str, str]) -> None: ...

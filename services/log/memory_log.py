@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -196,6 +196,12 @@ class MemoryLog:
             rows = self._telemetry(task, after, count)
         await self._answered("read_telemetry")
         return [(id, _decode_point(payload)) for id, payload in rows]
+
+    async def telemetry_news(self, after: Mapping[str, str]) -> set[str]:
+        await self._asked("telemetry_news")
+        news = {task for task, id in after.items() if self._telemetry(task, id, 1)}
+        await self._answered("telemetry_news")
+        return news
 
     # --- small shared values ---
     async def set_secret(self, task: str, values: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -232,6 +232,13 @@ class RedisLog:
         else:
             reply = await self._ask(await self._link(), "XREAD", "COUNT", count, "STREAMS", self._telemetry(task), after)
         return [(id, _decode_point(payload)) for id, payload in replies.side_rows(replies.of_stream(reply))]
+
+    async def telemetry_news(self, after: Mapping[str, str]) -> set[str]:
+        if not after:
+            return set()
+        command: Command = ("XREAD", "COUNT", 1, "STREAMS", *map(self._telemetry, after), *after.values())
+        prefix = len(self._telemetry(""))
+        return {key.decode()[prefix:] for key, _ in await self._ask(await self._link(), *command) or ()}
 
     # --- small shared values ---
     async def set_secret(self, task: str, values: dict[str, str]) -> None:

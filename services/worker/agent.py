@@ -69,7 +69,7 @@ class Agent:
         self._table = DeviceTable(plan.slots, plan.hardware.devices)
         self._telemetry = TelemetryBuffer()
         self.worker = ledger.worker
-        self.outbox = Outbox(self.worker, ledger, self._forget)
+        self.outbox = Outbox(self.worker, ledger, self._forget, self._telemetry)
         family_of = plan.families.get
         self._reports = Reports(self.outbox)
         self.runs = Runs(self._reports, self._table, resolver, self._telemetry, clock, lambda type_: family_of(type_, type_), transfers)

@@ -19,6 +19,7 @@ from mloc.core.events import AttemptReport, AttemptSucceeded, Event, HeldAttempt
 from mloc.services.clock import Clock
 from mloc.services.log.event_log import MAX_BATCH, EventLog, LogUnavailable, Report
 from mloc.services.worker.ledger import Ledger, ReportKept
+from mloc.services.worker.telemetry import TelemetryBuffer
 
 MAX_BATCH_BYTES = 1024 * 1024
 FIRST_PAUSE_SEC, LONGEST_PAUSE_SEC = 0.02, 1.0
@@ -39,11 +40,14 @@ class Outgoing(NamedTuple):
 
 
 class Outbox:
-    def __init__(self, worker: str, ledger: Ledger, on_acknowledged: Callable[[list[str]], None]) -> None:
-        """`on_acknowledged` is told the inbox entries that the log has removed."""
+    def __init__(
+        self, worker: str, ledger: Ledger, on_acknowledged: Callable[[list[str]], None], telemetry: TelemetryBuffer | None = None
+    ) -> None:
+        """`on_acknowledged` is told the inbox entries that the log has removed. `telemetry` of an attempt goes before its last report."""
         self.worker = worker
         self._ledger = ledger
         self._on_acknowledged = on_acknowledged
+        self._telemetry = telemetry
         self._queue: deque[Outgoing] = deque()
         self._wake = asyncio.Event()
         self.empty = asyncio.Event()
@@ -77,6 +81,8 @@ class Outbox:
                 await self._wake.wait()
             batch = list(_batch(self._queue))
             await self._keep(batch)
+            if self._telemetry is not None:
+                await self._telemetry.flush_of(log, [out.held.task for out in batch if out.held is not None])
             await self._send(log, clock, batch)
             await self._settle(batch)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 
 from msgspec.structs import replace
 
@@ -62,6 +63,12 @@ class TelemetryBuffer:
             except LogError:
                 for task, point in batch:
                     self._dropped[task] = self._dropped.get(task, 0) + 1 + point.dropped
+
+    async def flush_of(self, log: EventLog, tasks: Iterable[str]) -> None:
+        """Send all that waits of these tasks, so that what an attempt said is in the log before its end is."""
+        for task in tasks:
+            while task in self._waiting:
+                await self.flush(log)
 
     def _add(self, task: str, point: TelemetryPoint) -> None:
         waiting = self._waiting.get(task)

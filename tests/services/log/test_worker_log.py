@@ -328,3 +328,10 @@ async def test_secrets_are_kept_until_they_are_forgotten(log: EventLog) -> None:
     await log.forget_secret("a")
     await log.forget_secret("a")
     assert await log.secrets("a") == {}
+
+
+async def test_of_many_tasks_those_are_named_whose_telemetry_has_news(log: EventLog) -> None:
+    await log.append_telemetry([(task, TelemetryPoint(1, line="said")) for task in ("a", "b", "b.c")])
+    last = (await log.read_telemetry("a", "0-0"))[-1][0]
+    assert await log.telemetry_news({"a": last, "b": "0-0", "b.c": "0-0", "nothing": "0-0"}) == {"b", "b.c"}
+    assert await log.telemetry_news({}) == set()
