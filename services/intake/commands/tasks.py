@@ -12,7 +12,8 @@ from mloc.services.intake.commands import exit_codes as codes
 from mloc.services.intake.commands.opening import open_source
 from mloc.services.intake.commands.output import GLYPHS, age, one_line, print_json, printable, say, table
 from mloc.services.intake.commands.source import Source, View, has_ended, milliseconds
-from mloc.services.intake.commands.wait import telemetry_line, wait_for
+from mloc.services.intake.commands.wait import wait_for
+from mloc.services.intake.streams.line_text import line_text
 from mloc.services.intake.task_requests import RequestRefused, words
 from mloc.services.settings import Settings
 
@@ -89,10 +90,12 @@ async def show_logs(source: Source, asked: argparse.Namespace) -> int:
     if asked.follow and not has_ended(family[0]):
         return await wait_for(source, [id], as_json=asked.json, with_logs=True, quiet=asked.quiet)
     for part in family:
+        if part["children"]:  # the API has the lines of its parts under it, too
+            continue
         async for point in _all_lines(source, part["task_id"]):
             if asked.json:
                 print(msgspec.json.encode({"task_id": part["task_id"], **point}).decode())
-            elif text := telemetry_line(point):
+            elif text := line_text(point):
                 print(f"{printable(part['stage'] or part['name'])} | {text}" if len(family) > 1 else text)
     return codes.OK
 

@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.live import Live
 
 from mloc.services.intake.commands import exit_codes as codes
-from mloc.services.intake.commands.output import age, one_line, print_json, printable, say
+from mloc.services.intake.commands.output import age, one_line, print_json, say
 from mloc.services.intake.commands.progress import Changes, Part, Reading, drawing, folded
 from mloc.services.intake.commands.source import Source, UnknownTask, Unreachable, View, has_ended, milliseconds
+from mloc.services.intake.streams.line_text import line_text
 from mloc.services.intake.task_requests import words
 from mloc.services.log.event_log import LogUnavailable
 
@@ -80,7 +81,7 @@ class Telemetry:
         id = view["task_id"]
         while points := await self._source.lines(id, self._after.get(id, "")):
             for point in points:
-                if self._line is not None and (text := telemetry_line(point)):
+                if self._line is not None and (text := line_text(point)):
                     self._line(f"{view['stage'] or view['name'] or id} | {text}")
                 if point.get("metrics") or point.get("step"):
                     known = self.readings.get(id, Reading()).metrics
@@ -90,16 +91,6 @@ class Telemetry:
             if self._after.get(id) == "~":
                 return
             self._after[id] = points[-1]["id"]
-
-
-def telemetry_line(point: View) -> str:
-    """One log line or metric point, for people."""
-    dropped = f"({point['dropped']} lines dropped) " if point.get("dropped") else ""
-    if point.get("line"):
-        return dropped + printable(point["line"])
-    step, total = point.get("step"), point.get("total_steps")
-    told = f"step {step}" + (f"/{total}" if total else "") if step else ""
-    return dropped + " ".join(part for part in (told, *(f"{name}={value:.4g}" for name, value in point.get("metrics", {}).items())) if part)
 
 
 @contextlib.contextmanager

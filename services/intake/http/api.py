@@ -44,6 +44,7 @@ def build_app(settings: Settings, log: EventLog, observer: Observer) -> web.Appl
     app[STATE] = ApiState(settings, log, observer)
     app[OPENAPI] = msgspec.json.encode(openapi_document(ENDPOINTS))
     add_routes(app, ENDPOINTS)
+    app.on_shutdown.append(_close_streams)
     return app
 
 
@@ -76,6 +77,10 @@ async def serve(settings: Settings) -> int:
     finally:
         await runner.cleanup()
         await log.close()
+
+
+async def _close_streams(app: web.Application) -> None:
+    app[STATE].close_streams()
 
 
 async def _follow(observer: Observer) -> None:

@@ -13,6 +13,8 @@ from mloc.core.task import Task
 from mloc.services.clock import SystemClock
 from mloc.services.intake.heartbeats import Heartbeats
 from mloc.services.intake.http.responses import not_found
+from mloc.services.intake.streams.event_tail import EventTail
+from mloc.services.intake.streams.telemetry_tail import TelemetryTail
 from mloc.services.intake.submission import ModelDefaults
 from mloc.services.intake.submitter import Submitter
 from mloc.services.intake.task_ids import TaskIds
@@ -32,8 +34,15 @@ class ApiState:
         self.observer = observer
         self.submitter = Submitter(log, SystemClock(), settings.backlog_limit)
         self.heartbeats = Heartbeats(log)
+        self.events = EventTail(log, observer)
+        self.lines = TelemetryTail(log)
         self.ids = TaskIds(time.time, secrets.randbelow)
         self.defaults = ModelDefaults(settings.vllm_model or "", settings.ppo_model or "")
+
+    def close_streams(self) -> None:
+        """Those who follow end their answers, and may go on elsewhere."""
+        self.events.close()
+        self.lines.close()
 
     @property
     def cluster(self) -> Cluster:

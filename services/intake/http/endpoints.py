@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from mloc.services.intake.http import routes_health, routes_results, routes_submit, routes_tasks, routes_workers
+from mloc.services.intake.http import routes_health, routes_results, routes_streams, routes_submit, routes_tasks, routes_workers
 from mloc.services.intake.http.endpoint import Endpoint
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     *routes_submit.ENDPOINTS,
     *routes_tasks.ENDPOINTS,
+    *routes_streams.ENDPOINTS,
     *routes_results.ENDPOINTS,
     *routes_workers.ENDPOINTS,
     *routes_health.ENDPOINTS,

@@ -14,13 +14,9 @@ from mloc.core.task import Phase, Task
 from mloc.services.intake import task_requests
 from mloc.services.intake.http.endpoint import Call, Endpoint
 from mloc.services.intake.http.responses import ApiError
-from mloc.services.intake.published_results import log_text
-from mloc.services.intake.task_history import event_view, history_of
 from mloc.services.intake.task_query import MAX_PAGE_SIZE, SORTS, QueryError, TaskQuery, find_tasks, parse_query
 from mloc.services.intake.task_requests import RequestRefused
-from mloc.services.intake.views import TaskPage, TaskView, iso, task_page, task_view
-
-MOST_LINES = 5000
+from mloc.services.intake.views import TaskPage, TaskView, task_page, task_view
 
 
 class TasksAsked(Struct, frozen=True):
@@ -42,11 +38,6 @@ class TasksAsked(Struct, frozen=True):
 
 class OfTask(Struct, frozen=True, kw_only=True):
     id: Annotated[str, Meta(description="Id of the task")]
-
-
-class LinesAsked(OfTask, frozen=True, kw_only=True):
-    after: Annotated[str, Meta(description="Go on after the event or line of this id", pattern="^[0-9]{1,19}(-[0-9]{1,19})?$")] = ""
-    limit: Annotated[int, Meta(ge=1, le=MOST_LINES)] = 500
 
 
 class Cancellation(Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,22 +80,6 @@ class TaskExplained(Struct, frozen=True):
     change: str
 
 
-class EventList(Struct, frozen=True):
-    """`next`: what `after` takes for the following page; null where there was nothing more."""
-
-    ok: bool
-    task_id: str
-    events: list[dict[str, Any]]
-    next: str | None
-
-
-class LineList(Struct, frozen=True):
-    ok: bool
-    task_id: str
-    lines: list[dict[str, Any]]
-    next: str | None
-
-
 class RequestTaken(Struct, frozen=True):
     """The request is in the log under `event_id`; the task's new state follows. `state` is the present one."""
 
@@ -142,30 +117,6 @@ async def show_explanation(call: Call[OfTask, None]) -> TaskExplained:
     return TaskExplained(True, task.id, said.reason, said.summary, said.workers, said.worker, said.change)
 
 
-async def show_events(call: Call[LinesAsked, None]) -> EventList:
-    """The task's history in the log."""
-    asked = call.parameters
-    task = await call.state.task(asked.id)
-    events: list[dict[str, Any]] = []
-    async for entry in history_of(call.state.log, task, _position(asked.after)):
-        events.append(event_view(entry))
-        if len(events) == asked.limit:
-            break
-    return EventList(True, task.id, events, events[-1]["id"] if events else None)
-
-
-async def show_logs(call: Call[LinesAsked, None]) -> LineList:
-    """Log lines and metric points."""
-    state, asked = call.state, call.parameters
-    task = await state.task(asked.id)
-    points = await state.log.read_telemetry(task.id, _position(asked.after) or "0-0", asked.limit)
-    lines = [{"id": id, "at": iso(int(id.partition("-")[0])), **msgspec.to_builtins(point)} for id, point in points]
-    if not points and not asked.after:  # telemetry expires; its lines were kept with the result
-        kept = log_text(state.results_dir, task).splitlines()[-asked.limit :]
-        return LineList(True, task.id, [{"line": line} for line in kept], None)
-    return LineList(True, task.id, lines, points[-1][0] if points else None)
-
-
 async def cancel_task(call: Call[OfTask, Cancellation]) -> RequestTaken:
     return await _ask(call, lambda task: task_requests.cancel(task, call.body.by or "the API", call.body.reason))
 
@@ -198,17 +149,9 @@ async def _query_of(call: Call[TasksAsked, None]) -> TaskQuery:
         raise ApiError(400, "bad_parameter", str(error), path=str(error).partition(" ")[0]) from error
 
 
-def _position(after: str) -> str:
-    """An id as the log takes it."""
-    milliseconds, _, sequence = after.partition("-")
-    return f"{milliseconds}-{sequence or 0}" if after else ""
-
-
 ENDPOINTS = (
     Endpoint("GET", "/api/v1/tasks", list_tasks, "Tasks: filtered, sorted, paged", TasksAsked, answers={200: TaskList}),
     Endpoint("GET", "/api/v1/tasks/{id}", show_task, "One task with its parts, and its spec while it is open", OfTask, answers={200: TaskShown}),
-    Endpoint("GET", "/api/v1/tasks/{id}/events", show_events, "Its history in the log", LinesAsked, answers={200: EventList}),
-    Endpoint("GET", "/api/v1/tasks/{id}/logs", show_logs, "Its log lines and metric points", LinesAsked, answers={200: LineList}),
     Endpoint("GET", "/api/v1/tasks/{id}/explain", show_explanation, "Why it waits, worker by worker", OfTask, answers={200: TaskExplained}),
     Endpoint(
         "POST", "/api/v1/tasks/{id}/cancel", cancel_task, "Stop it for good; 409 where it has ended", OfTask, Cancellation,

@@ -76,7 +76,7 @@ async def follow(
 
 
 async def position_of(tail: EventTail, *, last_event_id: str, after: str, start: str) -> str:
-    """Where a stream begins: behind the event that the reader got last, behind an id, at the start or the end of the log. Raises Gap, QueryError."""
+    """Where a stream begins: behind the event that the reader got last, behind an id, at the start or end of the log. Raises Gap, QueryError."""
     if start not in ("start", "now"):
         raise QueryError(f"from takes start or now, not {start!r}")
     if last_event_id:
@@ -85,5 +85,5 @@ async def position_of(tail: EventTail, *, last_event_id: str, after: str, start:
     if after:
         await tail.check(after, exact=False)
         return after
-    return log_ids.START if start == "start" else await tail.end()
+    return await (tail.start() if start == "start" else tail.end())
 

@@ -30,6 +30,7 @@ KEPT_BYTES = 8 * 1024 * 1024
 PACE_SEC = 0.01  # followers are woken once for all that came in this time
 PAGES_AT_ONCE = 8  # of followers that are behind
 TROUBLE_SEC = 0.25
+LAST_SEQUENCE = 2**63 - 1
 
 
 class Gap(Exception):
@@ -132,12 +133,18 @@ class EventTail:
         first, last = await self._log.ends()
         if log_ids.before(last, position):
             raise Gap("position_unknown", f"the log ends at {last}, before {position}", first)
-        if log_ids.before(position, first):
+        if log_ids.before(position, just_before(first)):
             oldest = await self._log.entry(first)
             if oldest is None or oldest.type != "LogStarted":
                 raise Gap("position_trimmed", f"what came after {position} is not in the log any more; it begins at {first}", first)
         if exact and position != log_ids.START:
             raise Gap("position_unknown", f"the log has no entry {position}", first)
+
+    async def start(self) -> str:
+        """The position before the oldest entry that the log still has. Raises LogUnavailable."""
+        first, _ = await self._log.ends()
+        oldest = await self._log.entry(first) if first != log_ids.START else None
+        return log_ids.START if oldest is None or oldest.type == "LogStarted" else just_before(first)
 
     async def end(self) -> str:
         """The position behind all that is in the log now. Raises LogUnavailable."""
@@ -145,6 +152,8 @@ class EventTail:
 
     async def moved(self, timeout_sec: float) -> bool:
         """Wait for the next entries, for `close`, or for the time-out, which gives False."""
+        if self.closed:
+            return True
         try:
             async with asyncio.timeout(timeout_sec):
                 await self._moved.wait()
@@ -187,6 +196,14 @@ class EventTail:
         self._waking = None
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
+
+
+def just_before(id: str) -> str:
+    """The last position before an entry."""
+    ms, sequence = log_ids.key(id)
+    if sequence:
+        return f"{ms}-{sequence - 1}"
+    return f"{ms - 1}-{LAST_SEQUENCE}" if ms else log_ids.START
 
 
 def _followed(entry: Entry) -> Followed:

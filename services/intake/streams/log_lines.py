@@ -20,13 +20,13 @@ from mloc.core import log_ids
 from mloc.core.cluster import Cluster
 from mloc.core.task import FINAL, Task
 from mloc.services.intake.published_results import UnsafePath
+from mloc.services.intake.streams.event_tail import just_before
 from mloc.services.intake.streams.kept_lines import kept_points
 from mloc.services.intake.task_query import QueryError
 from mloc.services.intake.views import iso
 from mloc.services.log.event_log import EventLog, TelemetryPoint
 
 PAGE = 500
-LAST_SEQUENCE = 2**63 - 1
 
 Key = tuple[tuple[int, int], str]
 
@@ -98,9 +98,7 @@ class LogLines:
         (ms, sequence), last_part = self._start
         if self._suffix(part) <= last_part:
             return f"{ms}-{sequence}"
-        if sequence:
-            return f"{ms}-{sequence - 1}"
-        return f"{ms - 1}-{LAST_SEQUENCE}" if ms else log_ids.START
+        return just_before(f"{ms}-{sequence}")
 
     def _suffix(self, part: str) -> str:
         return part.removeprefix(self._root).lstrip(".")

@@ -29,6 +29,8 @@ class TelemetryTail:
 
     async def news(self, after: Mapping[str, str], is_over: Callable[[], bool], timeout_sec: float) -> bool:
         """Wait until one of the tasks has telemetry after the id given for it, or `is_over` says so; False when neither came in time."""
+        if self.closed:
+            return True
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[woken] = _Waiting(after, is_over)
         if self._looking is None or self._looking.done():

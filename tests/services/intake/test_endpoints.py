@@ -85,6 +85,8 @@ async def test_every_endpoint_answers_as_the_document_says_in_every_state_of_a_t
         (api.results / published / name).write_text('{"ok": true}')
     seen: dict[str, set[int]] = {}
     for method, path in operations():
+        if path == "/api/v1/events":  # it has no end: test_http_streams
+            continue
         for id in (published, dead, running, waiting, pipeline, "w", "nothing"):
             asked = path.replace("{id}", id).replace("{name}", "responses.json")
             body = next((body for end, body in BODIES.items() if path.endswith(end)), None)

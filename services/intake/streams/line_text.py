@@ -1,0 +1,18 @@
+"""One log line or metric point, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mloc.services.intake.commands.output import printable
+
+
+def line_text(point: Mapping[str, Any]) -> str:
+    """Of a point as the API shows it; empty where there is nothing to say."""
+    dropped = f"({point['dropped']} lines dropped) " if point.get("dropped") else ""
+    if point.get("line"):
+        return dropped + printable(point["line"])
+    step, total = point.get("step"), point.get("total_steps")
+    told = f"step {step}" + (f"/{total}" if total else "") if step else ""
+    return dropped + " ".join(part for part in (told, *(f"{name}={value:.4g}" for name, value in point.get("metrics", {}).items())) if part)
