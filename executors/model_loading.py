@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 from collections.abc import Iterable
@@ -34,9 +35,14 @@ class LoadedModel(Struct, frozen=True):
     made: dict[str, Any] = {}  # what is made of it once, by what it is
 
 
-def load_model(spec: TaskSpec, context: Context, task_texts: Iterable[str] = (), *, trainable: bool = False) -> LoadedModel:
-    """Load what `model.source` names, with its adapters. `task_texts` train the tokenizer of a scratch model. Raises ExecutorError."""
-    settings = _settings(spec, context)
+def load_model(
+    spec: TaskSpec, context: Context, task_texts: Iterable[str] = (), *, trainable: bool = False, quantized: bool = False
+) -> LoadedModel:
+    """Load what `model.source` names, with its adapters. Raises ExecutorError.
+
+    `task_texts` train the tokenizer of a scratch model. `quantized`: weights of four bits, as QLoRA trains an adapter on.
+    """
+    settings = _settings(spec, context) | (_four_bits(spec, context) if quantized else {})
     if isinstance(spec.model.source, ScratchSource) and spec.checkpoint.load is None:
         model, tokenizer = make_scratch_model(spec.model.source, task_texts)
         return LoadedModel(_placed(model, context, settings), tokenizer, spec.model.source.identifier or "scratch", None)
@@ -50,6 +56,24 @@ def load_model(spec: TaskSpec, context: Context, task_texts: Iterable[str] = (),
         model = _with_adapter(model, weights.adapter, "default", trainable)
     model = _with_served_adapters(model, spec, context)
     return LoadedModel(_placed(model, context, settings), tokenizer, _name(weights, context), weights)
+
+
+def load_classifier(spec: TaskSpec, context: Context, task_texts: Iterable[str] = ()) -> LoadedModel:
+    """The same model with a head that gives one number for a text, in place of the one that gives the next token. Raises ExecutorError."""
+    loaded = load_model(spec, context, task_texts, trainable=True)
+    whole = loaded.model.merge_and_unload() if hasattr(loaded.model, "peft_config") else loaded.model
+    return LoadedModel(_with_score(whole, loaded.tokenizer), loaded.tokenizer, loaded.name, loaded.weights)
+
+
+def _with_score(model: Any, tokenizer: Any) -> Any:
+    from transformers import AutoModelForSequenceClassification
+
+    config = copy.deepcopy(model.config)
+    config.num_labels = 1
+    config.pad_token_id = tokenizer.pad_token_id
+    classifier = AutoModelForSequenceClassification.from_config(config, dtype=model.dtype)
+    classifier.base_model.load_state_dict(model.base_model.state_dict())
+    return classifier.to(model.device)
 
 
 def device_of(context: Context) -> str:
@@ -66,6 +90,16 @@ def _settings(spec: TaskSpec, context: Context) -> dict[str, Any]:
             raise ExecutorError("UnknownSetting", f"model.transformers.{name} is no setting of transformers' from_pretrained; {hint}")
     dtype = given.pop("torch_dtype", None) or given.pop("dtype", None) or _dtype_of_config(spec.model.config)
     return {**given, "dtype": dtype or ("bfloat16" if context.devices else "float32")}
+
+
+def _four_bits(spec: TaskSpec, context: Context) -> dict[str, Any]:
+    """Weights as normal floats of four bits, the constants quantised too (Dettmers et al. 2023, arXiv:2305.14314)."""
+    from transformers import BitsAndBytesConfig
+
+    compute = _dtype_of_config(spec.model.config) or ("bfloat16" if context.devices else "float32")
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute)
+    own = {name: spec.model.transformers[name] for name in ("quantization_config", "device_map") if name in spec.model.transformers}
+    return {"quantization_config": config, "device_map": {"": device_of(context)}, **own}
 
 
 def _dtype_of_config(config: dict[str, Any]) -> str | None:

@@ -53,13 +53,24 @@ class Offer(Struct, frozen=True):
         return f'{lacks}: pip install "mloc[{self.extra}]"' if self.extra else lacks
 
 
-_SFT = Executor("mloc.executors.sft_executor", extra="training", requires=_TRAINING)
+def _training(module: str, *more: str) -> Executor:
+    return Executor(f"mloc.executors.{module}", extra="training", requires=(*_TRAINING, *more))
+
+
+_SFT = _training("sft_executor")
 
 BUILT_IN: dict[str, Executor] = {
     "echo": Executor("mloc.executors.echo_executor", light=True),
     "inference": Executor("mloc.executors.inference_executor", extra="inference", requires=("torch", "transformers")),
     "sft": _SFT,
     "lora_sft": _SFT,
+    "qlora": _training("sft_executor", "bitsandbytes"),
+    "dpo": _training("dpo_executor"),
+    "kto": _training("kto_executor"),
+    "reward": _training("reward_executor"),
+    "grpo": _training("group_executor"),
+    "rloo": _training("group_executor"),
+    "ppo": Executor("mloc.executors.ppo_executor", extra="training", requires=("torch", "transformers", "accelerate", "peft")),
 }
 
 

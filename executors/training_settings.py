@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from mloc.core.language.spec import TaskSpec
@@ -22,7 +24,7 @@ WITHOUT_EFFECT = frozenset(
 MAX_CHECKPOINTS = 2
 
 
-def trainer_config(config_class: Any, spec: TaskSpec, context: Context) -> tuple[Any, list[str]]:
+def trainer_config(config_class: Any, spec: TaskSpec, context: Context, defaults: Mapping[str, Any] = MappingProxyType({})) -> tuple[Any, list[str]]:
     """(config, notes for the log). Raises ExecutorError for a name that the class does not have, or a value that it refuses."""
     given = {name: value for name, value in spec.training.items() if name not in OWN_NAMES}
     notes = [f"training.{name} has no effect here" for name in given if name in WITHOUT_EFFECT]
@@ -37,7 +39,7 @@ def trainer_config(config_class: Any, spec: TaskSpec, context: Context) -> tuple
             hint = f"did you mean {near[0]}?" if near else "the reference of the trainer's config lists them"
             raise ExecutorError("UnknownSetting", f"training.{name} is no setting of {config_class.__name__}; {hint}")
     try:
-        return config_class(**{**_defaults(spec, context), **given, **_ours(context)}), notes
+        return config_class(**{**_defaults(spec, context), **defaults, **given, **_ours(context)}), notes
     except (TypeError, ValueError) as error:
         raise ExecutorError("BadSetting", f"training: {config_class.__name__} refuses these settings: {error}") from error
 

@@ -1,0 +1,78 @@
+"""A PPO training between two updates, on disk: weights that are trained, optimiser, schedule, random state and what was told so far.
+
+Going on from it gives the same curve as never having stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from mloc.executors.contract import ExecutorError
+from mloc.executors.durable_files import sync_tree
+
+STATE_FILE = "ppo_state.pt"
+SEAL = "trainer_state.json"  # written last: a folder without it was not finished
+
+
+class Progressed(Struct):
+    """How far a training is. `history`: one entry a logged update."""
+
+    step: int = 0
+    kl_coef: float = 0.0
+    tokens: int = 0
+    history: list[dict[str, float]] = []
+
+
+def random_state() -> dict[str, Any]:
+    """Of every generator that sampling uses."""
+    import torch
+
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+
+def save(folder: Path, model: Any, optimizer: Any, scheduler: Any, at: Progressed, random: dict[str, Any]) -> tuple[Path, str]:
+    """Write `checkpoint-<step>` below `folder`, durably; gives it and its digest."""
+    import torch
+
+    place = folder / f"checkpoint-{at.step}"
+    place.mkdir(parents=True, exist_ok=True)
+    trained = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
+    state = {"trained": trained, "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(), "random": random}
+    torch.save(state, place / STATE_FILE)
+    told = {"global_step": at.step, "kl_coef": at.kl_coef, "num_input_tokens_seen": at.tokens, "log_history": at.history}
+    (place / SEAL).write_text(json.dumps(told))
+    return place, sync_tree(place)
+
+
+def restore(place: Path, model: Any, optimizer: Any, scheduler: Any) -> Progressed:
+    """Put everything back as it was saved. Raises ExecutorError where it cannot be read or is of another model."""
+    import torch
+
+    try:
+        state = torch.load(place / STATE_FILE, map_location="cpu", weights_only=True)
+        told = json.loads((place / SEAL).read_text())
+        parameters = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, tensor in state["trained"].items():
+                parameters[name].copy_(tensor)
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+        torch.set_rng_state(state["random"]["cpu"])
+        if state["random"]["cuda"]:
+            torch.cuda.set_rng_state_all(state["random"]["cuda"])
+        return Progressed(told["global_step"], told["kl_coef"], told["num_input_tokens_seen"], told["log_history"])
+    except (OSError, KeyError, RuntimeError, ValueError, EOFError) as error:
+        raise ExecutorError("BadCheckpoint", f"the checkpoint {place} cannot be gone on from: {error}") from error
+
+
+def keep_newest(folder: Path, most: int) -> None:
+    """Delete older checkpoints than the newest `most`."""
+    found = sorted((int(match[1]), path) for path in folder.iterdir() if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)))
+    for _, path in found[:-most]:
+        shutil.rmtree(path, ignore_errors=True)

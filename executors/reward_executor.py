@@ -1,0 +1,40 @@
+"""A reward model from preferences, with TRL (`reward`): one number for a conversation. Bradley-Terry loss, Ouyang et al. 2022, arXiv:2203.02155."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from mloc.core.host_frames import RunTask
+from mloc.core.language.spec import TaskSpec
+from mloc.executors.contract import Context, Report
+from mloc.executors.model_loading import LoadedModel, load_classifier
+from mloc.executors.preferences import preference_examples
+from mloc.executors.trl_training import Prepared, Recipe, train
+
+MEASURES = {"loss": "loss", "accuracy": "accuracy", "margin": "margin"}
+
+
+def load(task: RunTask, context: Context) -> None:
+    """Import the libraries once."""
+    import trl
+
+    _ = (trl.RewardTrainer, trl.RewardConfig)
+
+
+def run(task: RunTask, engine: None, context: Context) -> Iterator[Report]:
+    """The model's language head is replaced by one that gives a single logit."""
+    from trl import RewardConfig
+
+    yield from train(task, context, Recipe(RewardConfig, preference_examples, _trainer, MEASURES, load=_load))
+
+
+def _load(spec: TaskSpec, context: Context, task_texts: Iterable[str]) -> LoadedModel:
+    return load_classifier(spec, context, task_texts)
+
+
+def _trainer(made: Prepared) -> Any:
+    from datasets import Dataset
+    from trl import RewardTrainer
+
+    return RewardTrainer(train_dataset=Dataset.from_list(made.examples), **made.given)

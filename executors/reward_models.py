@@ -1,0 +1,105 @@
+"""What scores an answer with a model: one that an earlier stage trained on preferences, or a classifier of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mloc.core.language.model_spec import HuggingFaceSource, Model, StageSource
+from mloc.core.language.spec import TaskSpec
+from mloc.core.language.training_spec import RewardModel
+from mloc.executors.contract import Context, ExecutorError
+from mloc.executors.model_loading import device_of
+from mloc.executors.weights import Weights, find_weights
+
+Turn = dict[str, Any]
+Scorer = Callable[[Sequence[list[Turn]], Sequence[str]], list[float]]
+"""From conversations up to the answer, and the answers, to a score each."""
+
+GOOD_LABELS = ("positive", "pos", "good", "label_1", "accept", "safe", "true", "yes")
+AT_ONCE = 32  # texts of one forward pass
+
+
+def load_scorer(wanted: RewardModel, context: Context) -> Scorer:
+    """A scorer over the model that `wanted` names. Raises ExecutorError.
+
+    A model that was trained on preferences (type `trained`, or one logit and a chat template) scores the whole conversation with its own
+    template; a classifier scores question and answer as plain text, and its score is the logit of the good label.
+    """
+    import torch
+
+    weights = reward_weights(wanted, context)
+    model, tokenizer = _loaded(weights, context)
+    label = _label(model.config, weights.model)
+    as_chat = tokenizer.chat_template is not None and (wanted.type == "trained" or model.config.num_labels == 1)
+    longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length)
+
+    def score(conversations: Sequence[list[Turn]], answers: Sequence[str]) -> list[float]:
+        written = [_text(tokenizer, turns, answer, as_chat) for turns, answer in zip(conversations, answers, strict=True)]
+        scores: list[float] = []
+        for start in range(0, len(written), AT_ONCE):
+            encoded = tokenizer(
+                written[start : start + AT_ONCE], return_tensors="pt", padding=True, truncation=longest < 1 << 20, max_length=longest,
+                add_special_tokens=not as_chat,
+            ).to(model.device)  # fmt: skip
+            with torch.no_grad():
+                scores += model(**encoded).logits[:, label].float().tolist()
+        return scores
+
+    return score
+
+
+def reward_weights(wanted: RewardModel, context: Context) -> Weights:
+    """Where its weights lie: what `source` says, a stage's output, a folder, or a hub's repository."""
+    source = wanted.source
+    if source is None:
+        is_made = wanted.task_id or wanted.path or wanted.identifier in context.inputs
+        source = (
+            StageSource(identifier=wanted.identifier, task_id=wanted.task_id, path=wanted.path) if is_made else HuggingFaceSource(wanted.identifier)
+        )
+    return find_weights(TaskSpec("reward", model=Model(source=source)), context)
+
+
+def _loaded(weights: Weights, context: Context) -> tuple[Any, Any]:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    trust = weights.trust_remote_code
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(weights.adapter or weights.model), padding_side="right", truncation_side="left", trust_remote_code=trust
+        )
+        model = AutoModelForSequenceClassification.from_pretrained(
+            weights.model, revision=weights.revision, dtype="bfloat16" if context.devices else "float32", trust_remote_code=trust,
+            **({"num_labels": 1} if weights.adapter else {}),
+        )  # fmt: skip
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ExecutorError("ModelNotLoaded", f"reward_model: {weights.model} could not be loaded as a classifier: {reason}") from error
+    if weights.adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(weights.adapter))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return model.to(device_of(context)).eval().requires_grad_(False), tokenizer
+
+
+def _text(tokenizer: Any, turns: list[Turn], answer: str, as_chat: bool) -> str:
+    if as_chat:
+        return str(tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": answer}], tokenize=False))
+    asked = turns[-1]["content"] if turns else ""
+    return f"{asked} {answer}".strip()
+
+
+def _label(config: Any, named: str) -> int:
+    if config.num_labels == 1:
+        return 0
+    labels = {str(name).lower(): int(at) for at, name in (config.id2label or {}).items()}
+    for good in GOOD_LABELS:
+        if good in labels:
+            return labels[good]
+    if config.num_labels == 2:
+        return 1
+    raise ExecutorError("BadModel", f"reward_model: {named} has the labels {', '.join(labels)}, and none of them says which is good")

@@ -1,0 +1,65 @@
+"""What a training trains (all weights, or an adapter on top of them), and what it leaves behind."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mloc.core.language.model_spec import Adapter
+from mloc.core.language.spec import TaskSpec
+from mloc.executors.contract import Context, ExecutorError
+from mloc.executors.durable_files import sync_tree
+from mloc.executors.model_loading import LoadedModel
+from mloc.executors.weights import FINAL_LORA, FINAL_MODEL
+
+ADAPTER_TYPES = {"lora_sft": "lora", "qlora": "qlora"}  # task types that mean an adapter without saying so
+
+
+def adapter_of(spec: TaskSpec) -> Adapter | None:
+    """The adapter that the task is to train; None: all weights."""
+    implied = ADAPTER_TYPES.get(spec.task_type)
+    return spec.model.adapter or (Adapter(type=implied) if implied else None)
+
+
+def is_quantized(spec: TaskSpec) -> bool:
+    """Whether the weights below the adapter are kept in four bits (QLoRA: Dettmers et al. 2023, arXiv:2305.14314)."""
+    adapter = adapter_of(spec)
+    return adapter is not None and adapter.type == "qlora"
+
+
+def prepared(loaded: LoadedModel, wanted: Adapter | None) -> tuple[Any, Any]:
+    """(model, LoRA configuration or None). An adapter that is there already is trained on, or merged where all weights are to be trained."""
+    is_adapted = hasattr(loaded.model, "peft_config")
+    if wanted is None:
+        whole = loaded.model.merge_and_unload() if is_adapted else loaded.model
+        return whole.requires_grad_(True), None  # the adapter had frozen what lies below it
+    if loaded.weights is None:
+        raise ExecutorError("BadModel", "an adapter needs weights to go on top of, and a scratch model has none; train it with sft first")
+    return loaded.model, None if is_adapted else lora_config(wanted)
+
+
+def lora_config(adapter: Adapter, task_type: str | None = None) -> Any:
+    """PEFT's configuration of an adapter."""
+    from peft import LoraConfig
+
+    targets = adapter.target_modules
+    return LoraConfig(
+        r=adapter.r, lora_alpha=adapter.lora_alpha, lora_dropout=adapter.lora_dropout, bias=adapter.bias, use_rslora=adapter.use_rslora,
+        task_type=task_type or adapter.task_type, modules_to_save=list(adapter.modules_to_save) if adapter.modules_to_save else None,
+        target_modules="all-linear" if targets is None else targets if isinstance(targets, str) else list(targets),
+    )  # fmt: skip
+
+
+def final_folder(model: Any, context: Context) -> Path:
+    """Where the final weights go, by what they are."""
+    return context.artifacts / (FINAL_LORA if hasattr(model, "peft_config") else FINAL_MODEL)
+
+
+def save_final(model: Any, tokenizer: Any, final: Path, checkpoints: Path | None) -> None:
+    """Durable final weights; then the checkpoints have served and go, where they are named."""
+    model.save_pretrained(str(final))
+    tokenizer.save_pretrained(str(final))
+    sync_tree(final)
+    if checkpoints is not None:
+        shutil.rmtree(checkpoints, ignore_errors=True)

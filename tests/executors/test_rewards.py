@@ -1,0 +1,83 @@
+"""The terms of a reward, on answers that are easy to judge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mloc.core.language.training_spec import Reward
+from mloc.executors.contract import Context, ExecutorError
+from mloc.executors.rewards import Answer, reward_terms, total_rewards
+from mloc.executors.rows import Row
+
+NOWHERE = Path("/nonexistent")
+
+
+def context() -> Context:
+    return Context(
+        folder=NOWHERE, final_folder=NOWHERE, rows_folder=NOWHERE, inputs={}, devices=(), shard=None, checkpoint=None, seed=0,
+        stopping=lambda: False, report=lambda said: None,
+    )  # fmt: skip
+
+
+def scored(text: str, wanted: Any = None, **reward: Any) -> float:
+    (term,) = reward_terms([Reward(**reward)], context())
+    return term.score([Answer([], text, Row(0, columns={} if wanted is None else {"answer": wanted}))])[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "score"),
+    [
+        ("The sum is 12.", "12", 1), ("12 plus 1 is 13", 12, 0), ("<answer>1,200</answer> of 7", "1200", 1), (r"so \boxed{0.5}", 0.50, 1),
+        ("7\n#### 42", "#### 42", 1), ("paris.", "Paris", 1), ("It is Paris", "Paris", 0), ("<answer> Paris </answer>", "Paris", 1), ("", "3", 0),
+    ],
+)  # fmt: skip
+def test_an_answer_is_right_when_its_final_part_is_the_reference(text: str, wanted: Any, score: float) -> None:
+    assert scored(text, wanted, type="accuracy") == score
+
+
+def test_the_format_reward_asks_for_thoughts_and_then_an_answer() -> None:
+    assert scored("<think>hm\n</think>\n<answer>4</answer>", type="format") == 1
+    assert scored("<answer>4</answer>", type="format") == 0
+
+
+@pytest.mark.parametrize(
+    ("length", "bounds", "score"),
+    [
+        (10, {"target_length": 10}, 1), (5, {"target_length": 10}, 0.5), (25, {"target_length": 10}, 0), (4, {"min_length": 8}, 0.5),
+        (12, {"max_length": 8}, 0.5), (6, {"min_length": 4, "max_length": 8}, 1),
+    ],
+)  # fmt: skip
+def test_length_is_rewarded_within_bounds_and_less_so_outside(length: int, bounds: dict[str, int], score: float) -> None:
+    assert scored("x" * length, type="length", **bounds) == score
+
+
+def test_json_is_rewarded_when_it_follows_its_schema() -> None:
+    schema = {"type": "object", "required": ["city"]}
+    assert [scored(text, type="json_schema", json_schema=schema) for text in ('{"city": 1}', "{}", "no json", "[" * 5000)] == [1, 0, 0, 0]
+
+
+def test_terms_are_summed_by_weight_and_told_by_name() -> None:
+    terms = reward_terms([Reward("regex", pattern="a", weight=2), Reward("regex", pattern="b", weight=-1)], context())
+    totals, means = total_rewards(terms, [Answer([], text, Row(0)) for text in ("a", "ab", "b", "")])
+    assert totals == [2, 1, -1, 0]
+    assert means == {"rewards/regex": 0.5, "rewards/regex#2": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        ({"type": "regex"}, "needs a pattern"), ({"type": "regex", "pattern": "("}, "no regular expression"), ({"type": "model"}, "needs a model"),
+        ({"type": "json_schema", "json_schema": {"type": "objekt"}}, "the json_schema is none"),
+    ],
+)  # fmt: skip
+def test_a_term_that_cannot_be_computed_is_refused(reward: dict[str, Any], said: str) -> None:
+    with pytest.raises(ExecutorError, match=said):
+        reward_terms([Reward(**reward)], context())
+
+
+def test_a_row_without_a_reference_is_named_with_the_columns_that_it_has() -> None:
+    with pytest.raises(ExecutorError, match="row 0 has no column 'truth' to compare with; it has answer"):
+        scored("4", "4", type="accuracy", column="truth")

@@ -1,0 +1,164 @@
+"""Each kind of training on a tiny model, through a real host: what it is to improve does improve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from driven_host import DrivenHost, task
+from pipeline_run import published_result
+
+from mloc.core.host_frames import CheckpointDone, Failed, Stopped, Telemetry
+
+pytestmark = pytest.mark.models
+
+SCRATCH = {"type": "scratch", "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 300}
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
+ASKED = [f"Say {word}." for word in WORDS]
+BOTH = [{"prompt": prompt, "response": f"{answer}, {word}."} for prompt, word in zip(ASKED, WORDS, strict=True) for answer in ("yes", "no")]
+PAIRS = [{"prompt": prompt, "chosen": f"yes, {word}.", "rejected": f"no, {word}."} for prompt, word in zip(ASKED, WORDS, strict=True)] * 2
+SAYS_YES = [{"type": "regex", "pattern": "^yes"}]
+STEADY = {"lr_scheduler_type": "constant", "logging_steps": 1, "save_strategy": "no"}
+
+Train = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kinds")
+
+
+@pytest.fixture(scope="module")
+def stages() -> dict[str, Any]:
+    """What was trained so far, as later tasks get it."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def train(warm_host: DrivenHost, folder: Path, stages: dict[str, Any]) -> Train:
+    """Runs a training on the model that says yes as often as no; gives its result."""
+
+    def run(name: str, task_type: str, *, of: str = "base", **spec: Any) -> dict[str, Any]:
+        model = {"source": {"type": "stage", "identifier": of} if of else SCRATCH, **spec.pop("model", {})}
+        spec["training"] = {**STEADY, **spec.get("training", {})}
+        warm_host.send(task(name, task_type, folder, model=model, run_inputs=dict(stages), **spec))
+        result = published_result(warm_host, name, folder)
+        stages[name] = {"task_id": name, "folder": str(folder / name), "result": result}
+        return result
+
+    if "base" not in stages:
+        learn = {"max_steps": 100, "per_device_train_batch_size": 16, "learning_rate": 1e-2}
+        run("base", "sft", of="", data={"type": "list", "items": BOTH}, training=learn)
+    return run
+
+
+def rewards_told(result: dict[str, Any]) -> tuple[float, float]:
+    """Mean reward of the first and of the last five steps."""
+    told = [point["reward"] for point in result["training"]["history"] if "reward" in point]
+    return sum(told[:5]) / 5, sum(told[-5:]) / 5
+
+
+@pytest.mark.parametrize("kind", ["grpo", "rloo"])
+def test_a_group_of_answers_raises_the_reward(train: Train, kind: str) -> None:
+    learn = {"max_steps": 25, "per_device_train_batch_size": 32, "num_generations": 8, "learning_rate": 2e-3}
+    result = train(kind, kind, data={"type": "list", "items": ASKED}, rewards=SAYS_YES, training=learn, generation={"max_new_tokens": 8})
+    first, last = rewards_told(result)
+    assert 0.2 < first < 0.8
+    assert last > 0.95
+
+
+def test_ppo_raises_the_score_of_a_reward_model_that_was_trained_before(train: Train) -> None:
+    judge = train("judge", "reward", data={"type": "list", "items": PAIRS}, training={"max_steps": 20, "learning_rate": 3e-3})
+    assert judge["training"]["final_accuracy"] == 1.0
+    assert judge["training"]["final_margin"] > judge["training"]["first_margin"]
+    learn = {"max_steps": 25, "per_device_train_batch_size": 32, "mini_batch_size": 16, "learning_rate": 2e-3}
+    result = train(
+        "ppo", "ppo", data={"type": "list", "items": ASKED}, reward_model={"type": "trained", "source": {"type": "stage", "identifier": "judge"}},
+        rewards=[{**SAYS_YES[0], "weight": 0.0}], training=learn, generation={"max_new_tokens": 8},
+    )  # fmt: skip
+    scores = [point["reward"] for point in result["training"]["history"]]
+    assert sum(scores[-5:]) / 5 > scores[0] + 1
+    told = [point["rewards/regex"] for point in result["training"]["history"]]
+    assert sum(told[-5:]) / 5 > 0.95 > 0.7 > told[0]
+    assert result["training"]["final_kl"] > 0
+
+
+def test_dpo_raises_the_margin(train: Train) -> None:
+    learn = {"max_steps": 20, "per_device_train_batch_size": 8, "learning_rate": 2e-3}
+    told = train("dpo", "dpo", data={"type": "preferences", "preferences": PAIRS}, training=learn)["training"]
+    assert told["final_margin"] > told["first_margin"] + 1
+    assert told["final_loss"] < told["first_loss"]
+
+
+def test_kto_moves_good_answers_up_and_bad_ones_down(train: Train) -> None:
+    learn = {"max_steps": 20, "per_device_train_batch_size": 8, "learning_rate": 2e-3}
+    told = train("kto", "kto", data={"type": "preferences", "preferences": PAIRS}, training=learn)["training"]
+    assert told["final_reward_chosen"] > told["final_reward_rejected"] + 0.5
+
+
+def test_an_adapter_on_weights_of_four_bits_learns(train: Train) -> None:
+    learn = {"max_steps": 20, "per_device_train_batch_size": 8, "learning_rate": 2e-2}
+    wanted = [{"prompt": prompt, "response": "perhaps."} for prompt in ASKED]
+    result = train("four-bits", "qlora", data={"type": "list", "items": wanted}, training=learn, model={"adapter": {"type": "qlora", "r": 8}})
+    assert result["training"]["final_loss"] < result["training"]["first_loss"] / 2
+    assert result["final_lora_path"].endswith("final_lora")
+
+
+def test_ppo_with_an_adapter_leaves_the_weights_below_alone(train: Train, folder: Path) -> None:
+    learn = {"max_steps": 3, "per_device_train_batch_size": 8, "learning_rate": 2e-2}
+    result = train(
+        "ppo-lora", "ppo", data={"type": "list", "items": ASKED}, rewards=SAYS_YES, training=learn, model={"adapter": {"r": 4}},
+        generation={"max_new_tokens": 6},
+    )  # fmt: skip
+    assert result["final_lora_path"].endswith("final_lora")
+    assert "final_model_path" not in result
+    assert result["training"]["history"][-1]["kl"] != 0
+
+
+@pytest.mark.deep
+def test_a_ppo_training_stopped_midway_and_resumed_equals_a_straight_one(
+    train: Train, warm_host: DrivenHost, folder: Path, stages: dict[str, Any]
+) -> None:
+    spec: dict[str, Any] = {
+        "data": {"type": "list", "items": ASKED}, "rewards": SAYS_YES, "model": {"source": {"type": "stage", "identifier": "base"}},
+        "training": {**STEADY, "max_steps": 60, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "seed": 5},
+        "generation": {"max_new_tokens": 6},
+    }  # fmt: skip
+    straight = train("straight", "ppo", **spec)
+    warm_host.send(task("stopped", "ppo", folder, run_inputs=dict(stages), **spec))
+    warm_host.wait_for(lambda frame: isinstance(frame, Telemetry) and frame.task == "stopped" and frame.step >= 5)
+    warm_host.stop("stopped")
+    warm_host.wait_of(Stopped, "stopped")
+    saved = warm_host.wait_of(CheckpointDone, "stopped")
+    assert 5 <= saved.step < 60
+    warm_host.send(task("stopped", "ppo", folder, attempt=2, run_inputs=dict(stages), run_checkpoint=saved.path, **spec))
+    resumed = published_result(warm_host, "stopped", folder, attempt=2)
+    without_time = [{name: value for name, value in point.items() if name != "tokens_per_sec"} for point in resumed["training"]["history"]]
+    expected = [{name: value for name, value in point.items() if name != "tokens_per_sec"} for point in straight["training"]["history"]]
+    assert without_time == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "said"),
+    [
+        ("ppo", {"rewards": SAYS_YES, "training": {"learning_rat": 1}}, "did you mean learning_rate?"),
+        ("ppo", {"rewards": SAYS_YES, "training": {"mini_batch_size": 5}}, "mini_batch_size must divide"),
+        ("ppo", {}, "the task says nothing of what is good"),
+        ("ppo", {"rewards": SAYS_YES, "generation": {"temperature": 0}}, "answers that are sampled"),
+        ("grpo", {"rewards": [{"type": "regex", "pattern": "("}]}, "no regular expression"),
+        ("grpo", {"rewards": [{"type": "accuracy", "column": "ansver"}]}, "no column 'ansver'"),
+        ("dpo", {}, "needs chosen and rejected"),
+        ("kto", {}, "needs a prompt, a response and a label"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_refused_with_the_reason(
+    train: Train, warm_host: DrivenHost, folder: Path, stages: dict[str, Any], kind: str, given: dict[str, Any], said: str
+) -> None:
+    name = f"bad-{kind}-{abs(hash(said))}"
+    model = {"source": {"type": "stage", "identifier": "base"}}
+    warm_host.send(task(name, kind, folder, model=model, run_inputs=dict(stages), data={"type": "list", "items": ASKED}, **given))
+    error = warm_host.wait_of(Failed, name).error
+    assert said in error.message
+    assert not error.retryable
