@@ -12,12 +12,12 @@ import msgspec
 from msgspec import inspect
 
 from mloc.core.language.accepted import accepted, names_elsewhere
-from mloc.core.language.errors import Path, did_you_mean, dotted, shown
+from mloc.core.language.errors import Path, did_you_mean, dotted, nearest, shown
 from mloc.core.language.findings import Findings
 from mloc.core.language.passthrough import check_settings
-from mloc.core.language.quantities import QuantityError, cores, size_bytes
+from mloc.core.language.quantities import BYTES_ACCEPTED, CORES_ACCEPTED, QuantityError, cores, size_bytes
 from mloc.core.language.references import is_reference
-from mloc.core.language.struct_rules import FieldRules, StructRules, fits, names_of, rules_of, type_of
+from mloc.core.language.struct_rules import FieldRules, StructRules, fits, fits_bounds, names_of, rules_of, type_of
 from mloc.core.language.yaml_scalars import number, switch
 
 ABSENT: Any = object()
@@ -25,6 +25,13 @@ ABSENT: Any = object()
 
 
 _MANY_NAMES = 16
+_NEAR_ENOUGH = 0.8
+_MEANT = {
+    "Gpu": "count: %s", "Retry": "max_attempts: %s", "Slo": "priority: %s", "Parallel": "shards: %s", "Checkpoint": "load: {path: %s}",
+    "CheckpointLoad": "path: %s", "ExportField": "from: %s", "Output": "destination: {path: %s}", "Destination": "path: %s",
+    "Model": "source: {identifier: %s}", "HuggingFaceSource": "identifier: %s", "Search": "top_k: %s", "ListData": "jsonl: %s",
+}  # fmt: skip
+"""What is most likely meant where a text or number stands in place of a mapping."""
 
 
 class Conformance:
@@ -42,6 +49,11 @@ class Conformance:
     def check(self, value: Any, struct: type[msgspec.Struct], at_intake: bool = False) -> Any:
         """The value as msgspec converts it to the Struct, or ABSENT. `at_intake`: no reference may wait. Raises TooMany."""
         return self._value(value, type_of(struct), (), (), at_intake)
+
+    def own_path(self, written: Path) -> Path:
+        """A path as the file writes it, in the Structs' names as far as they are known."""
+        nearest_one = max((pair for pair in self.renamed if written[: len(pair[1])] == pair[1]), key=lambda pair: len(pair[1]), default=None)
+        return written if nearest_one is None else (*nearest_one[0], *written[len(nearest_one[1]) :])
 
     def _value(self, value: Any, kind: inspect.Type, path: Path, own: Path, at_intake: bool) -> Any:
         """`path` is as the file writes it, `own` as the Structs name it."""
@@ -87,7 +99,11 @@ class Conformance:
     def _wrong(self, value: Any, kind: inspect.Type, path: Path) -> Any:
         takes = accepted(kind)
         hint = ""
-        if isinstance(kind, inspect.StrType) and isinstance(value, int | float):
+        if isinstance(value, str | int | float) and not isinstance(value, bool) and (meant := _meant(kind)):
+            hint = f"write {{{meant % shown(value)}}}"
+        elif isinstance(kind, inspect.IntType | inspect.FloatType) and isinstance(value, str) and value[:1].isdigit() and _is_time(path):
+            hint = "write seconds, as a plain number"
+        elif isinstance(kind, inspect.StrType) and isinstance(value, int | float):
             hint = f'put quotes around it: "{shown(value)}"'
         elif isinstance(kind, inspect.LiteralType) and isinstance(value, str):
             hint = did_you_mean(value, [str(one) for one in kind.values])
@@ -165,6 +181,7 @@ class Conformance:
     def _struct(self, value: dict[str, Any], kind: inspect.StructType, path: Path, own: Path, at_intake: bool) -> Any:
         rules = rules_of(kind.cls)
         checked: dict[str, Any] = {}
+        meant: set[str] = set()
         if kind.tag_field is not None and not (self.partial and value.get(kind.tag_field) is None):
             checked[kind.tag_field] = kind.tag
         for written, item in value.items():
@@ -172,7 +189,7 @@ class Conformance:
             place = (*path, written)
             if field is None:
                 if written != kind.tag_field:
-                    self._unknown_key(written, rules, kind, place)
+                    meant.add(self._unknown_key(written, rules, kind, place))
             elif field.name != written and value.get(field.name) is not None:
                 self.findings.warn(place, f"{shown(written)} is ignored, because {shown(field.name)}, its present name, is there too")
             elif (taken := self._field(item, field, place, (*own, field.name), at_intake)) is not ABSENT:
@@ -182,7 +199,8 @@ class Conformance:
         if not self.partial:
             for name in rules.own_names:
                 field = rules.by_name[name]
-                if field.required and name not in checked and not any(value.get(one) is not None for one in names_of(rules, field)):
+                is_there = name in checked or any(value.get(one) is not None for one in names_of(rules, field))
+                if field.required and not is_there and name not in meant:
                     self.findings.wrong(path, f"{shown(name)} is missing", accepted=accepted(field.type))
         return checked
 
@@ -191,12 +209,7 @@ class Conformance:
         if item is None:
             return None if self.partial else ABSENT
         if field.quantity and not is_reference(item):
-            try:
-                item = cores(item) if field.quantity == "cores" else size_bytes(item)
-            except (QuantityError, TypeError) as error:
-                takes = str(error) if isinstance(error, QuantityError) else accepted(field.type)
-                self.findings.wrong(path, "is no quantity", found=shown(item), accepted=takes)
-                return ABSENT
+            return self._quantity(item, field, path)
         if field.settings and isinstance(item, dict):
             return check_settings(field.settings, item, path, self.findings)
         if field.required and not isinstance(field.type, inspect.StrType) and is_reference(item):
@@ -204,13 +217,48 @@ class Conformance:
             return ABSENT
         return self._value(item, field.type, path, own, at_intake)
 
-    def _unknown_key(self, written: str, rules: StructRules, kind: inspect.StructType, place: Path) -> None:
+    def _quantity(self, item: Any, field: FieldRules, path: Path) -> Any:
+        is_cores = field.quantity == "cores"
+        takes = CORES_ACCEPTED if is_cores else BYTES_ACCEPTED
+        try:
+            taken = cores(item) if is_cores else size_bytes(item)
+        except (QuantityError, TypeError):
+            self.findings.wrong(path, "is no quantity", found=shown(item), accepted=takes)
+            return ABSENT
+        if fits_bounds(taken, field.type):
+            return taken
+        bounds = "more than 0 and at most 1,000,000 cores" if is_cores else "at most 1024Pi"
+        self.findings.wrong(path, "is too small" if is_cores and taken <= 0 else "is too large", found=shown(item), accepted=bounds)
+        return ABSENT
+
+    def _unknown_key(self, written: str, rules: StructRules, kind: inspect.StructType, place: Path) -> str:
+        """Note an unknown key. Gives the name of the field that is probably meant, or an empty text."""
         known = [*([kind.tag_field] if kind.tag_field else []), *rules.own_names]
         known = known if len(known) <= _MANY_NAMES else [*known[:_MANY_NAMES], f"… ({len(known)} in all)"]
+        near = nearest(written, rules.by_name)
         elsewhere = names_elsewhere().get(written, [])
-        hint = did_you_mean(written, rules.by_name) or (f"it belongs to {' or '.join(elsewhere)}" if 0 < len(elsewhere) <= 3 else "")
+        if kind.cls.__name__ in ("Document", "Stage") and elsewhere == ["spec"]:
+            near, hint = "", "it belongs to spec" if kind.cls.__name__ == "Document" else "it belongs below spec of this stage"
+        elif near:
+            hint = f'did you mean "{near}"?'
+        elif elsewhere:
+            hint = f"it belongs to {' or '.join(elsewhere)}" if len(elsewhere) <= 3 else ""
+        else:
+            far = nearest(written, names_elsewhere(), _NEAR_ENOUGH) if len(place) == 1 else ""
+            places = names_elsewhere().get(far, [])
+            hint = f'did you mean "{far}" of {places[0]}?' if len(places) == 1 else ""
         where = f" in {dotted(place[:-1])}" if len(place) > 1 else ""
         self.findings.wrong(place, f"the key {shown(written)} is not known{where}", accepted=", ".join(known), hint=hint, at_key=True)
+        return rules.by_name[near].name if near else ""
+
+
+def _meant(kind: inspect.Type) -> str:
+    structs = [one for one in kind.types if isinstance(one, inspect.StructType)] if isinstance(kind, inspect.UnionType) else [kind]
+    return _MEANT.get(structs[0].cls.__name__, "") if structs and isinstance(structs[0], inspect.StructType) else ""
+
+
+def _is_time(path: Path) -> bool:
+    return str(path[-1]).lower().endswith("sec") if path else False
 
 
 def _number(value: Any, whole: bool) -> int | float | None:

@@ -86,11 +86,17 @@ def shown(value: object) -> str:
 
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
     """`did you mean "x"?` for the nearest known name, else an empty text."""
+    near = nearest(word, known)
+    return f'did you mean "{prefix}{near}"?' if near else ""
+
+
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The known name that is most like the word, or an empty text."""
     if len(word) > 100:
         return ""
     by_lower = {name.lower().replace("-", "_"): name for name in known}
-    near = difflib.get_close_matches(word.lower().replace("-", "_"), by_lower, n=1, cutoff=0.6)
-    return f'did you mean "{prefix}{by_lower[near[0]]}"?' if near else ""
+    near = difflib.get_close_matches(word.lower().replace("-", "_"), by_lower, n=1, cutoff=cutoff)
+    return by_lower[near[0]] if near else ""
 
 
 def render(problems: Iterable[Problem]) -> str:

@@ -90,6 +90,8 @@ def _pipeline(spec: dict[str, Any], around: Surroundings) -> tuple[PlannedTask, 
     settled: list[Settled] = []
     budget = MAX_MERGED_BYTES
     for at, part in enumerate(parts):
+        if not part.is_whole:
+            continue
         one, size = _settle(base, rewritten, part, names[at - 1 : at] if "stages" in spec and at else (), names, around)
         budget -= size
         if budget < 0:

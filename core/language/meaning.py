@@ -40,10 +40,10 @@ def check_meaning(spec: TaskSpec, findings: Findings, plugin_types: frozenset[st
     _check_output(spec, findings)
     for at, adapter in enumerate(spec.model.adapters):
         if not (adapter.path or adapter.url or adapter.task_id):
-            findings.wrong(("model", "adapters", at), "says no place", accepted="path, url or taskId")
+            findings.wrong(("model", "adapters", at), "does not say where it is", accepted="path, url or taskId")
     load = spec.checkpoint.load
     if load is not None and not (load.path or load.url or load.task_id):
-        findings.wrong(("checkpoint", "load"), "says no place", accepted="path, url or taskId")
+        findings.wrong(("checkpoint", "load"), "does not say where it is", accepted="path, url or taskId")
     if spec.inference != _NO_INFERENCE:
         _check_sampling(spec.inference, findings)
     if spec.rewards:
@@ -58,6 +58,15 @@ def check_meaning(spec: TaskSpec, findings: Findings, plugin_types: frozenset[st
 
 def _check_type(spec: TaskSpec, findings: Findings, plugin_types: frozenset[str]) -> None:
     task_type = spec.task_type
+    resources = spec.resources
+    gpu = resources.hardware.gpu.type if resources.hardware.gpu is not None else ""
+    for path, texts in ((("taskType",), (task_type,)), (("resources", "tags"), resources.tags), (("dependsOn",), spec.depends_on),
+                        (("resources", "hardware", "gpu", "type"), (gpu,))):  # fmt: skip
+        for text in texts:
+            if "${" in text:
+                findings.wrong(path, "may not be a reference", found=shown(text), hint="it is needed before any stage has run")
+    if "${" in task_type:
+        return
     if task_type in KNOWN or task_type in plugin_types:
         return
     known = sorted(KNOWN | plugin_types)

@@ -36,6 +36,7 @@ def read_tasks(
     except LanguageError as error:
         raise LanguageError([_with_hint(positions.at_line(one, one.line, one.column), decoded) for one in error.problems]) from None
     reading = _Reading(positions, read_overrides(overrides or {}), plugin_types, "${" in decoded or "${" in str(overrides or ""))
+    reading.places_of_yaml = {(problem.line, problem.column) for problem in problems}
     reading.problems += [positions.at_line(problem, problem.line, problem.column) for problem in problems]
     plans = reading.plans(documents)
     if reading.problems:
@@ -53,6 +54,7 @@ class _Reading:
         self.overrides = overrides
         self.plugin_types = plugin_types
         self.has_references = has_references
+        self.places_of_yaml: set[tuple[int, int]] = set()
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
 
@@ -133,8 +135,8 @@ class _Reading:
             raise TooMany
 
     def _keep(self, kept: list[Problem], problem: Problem) -> None:
-        """Once: what all stages share is wrong in each of them."""
-        if problem not in kept and len(kept) < MAX_PROBLEMS:
+        """Once: what all stages share is wrong in each of them. What follows from a repeated key or a tag is not said."""
+        if (problem.line, problem.column) not in self.places_of_yaml and problem not in kept and len(kept) < MAX_PROBLEMS:
             kept.append(problem)
 
     def _wrong(self, message: str, accepted: str = "", hint: str = "") -> None:

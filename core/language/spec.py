@@ -45,7 +45,7 @@ class Metadata(Section, frozen=True):
 class Gpu(Section, frozen=True):
     """Devices: how many, of which model, and the memory in bytes needed on each. A task that states it may share a device."""
 
-    type: Annotated[str, about("a model's name, or any")] = "any"
+    type: Annotated[str, also("model", "name"), about("a model's name, or any")] = "any"
     count: Annotated[int, msgspec.Meta(ge=0, le=4096), about("devices of each replica")] = 1
     memory: Annotated[ByteSize | None, about("needed on each device; who states it may share a device")] = None
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mloc.core.language.conformance import Conformance
-from mloc.core.language.errors import Path, shown
+from mloc.core.language.errors import Path, did_you_mean, shown
 from mloc.core.language.findings import Findings
 from mloc.core.language.plan import MAX_TASKS
 from mloc.core.language.references import RESERVED_NAMES
@@ -29,6 +29,8 @@ class StatedStage(NamedTuple):
     depends_on: tuple[str, ...] | None
     rewritten: Rewritten
     own: dict[str, Any]
+    is_whole: bool
+    """Whether its own spec can be read on: stages inside of it cannot."""
 
 
 class Surroundings(NamedTuple):
@@ -51,10 +53,13 @@ def stated_stages(spec: dict[str, Any], around: Surroundings) -> list[StatedStag
     stages = spec.get("stages")
     if "graph" in spec:
         place, graph = ("spec", "graph", "nodes"), spec["graph"]
-        for name in graph if isinstance(graph, dict) else ():
-            if name != "nodes":
-                say(around, ("spec", "graph", name), f"the key {shown(name)} is not known", accepted="nodes", at_key=True)
+        unknown = [name for name in graph if name != "nodes"] if isinstance(graph, dict) else []
+        for name in unknown:
+            hint = did_you_mean(name, ["nodes"])
+            say(around, ("spec", "graph", name), f"the key {shown(name)} is not known in graph", accepted="nodes", hint=hint, at_key=True)
         stages = graph.get("nodes") if isinstance(graph, dict) else graph
+        if stages is None and unknown:
+            return []
     if not isinstance(stages, list) or not stages:
         say(around, place, "holds no stages", found=shown(stages), accepted="a list of {name, dependsOn, spec}")
         return []
@@ -84,6 +89,7 @@ def _stated(stage: Any, place: Path, around: Surroundings) -> StatedStage | None
     inner = Findings()
     try:
         own = checked.get("spec", {})
+        is_whole = "stages" not in own and "graph" not in own
         for name in ("stages", "graph"):
             if name in own:
                 inner.wrong((name,), "stages cannot hold stages", hint="list all stages at one level, with dependsOn", at_key=True)
@@ -93,7 +99,7 @@ def _stated(stage: Any, place: Path, around: Surroundings) -> StatedStage | None
     finally:
         around.report(inner, lambda path: (*place, "spec", *rewritten.written(path)))
     depends_on = checked.get("dependsOn")
-    return StatedStage(checked["name"], place, None if depends_on is None else tuple(depends_on), rewritten, own)
+    return StatedStage(checked["name"], place, None if depends_on is None else tuple(depends_on), rewritten, own, is_whole)
 
 
 def _check_name(name: str, findings: Findings) -> None:

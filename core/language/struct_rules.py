@@ -89,3 +89,17 @@ def fits(value: Any, kind: inspect.Type) -> bool:
             return True
         case _:
             return False
+
+
+def fits_bounds(number: float, kind: inspect.Type) -> bool:
+    """Whether a number lies within the bounds of a (perhaps optional) number type."""
+    match kind:
+        case inspect.Metadata():
+            return fits_bounds(number, kind.type)
+        case inspect.UnionType():
+            return any(fits_bounds(number, one) for one in kind.types if not isinstance(one, inspect.NoneType))
+        case inspect.IntType() | inspect.FloatType():
+            low = (kind.ge is None or number >= kind.ge) and (kind.gt is None or number > kind.gt)
+            return low and (kind.le is None or number <= kind.le) and (kind.lt is None or number < kind.lt)
+        case _:
+            return True

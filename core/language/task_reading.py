@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import msgspec
 
 from mloc.core.language.conformance import ABSENT, Conformance
 from mloc.core.language.errors import Path
-from mloc.core.language.findings import Findings
+from mloc.core.language.findings import Findings, TooMany
 from mloc.core.language.meaning import check_meaning, with_effective_type
 from mloc.core.language.passthrough import needs_no_change
 from mloc.core.language.quantities import QuantityError, cores, size_bytes
@@ -16,6 +17,7 @@ from mloc.core.language.shorthands import Rewritten
 from mloc.core.language.spec import Deferred, TaskSpec
 
 _SECTIONS = ("training", "generation", "agent")
+_SAY_WHAT_TO_DO = frozenset(("taskType", "data", "agent", "eval"))
 _MODEL_SECTIONS = ("vllm", "transformers", "config")
 
 
@@ -35,7 +37,7 @@ def task_spec(
     `has_references` False spares the walk that looks for references in the place of numbers and switches."""
     read = None if has_references else _quickly(rewritten.spec)
     if read is None:
-        read = _thoroughly(rewritten, findings)
+        read = _thoroughly(rewritten, findings, plugin_types)
     if read is None:
         return None
     read = with_effective_type(read)
@@ -78,11 +80,13 @@ def _with_plain_quantities(spec: dict[str, Any]) -> dict[str, Any]:
     return {**spec, "resources": {**resources, "hardware": plain}}
 
 
-def _thoroughly(rewritten: Rewritten, findings: Findings) -> TaskSpec | None:
+def _thoroughly(rewritten: Rewritten, findings: Findings, plugin_types: frozenset[str] = frozenset()) -> TaskSpec | None:
     before = len(findings.problems)
     conformance = Conformance(findings)
     checked = conformance.check(rewritten.spec, TaskSpec)
+    deferred = tuple(Deferred(path, reference) for path, reference in conformance.deferred)
     if checked is ABSENT or len(findings.problems) > before:
+        _look_further(checked, deferred, conformance, rewritten, findings, plugin_types)
         return None
     try:
         read = msgspec.convert(checked, TaskSpec)
@@ -91,8 +95,33 @@ def _thoroughly(rewritten: Rewritten, findings: Findings) -> TaskSpec | None:
         findings.wrong(_path_of(place), message)
         return None
     rewritten.rename(conformance.renamed)
-    deferred = tuple(Deferred(path, reference) for path, reference in conformance.deferred)
     return msgspec.structs.replace(read, deferred=deferred) if deferred else read
+
+
+def _look_further(
+    checked: Any, deferred: tuple[Deferred, ...], conformance: Conformance, rewritten: Rewritten, findings: Findings, plugin_types: frozenset[str]
+) -> None:
+    """Say also what is wrong in the parts that have the right shape, so that a person need not come twice. Raises TooMany.
+
+    What may only follow from a problem that was noted (it stands around it, or something with a mistyped key is missing) is not said."""
+    try:
+        read = with_effective_type(msgspec.structs.replace(msgspec.convert(checked, TaskSpec), deferred=deferred))
+    except msgspec.ValidationError:
+        return
+    wrong = [conformance.own_path(finding.path) for finding in findings.problems]
+    further = Findings()
+    with contextlib.suppress(TooMany):
+        check_meaning(read, further, plugin_types)
+    rewritten.rename(conformance.renamed)
+    for path, at_key, problem in further.problems:
+        if not any(_may_follow(path, noted) for noted in wrong):
+            findings.wrong(path, problem.message, found=problem.found, accepted=problem.accepted, hint=problem.hint, at_key=at_key)
+
+
+def _may_follow(path: Path, noted: Path) -> bool:
+    if not path:  # something is missing in the task as a whole
+        return len(noted) == 1 or noted[0] in _SAY_WHAT_TO_DO
+    return path[: len(noted)] == noted or noted[: len(path)] == path
 
 
 def _path_of(place: str) -> Path:

@@ -6,6 +6,7 @@ the reading where it is passed. Equal aliases share one value: nothing that is r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -34,6 +35,13 @@ _SCALAR_TAGS = frozenset(_TAG + name for name in ("int", "float", "bool", "null"
 _TEXT_TAGS = frozenset(("!", _TAG + "str"))
 _CONTAINER_TAGS = frozenset(("!", _TAG + "map", _TAG + "seq"))
 
+_OTHER_FORMATS = {
+    b"\xff\xfe": "UTF-16: save it as UTF-8", b"\xfe\xff": "UTF-16: save it as UTF-8", b"\x1f\x8b": "compressed: unpack it first",
+    b"PK\x03\x04": "an archive: unpack it first",
+}  # fmt: skip
+_PAIR = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
+_NO_BLANK = re.compile(r"\s*(- )?[\w.-]+:\S.*")
+_HAS_VALUE = re.compile(r"\s*(- )?[\w.-]+: +[^\s#|>]")
 _HINTS = (
     ("mapping values are not allowed", 'put quotes around a value that holds ": "'),
     ("tab character", "indent with spaces, not tabs"),
@@ -43,6 +51,8 @@ _HINTS = (
     ("could not find expected ':'", "a key needs a colon and a space after it"),
     ("unexpected end of stream", "a quote or bracket is not closed"),
     ("did not find expected ',' or", "a bracket is not closed, or a comma is missing"),
+    ("<document start>", "something stands after the end of the document; documents are parted by ---"),
+    ("incompatible YAML document", "remove the %YAML line"),
 )
 
 
@@ -69,11 +79,24 @@ def decode_text(text: bytes | str, source: str = "") -> str:
             hint="put the data into a jsonl file and name it under data.jsonl",
         )])
     try:
-        return raw.decode("utf-8-sig")
+        decoded = raw.decode("utf-8-sig")
+        return _PAIR.sub(_one_character, decoded) if "\\u" in decoded and decoded.lstrip()[:1] in ("{", "[") else decoded
     except UnicodeDecodeError as error:
-        raise LanguageError([Problem(
-            "the file is not UTF-8 text", found=f"byte {error.start} cannot be read", hint="save it as UTF-8", source=source,
-        )]) from error
+        raise LanguageError([_not_utf8(raw, error.start, source)]) from error
+
+
+def _not_utf8(raw: bytes, at: int, source: str) -> Problem:
+    before = raw[:at].decode()
+    what = next((what for start, what in _OTHER_FORMATS.items() if raw.startswith(start)), "")
+    return Problem(
+        "the file is not UTF-8 text", line=before.count("\n") + 1, column=len(before) - before.rfind("\n"), source=source,
+        found=f"the byte 0x{raw[at]:02x}", hint=f"it is {what}" if what else "save it as UTF-8",
+    )  # fmt: skip
+
+
+def _one_character(pair: re.Match[str]) -> str:
+    """JSON writes a character beyond U+FFFF as two escapes, which YAML does not know; both know one of eight digits."""
+    return f"{pair[1]}\\U{0x10000 + ((int(pair[2], 16) & 0x3FF) << 10) + (int(pair[3], 16) & 0x3FF):08x}"
 
 
 def load_documents(text: str) -> tuple[list[Any], list[Problem]]:
@@ -88,7 +111,7 @@ def load_documents(text: str) -> tuple[list[Any], list[Problem]]:
     except LanguageError as error:
         raise LanguageError([*problems, *error.problems]) from None
     except yaml.MarkedYAMLError as error:
-        raise LanguageError([*problems, _broken(error)]) from None
+        raise LanguageError([*problems, _broken(error, text)]) from None
     except yaml.reader.ReaderError as error:
         raise LanguageError([*problems, _unreadable(error, text)]) from None
 
@@ -223,12 +246,35 @@ def _at(event: Any, message: str, found: str = "", accepted: str = "", hint: str
     return LanguageError([Problem(message, line=line, column=column, found=found, accepted=accepted, hint=hint)])
 
 
-def _broken(error: yaml.MarkedYAMLError) -> Problem:
+def _broken(error: yaml.MarkedYAMLError, text: str) -> Problem:
     mark = error.problem_mark or error.context_mark
-    text = error.problem or error.context or "the YAML is broken"
-    hint = next((hint for part, hint in _HINTS if part in text), "")
+    said = error.problem or error.context or "the YAML is broken"
+    hint = (_hint_by_lines(said, text, mark.line) if mark else "") or next((hint for part, hint in _HINTS if part in said), "")
     since = f" ({error.context} that starts in line {error.context_mark.line + 1})" if error.context and error.context_mark else ""
-    return Problem(f"broken YAML: {text}{since}", line=mark.line + 1 if mark else 0, column=mark.column + 1 if mark else 0, hint=hint)
+    return Problem(f"broken YAML: {said}{since}", line=mark.line + 1 if mark else 0, column=mark.column + 1 if mark else 0, hint=hint)
+
+
+def _hint_by_lines(said: str, text: str, at: int) -> str:
+    """What the line itself and the one above give away."""
+    lines = text.splitlines()[: at + 1]
+    line = lines[at] if at < len(lines) else ""
+    above = next((one for one in reversed(lines[:at]) if one.strip() and not one.lstrip().startswith("#")), "")
+    if "mapping values" in said:
+        if _NO_BLANK.fullmatch(above):
+            return "a blank is missing after the colon of the line above"
+        if _indent(line) > _indent(above) and _HAS_VALUE.match(above) and not line.lstrip().startswith("-"):
+            return "this line is indented deeper than the one above, which has a value already"
+    if "${" in line and "did not find expected" in said:
+        return "put quotes around a value with ${…} inside of brackets"
+    if "cannot start any token" in said or "alphabetic or numeric" in said:
+        if "\t" in line[: _indent(line)]:
+            return "indent with spaces, not tabs"
+        return 'put quotes around a value that starts with @, `, %, * or &'
+    return ""
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def _unreadable(error: Any, text: str) -> Problem:

@@ -77,7 +77,7 @@ BROKEN: list[tuple[str, str, tuple[str, ...]]] = [
     ("stages: ['${a.result.x}']", "5:12", ("may not be a reference",)),
     (STAGES + "{name: b, dependsOn: '${a.result.x}', spec: {taskType: echo}}", "7:28", ("may not be a reference",)),
     (STAGES + "{name: b, spec: '${a.result.x}'}", "7:23", ("may not be a reference",)),
-    ("graph: {node: []}", "5:3", ("holds no stages",)),
+    ("graph: {node: []}", "5:11", ('did you mean "nodes"?',)),
     (STAGES + "{name: a, spec: {taskType: echo}}", "7:14", ('"a" is used by two stages',)),
     (STAGES + "{name: 'b c', spec: {taskType: echo}}", "7:14", ("is no stage name",)),
     (STAGES + "{name: env, spec: {taskType: echo}}", "7:14", ("cannot be used as a stage's name",)),
@@ -145,7 +145,7 @@ def test_what_is_no_task_file_is_refused_with_a_reason(text: str, place: str, pa
 def test_all_problems_of_all_documents_are_said_in_the_order_of_the_file() -> None:
     text = task("taskType: infernce\nslo: {priority: 500}\nretry: {max_attempts: x}") + "---\n" + task("taskType: echo\ntypo: 1")
     assert [(one.line, one.path) for one in problems_of(text)] == [
-        (6, "spec.slo.priority"), (7, "spec.retry.max_attempts"), (14, "spec.typo"),
+        (5, "spec.taskType"), (6, "spec.slo.priority"), (7, "spec.retry.max_attempts"), (14, "spec.typo"),
     ]  # fmt: skip
 
 
