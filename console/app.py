@@ -36,6 +36,7 @@ from mloc.core.cluster import Cluster
 from mloc.core.events import CancelRequested, Event, RetryRequested
 from mloc.services.log.event_log import LogError
 from mloc.services.settings import SettingsError, load_settings
+from mloc.services.shell_completion import SHELLS, script
 
 SHOW_EVERY_SEC = 0.1
 AGES_EVERY_SEC = 1.0
@@ -281,7 +282,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--read-only", action="store_true", help="ask for nothing: no cancel, no retry")
     parser.add_argument("--archive", type=Path, metavar="FILE", help="show a history from a file instead of the live log")
+    parser.add_argument("--completion", choices=SHELLS, help="print a script that completes the options in a shell")
     parsed = parser.parse_args(arguments)
+    if parsed.completion:
+        print(script(parser, parsed.completion))
+        return 0
     # whatever would be logged to the terminal would be drawn over: what matters is in the banner
     structlog.configure(processors=[_drop])
     try:

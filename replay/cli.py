@@ -25,6 +25,7 @@ from mloc.services.log.connection import open_log
 from mloc.services.log.event_log import EventLog, LogError
 from mloc.services.server.address import NoServerError
 from mloc.services.settings import Settings, SettingsError, load_settings
+from mloc.services.shell_completion import add_completion, script
 
 AGO = re.compile(r"-\d[\d.]*(ms|s|m|h|d)")
 OK, DIFFERS, USAGE, UNREACHABLE = 0, 1, 2, 3
@@ -46,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     # argparse takes `-5m` for an option, but not what holds a space
     parsed = _parser().parse_args([f" {word}" if AGO.fullmatch(word) else word for word in given])
+    if parsed.command == "completion":
+        print(script(_parser(), parsed.shell))
+        return OK
     try:
         return asyncio.run(_run(parsed))
     except SettingsError as error:
@@ -84,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     looking.set_defaults(go=_at)
     for command in (rebuilding, verifying, looking):
         command.add_argument("--json", action="store_true", help="for programs")
+    add_completion(commands)
     return parser
 
 

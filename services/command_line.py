@@ -13,6 +13,7 @@ from msgspec import structs
 
 from mloc.services.exit_codes import FAILED, MISCONFIGURED, UNAVAILABLE, USAGE
 from mloc.services.settings import Settings, SettingsError, load_settings, read_environment
+from mloc.services.shell_completion import add_completion, script
 
 # command → module with run(settings) -> exit code, and what the command does
 SERVICES = {
@@ -79,7 +80,14 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--dir", type=Path, metavar="FOLDER", help="a new folder for everything that it makes (default ./demo/<time>)")
     demo.add_argument("--port", type=_port, metavar="N", help="of its API (default: a free one)")
     demo.set_defaults(go=_demo)
+
+    add_completion(commands).set_defaults(go=_completion)
     return parser
+
+
+def _completion(parsed: argparse.Namespace) -> int:
+    print(script(_parser(), parsed.shell))
+    return 0
 
 
 def _up(parsed: argparse.Namespace) -> int:

@@ -24,12 +24,16 @@ from mloc.services.log.event_log import BacklogFull, KeyConflict, LogUnavailable
 from mloc.services.server.address import NoServerError
 from mloc.services.service_logs import configure_logs
 from mloc.services.settings import Settings, SettingsError, load_settings
+from mloc.services.shell_completion import script
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; gives the exit code (see `commands.exit_codes`)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     asked = _read_arguments(given)
+    if asked.command == "completion":
+        print(script(parser(), asked.shell))
+        return codes.OK
     try:
         settings = load_settings()
         configure_logs(_for_people(settings), "intake", to_file=False)

@@ -9,8 +9,10 @@ from typing import Any, NoReturn
 
 from mloc.core.language.errors import did_you_mean
 from mloc.services.intake.commands import results, schema, submit, tasks, templates, watch
+from mloc.services.intake.task_file import templates as known_templates
 from mloc.services.intake.task_query import MAX_PAGE_SIZE, SORTS
 from mloc.services.settings import Settings
+from mloc.services.shell_completion import add_completion, shell_words
 
 EPILOG = """examples:
   mloc-intake pipeline.yaml                         submit a file (the same as `mloc-intake submit pipeline.yaml`)
@@ -102,7 +104,8 @@ def parser() -> Parser:
 
     about = "list the pipelines that come with MLOC, or print one"
     known = command("templates", templates.templates, about, "mloc-intake templates show echo", is_remote=False)
-    known.add_argument("name", nargs="*", metavar="show NAME", help="print this one")
+    known.add_argument("name", nargs="*", metavar="show NAME", help="print this one").complete = shell_words(("show", *known_templates()))  # type: ignore[attr-defined]
+    add_completion(commands)
     return made
 
 
@@ -128,7 +131,8 @@ def _add_submit(added: argparse.ArgumentParser) -> None:
 
 def _add_files(added: argparse.ArgumentParser) -> None:
     added.add_argument("files", nargs="*", metavar="FILE", help="a task file, a folder of them, or - for standard input")
-    added.add_argument("--template", action="append", default=[], metavar="NAME", help="a pipeline that comes with MLOC")
+    template = added.add_argument("--template", action="append", default=[], metavar="NAME", help="a pipeline that comes with MLOC")
+    template.complete = shell_words(known_templates())  # type: ignore[attr-defined]
     added.add_argument(
         "--set", action=_Overrides, default={}, metavar="PATH=VALUE",
         help="put a value, in YAML, over the file's: spec.inference.seed=7, spec.data.prompts='[a, b]', spec.stages[0].name=x, metadata.name='\"7\"'",

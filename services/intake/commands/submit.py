@@ -29,6 +29,7 @@ from mloc.services.intake.task_query import QueryError
 from mloc.services.intake.task_requests import RequestRefused
 from mloc.services.log.event_log import BacklogFull, KeyConflict, LogUnavailable
 from mloc.services.settings import Settings
+from mloc.services.shell_completion import remember
 
 NOT_KNOWN = "it is not known whether it was submitted: `mloc-intake list` shows it; under an --idempotency-key it can be sent again without harm"
 WRONG_SUBMISSIONS = (LanguageError, KeyConflict, BacklogFull, RequestRefused, QueryError, UnknownTask, MaybeTaken, LogUnavailable, Unreachable)
@@ -125,6 +126,7 @@ async def submit_one(source: Source, outcome: Outcome, prepared: Prepared, key: 
         refuse(outcome, error)
         return
     outcome.tasks = accepted.roots
+    remember(name for task in accepted.tasks if not task["parent"] for name in (task["task_id"], task["name"]))
     outcome.answer = _answer(accepted)
 
 

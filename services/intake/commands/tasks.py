@@ -16,6 +16,7 @@ from mloc.services.intake.commands.wait import wait_for
 from mloc.services.intake.streams.line_text import line_text
 from mloc.services.intake.task_requests import RequestRefused, words
 from mloc.services.settings import Settings
+from mloc.services.shell_completion import remember
 
 Command = Callable[[Settings, argparse.Namespace], int]
 
@@ -42,6 +43,7 @@ async def list_tasks(source: Source, asked: argparse.Namespace) -> int:
     if asked.json:
         print_json({"ok": True, **page})
         return codes.OK
+    remember(name for task in page["tasks"] for name in (task["task_id"], task["name"]))
     now_ms = await source.now_ms()
     rows = [_row(task, now_ms) for task in page["tasks"]]
     print(table(("ID", "NAME", "TYPE", "STATE", "AGE", "WORKER", "WHY"), rows) if rows else "no tasks")

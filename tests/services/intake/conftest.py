@@ -150,7 +150,8 @@ class Cli:
 
 @pytest.fixture
 def cli(valkey_url: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    for name, value in {"REDIS_URL": valkey_url, "MLOC_NAMESPACE": namespace, "ORCHESTRATOR_STATE_DIR": str(tmp_path / "state")}.items():
+    folders = {"ORCHESTRATOR_STATE_DIR": str(tmp_path / "state"), "HOME": str(tmp_path)}
+    for name, value in {"REDIS_URL": valkey_url, "MLOC_NAMESPACE": namespace, **folders}.items():
         monkeypatch.setenv(name, value)
     for name in ("VLLM_MODEL", "PPO_MODEL", "RESULTS_DIR"):
         monkeypatch.delenv(name, raising=False)
