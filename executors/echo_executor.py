@@ -22,7 +22,6 @@ from mloc.core.language.graph_template import render_graph_template
 from mloc.core.language.spec import decode_spec
 from mloc.core.sharding import shard_range
 from mloc.executors.contract import Context, ExecutorError, LightResult, Progress, Report, Result
-from mloc.executors.data_loading import load_rows
 from mloc.executors.row_work import RowWork, do_rows, open_work
 from mloc.executors.rows import Row
 
@@ -43,6 +42,7 @@ class EchoSpec(Struct, frozen=True, gc=False):
 
     data: EchoData = EchoData()
     echo: Echo = Echo()
+    postprocess: dict[str, Any] = {}
 
 
 class EchoItem(Struct, frozen=True, gc=False):
@@ -83,9 +83,8 @@ def run(task: RunTask, engine: None, context: Context) -> Iterator[Report]:
     if context.stopping():
         return
     _misbehave(spec.echo, task.attempt)
-    if spec.data.type in IN_FILES or spec.echo.row_sleep_sec:
-        whole = decode_spec(task.spec)
-        work = open_work(task, context, load_rows(whole, context), whole.inference, EchoResult(items=[], usage={}).model)
+    if spec.data.type in IN_FILES or spec.echo.row_sleep_sec or spec.postprocess:
+        work = open_work(task, context, decode_spec(task.spec), EchoResult(items=[], usage={}).model)
         yield from do_rows(work, 1 if spec.echo.row_sleep_sec else ROWS_A_BATCH, lambda rows: _echo_rows(rows, work, spec.echo))
         return
     yield Result(msgspec.to_builtins(_echo(task, spec.data)))

@@ -35,7 +35,7 @@ def run(task: RunTask, engine: LoadedModel, context: Context) -> Iterator[Report
     """Answer every row that is not recorded yet, then put all of them together in the order of the input."""
     spec = decode_spec(task.spec)
     check_settings(spec.inference)
-    work = open_work(task, context, load_rows(spec, context), spec.inference, engine.name)
+    work = open_work(task, context, spec, engine.name)
     size = max(1, (ROWS_PER_BATCH_ON_DEVICE if context.devices else ROWS_PER_BATCH) // (spec.inference.n or 1))
     yield from do_rows(work, size, lambda batch: _answer(batch, engine, work))
 

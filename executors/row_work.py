@@ -16,9 +16,12 @@ from msgspec import Struct
 
 from mloc.core.events import INLINE_RESULT_BYTES
 from mloc.core.host_frames import RunTask
+from mloc.core.jsonl_export import ExportCounts, export_file, export_line, export_summary
+from mloc.core.language.data_spec import JsonlExport
 from mloc.core.language.inference_spec import Inference
+from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError, Progress, Report, Result, ResultFile
-from mloc.executors.data_loading import Rows
+from mloc.executors.data_loading import Rows, load_rows
 from mloc.executors.durable_files import write_durably
 from mloc.executors.row_store import RowStore
 from mloc.executors.rows import Row
@@ -35,13 +38,17 @@ class RowWork(Struct, frozen=True):
     context: Context
     inference: Inference
     model: str
+    task: str
+    export: JsonlExport | None = None
 
 
-def open_work(task: RunTask, context: Context, rows: Rows, inference: Inference, model: str) -> RowWork:
-    """Raises ExecutorError where there is nothing to do."""
+def open_work(task: RunTask, context: Context, spec: TaskSpec, model: str) -> RowWork:
+    """Raises ExecutorError where there is nothing to do. A shard exports nothing: whoever merges them does."""
+    rows = load_rows(spec, context)
     if not len(rows) and context.shard is None:
         raise ExecutorError("NoRows", "the data has no rows: nothing was asked of the model")
-    return RowWork(rows, RowStore(context.rows_folder, task.attempt, rows.first), context, inference, model)
+    export = spec.postprocess.jsonl_export if context.shard is None else None
+    return RowWork(rows, RowStore(context.rows_folder, task.attempt, rows.first), context, spec.inference, model, task.task, export)
 
 
 def do_rows(work: RowWork, batch_size: int, answer: Callable[[list[Row]], None]) -> Iterator[Report]:
@@ -117,17 +124,34 @@ def _result(work: RowWork, total: int, seconds: float) -> Iterator[Report]:
     store = work.store
     tokens = {"prompt_tokens": store.prompt_tokens, "completion_tokens": store.completion_tokens}
     usage = {**tokens, "total_tokens": sum(tokens.values()), "latency_sec": round(seconds, 3), "num_requests": total}
+    more: dict[str, Any] = {"usage": usage}
+    if work.export is not None:
+        more["jsonl_export"] = exported = _exported(work, work.export)
+        yield Progress((f"{exported['rows']} rows exported to {exported['path']}, {exported['skipped']} skipped",))
     if store.size_bytes < INLINE_RESULT_BYTES - 1024:
-        yield Result({"ok": True, "model": work.model, "items": [msgspec.Raw(record) for record in store.records()], "usage": usage})
+        items = [msgspec.Raw(record) for record in store.records()]
+        yield Result({"ok": True, "model": work.model, "items": items, **more}, files=work.export is not None)
         return
     yield from store.sync()
-    digest, size = write_durably(Path(work.context.folder) / RESULT_FILE, _pieces(work.model, store, usage))
+    digest, size = write_durably(Path(work.context.folder) / RESULT_FILE, _pieces(work.model, store, more))
     yield ResultFile(digest, size, usage)
 
 
-def _pieces(model: str, store: RowStore, usage: dict[str, Any]) -> Iterator[bytes]:
+def _exported(work: RowWork, export: JsonlExport) -> dict[str, Any]:
+    """Write the training set into the attempt's artifacts; what the result says of it."""
+    counts = ExportCounts()
+    try:
+        name = export_file(export)
+    except ValueError as error:
+        raise ExecutorError("BadSetting", str(error)) from error
+    file = work.context.folder / name
+    write_durably(file, (export_line(export, msgspec.json.decode(record), counts) for record in work.store.records()))
+    return export_summary(work.context.final_path(file), work.task, name, counts)
+
+
+def _pieces(model: str, store: RowStore, more: dict[str, Any]) -> Iterator[bytes]:
     """The result's JSON, a row a line: who reads it can take row by row."""
     yield b'{"ok":true,"model":' + msgspec.json.encode(model) + b',"items":['
     for number, record in enumerate(store.records()):
         yield (b",\n" if number else b"\n") + record
-    yield b'\n],"usage":' + msgspec.json.encode(usage) + b"}"
+    yield b"\n]," + msgspec.json.encode(more)[1:]

@@ -29,7 +29,7 @@ class Echo(Section, frozen=True):
 
 
 def is_light(spec: TaskSpec) -> bool:
-    """Whether the task takes milliseconds and needs no host of its own: an echo that neither sleeps nor crashes nor reads a file."""
-    if spec.task_type != "echo" or spec.echo.sleep_sec or spec.echo.row_sleep_sec or spec.echo.crash:
+    """Whether the task takes milliseconds and needs no host of its own: an echo that neither sleeps, crashes, reads a file nor writes one."""
+    if spec.task_type != "echo" or spec.echo.sleep_sec or spec.echo.row_sleep_sec or spec.echo.crash or spec.postprocess.jsonl_export:
         return False
     return spec.data is None or isinstance(spec.data, ListData | MessagesData | PreferencesData | GraphTemplateData)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from mloc.core.jsonl_export import export_file
 from mloc.core.language.content_parts import check_parts, is_parts
 from mloc.core.language.data_spec import DatasetData, GraphTemplateData, JsonlData, JsonlExport, ListData, MessagesData, PreferencesData
 from mloc.core.language.errors import did_you_mean, shown
@@ -51,6 +52,10 @@ def check_rows(data: Any, findings: Findings, deferred: bool) -> None:
 def check_export(export: JsonlExport, findings: Findings) -> None:
     """Note what is wrong with the fields of an exported row."""
     place = ("postprocess", "jsonl_export")
+    try:
+        export_file(export)
+    except ValueError:
+        findings.wrong((*place, "path"), "does not lie below the task's artifacts", found=shown(export.path), accepted="such as train/rows.jsonl")
     for name, field in export.fields.items():
         if field.source == "metadata" and not field.key:
             findings.wrong((*place, "fields", name), '"key" is missing', accepted="{from: metadata, key: which metadata}")

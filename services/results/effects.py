@@ -100,7 +100,7 @@ class Effects:
         for child in children:
             _, result = await self._succeeded(child.result_id) if child.result_inline else ("", b"")
             parts.append(Part(child.id, final_folder(child.id, is_shard=True), result))
-        return Merge(order.origin, order.folder, tuple(parts))
+        return Merge(order.origin, order.folder, tuple(parts), order.export)
 
     async def _succeeded(self, entry_id: str) -> tuple[str, bytes]:
         """Worker and inline result of the entry that holds a result."""
@@ -121,7 +121,7 @@ def _order_of(cluster: Cluster, task: Task, children: list[Task]) -> Publish | M
         wishes.seed, wishes.declared,
     )  # fmt: skip
     folder = final_folder(task.id, is_shard=task.shard is not None)
-    return Merge(origin, folder, ()) if children else Publish(origin, folder)
+    return Merge(origin, folder, (), wishes.export) if children else Publish(origin, folder)
 
 
 def _with_worker(origin: Origin, worker: str) -> Origin:

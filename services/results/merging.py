@@ -18,8 +18,10 @@ import msgspec
 from msgspec import Raw, Struct
 
 from mloc.core.events import INLINE_RESULT_BYTES
+from mloc.core.language.data_spec import JsonlExport
 from mloc.core.usage import total
 from mloc.services.durable_files import sync_folder, write_durably
+from mloc.services.results.export import Export
 from mloc.services.results.folders import MANIFEST_FILE, RESULT_FILE
 from mloc.services.results.manifest import Origin, files_in, manifest_of
 from mloc.services.results.row_lines import BEGIN, is_row_lines, rows_of
@@ -42,6 +44,7 @@ class Merge(Struct, frozen=True, tag=True, gc=False):
     origin: Origin
     folder: str
     parts: tuple[Part, ...]
+    export: JsonlExport | None = None  # also write the rows as a training set
 
 
 class Merged(Struct, frozen=True, tag=True, gc=False):
@@ -58,7 +61,7 @@ def merge(root: Path, order: Merge) -> Merged:
     folder = root / order.folder
     chunks = _joined(root, order)
     head, is_whole = _first_bytes(chunks)
-    if is_whole and not (folder / "shards").is_dir():
+    if is_whole and order.export is None and not (folder / "shards").is_dir():
         return Merged(head, hashlib.sha256(head).hexdigest(), len(head), files=False)
     sha256, size = write_durably(folder / RESULT_FILE, _continued(head, chunks))
     write_durably(folder / MANIFEST_FILE, [manifest_of(order.origin, files_in(folder), ok=True, folder=folder)])
@@ -86,10 +89,11 @@ def _joined(root: Path, order: Merge) -> Iterator[bytes]:
     usages: list[dict[str, Any]] = []
     others: list[dict[str, bytes]] = []
     position, ok = 0, True
+    export = Export(root, order.folder, order.origin.task, order.export) if order.export is not None else None
     yield b"{" + BEGIN + b"\n"
     for part in order.parts:
         fields: dict[str, Any] = {}
-        for chunk, count in _renumbered(_items(root, part, fields), position):
+        for chunk, count in _renumbered(_tapped(_items(root, part, fields), export), position):
             yield chunk
             position += count
         ok &= bytes(fields.pop("ok", b"true")) != b"false"
@@ -101,6 +105,8 @@ def _joined(root: Path, order: Merge) -> Iterator[bytes]:
         yield b"," + msgspec.json.encode(name) + b":" + value
     if differing := _differing(others):
         yield b',"shards":' + msgspec.json.encode(differing)
+    if export is not None:
+        yield b',"jsonl_export":' + msgspec.json.encode(export.finish())
     yield b',"usage":' + msgspec.json.encode(total(usages)) + b',"ok":' + (b"true" if ok else b"false") + b"}"
 
 
@@ -124,6 +130,10 @@ def _pages(path: Path) -> memoryview:
         raise OSError(f"{path} is empty") from error
     finally:
         os.close(descriptor)
+
+
+def _tapped(items: Iterable[bytes], export: Export | None) -> Iterable[bytes]:
+    return items if export is None else map(export.take, items)
 
 
 def _renumbered(items: Iterable[bytes], start: int) -> Iterator[tuple[bytes, int]]:

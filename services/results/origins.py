@@ -7,7 +7,9 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-_WORTH_READING = (b'"output"', b'"seed"')
+from mloc.core.language.data_spec import JsonlExport, Postprocess
+
+_WORTH_READING = (b'"output"', b'"seed"', b'"jsonl_export"')
 
 
 class Wishes(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -16,6 +18,7 @@ class Wishes(Struct, frozen=True, omit_defaults=True, gc=False):
     declared: tuple[str, ...] = ()
     destination: str = ""
     seed: int | None = None
+    export: JsonlExport | None = None  # of a sharded task: done when its shards are merged
 
 
 class _Destination(Struct, frozen=True):
@@ -32,6 +35,7 @@ class _Spec(Struct):
     output: _Output = _Output()
     inference: dict[str, Any] = {}
     training: dict[str, Any] = {}
+    postprocess: Postprocess = Postprocess()
 
 
 _decode_spec = msgspec.json.Decoder(_Spec).decode
@@ -55,4 +59,4 @@ def wishes_of(spec: Raw | bytes) -> Wishes:
     destination = read.output.destination
     path = destination.path if destination is not None and destination.type == "local" and destination.path else ""
     seed = next((seed for section in (read.training, read.inference) if isinstance(seed := section.get("seed"), int)), None)
-    return Wishes(read.output.artifacts, path, seed)
+    return Wishes(read.output.artifacts, path, seed, read.postprocess.jsonl_export)

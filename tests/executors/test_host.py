@@ -44,6 +44,20 @@ def test_an_echo_of_a_file_gives_its_rows_and_tells_what_is_wrong_with_it(host: 
     assert "broken.jsonl, line 2: not JSON" in second["error"]["message"]
 
 
+def test_rows_are_exported_as_a_training_set_among_the_artifacts(host: StartHost, tmp_path: Path) -> None:
+    export = {"path": "train/rows.jsonl", "fields": {"q": {"from": "prompt"}, "a": {"from": "metadata", "key": "answer"}}, "required_fields": ["a"]}
+    items = [{"prompt": "one", "metadata": {"answer": "1"}}, {"prompt": "two"}, {"prompt": "three", "metadata": {"answer": "3"}}]
+    driven = host()
+    driven.send(task("made", folder=tmp_path, data={"type": "list", "items": items}, postprocess={"jsonl_export": export}))
+    ended = driven.wait_of(Succeeded, "made")
+    assert ended.files
+    folder = tmp_path / ".attempts" / "made" / "1"
+    said = json.loads((folder / "responses.json").read_bytes())["jsonl_export"]
+    name = "artifacts/train/rows.jsonl"
+    assert said == {"path": str(tmp_path / "made" / name), "url": f"/api/v1/results/made/files/{name}", "rows": 2, "skipped": 1}
+    assert [json.loads(line) for line in (folder / name).read_text().splitlines()] == [{"q": "one", "a": "1"}, {"q": "three", "a": "3"}]
+
+
 def test_a_batch_of_light_tasks_is_answered_in_order_also_where_some_fail(host: StartHost) -> None:
     driven = host(light=True)
     names = [f"t{i}" for i in range(500)]

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mloc.core.events import INLINE_RESULT_BYTES
+from mloc.core.language.data_spec import ExportField, JsonlExport
 from mloc.core.sharding import shard_range
 from mloc.services.results.folders import sealed
 from mloc.services.results.manifest import Origin
@@ -82,6 +83,19 @@ def test_a_shards_file_that_ends_in_the_middle_fails_the_merge(tmp_path: Path) -
     (folder / "responses.json").write_bytes(b'{"ok":true,"items":[\n{"index":0},\n{"index":1}')
     with pytest.raises(msgspec.DecodeError, match="ends in the middle"):
         merged(tmp_path, [b""])
+
+
+def test_a_merged_result_is_exported_as_a_training_set(tmp_path: Path) -> None:
+    parts = tuple(Part(f"t.s{index}", f"t/shards/{index}", result_of(outputs)) for index, outputs in enumerate((["a", ""], ["c"])))
+    export = JsonlExport(path="set.jsonl", fields={"text": ExportField(source="output")}, required_fields=("text",))
+    for _ in range(2):  # also when it is done again
+        end = merge(tmp_path, Merge(ORIGIN, "t", parts, export))
+        place = "artifacts/set.jsonl"
+        said = {"path": str(tmp_path / "t" / place), "url": f"/api/v1/results/t/files/{place}", "rows": 2, "skipped": 1}
+        assert msgspec.json.decode(end.result)["jsonl_export"] == said
+        assert (tmp_path / "t" / place).read_bytes() == b'{"text":"a"}\n{"text":"c"}\n'
+        files = {file["path"] for file in msgspec.json.decode((tmp_path / "t" / "manifest.json").read_bytes())["files"]}
+        assert files == {"responses.json", place}
 
 
 def test_a_small_result_with_artifacts_is_both_inline_and_written(tmp_path: Path) -> None:
