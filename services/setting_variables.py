@@ -72,6 +72,12 @@ GROUPS: dict[str, dict[str, Variable]] = {
         ),
         "allow_anonymous": Variable(kind.BOOLEAN, "Listen beyond loopback without a token."),
         "metrics_require_token": Variable(kind.BOOLEAN, "Ask for the token on /metrics too."),
+        "api_read_only": Variable(kind.BOOLEAN, "The API shows and changes nothing: what would write is answered with 403."),
+        "api_rate_limit": Variable(
+            kind.decimal(0), "Requests a second of one client (by address) above which it is told to wait; 0 = no bound.", default_text="no bound"
+        ),
+        "api_max_requests": Variable(kind.whole_number(1), "Requests that the API works on at a time; more are told to come back."),
+        "api_body_sec": Variable(kind.seconds(0.1), "Time within which the body of a request must have arrived."),
         "orchestrator_base_url": Variable(
             kind.url("http", "https"), "Where workers without a shared folder upload results.", planned=True
         ),

@@ -44,6 +44,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     mloc_host: str | None = None
     allow_anonymous: bool = False
     metrics_require_token: bool = False
+    api_read_only: bool = False
+    api_rate_limit: float = 0.0
+    api_max_requests: int = 1024
+    api_body_sec: float = 30.0
     orchestrator_base_url: str | None = None
     orchestrator_url: str | None = None
 

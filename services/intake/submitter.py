@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeVar
 
+from mloc.core import log_ids
 from mloc.core.events import Event
 from mloc.services.clock import Clock
 from mloc.services.intake.submission import Submission
@@ -31,17 +33,18 @@ class Submitter:
         self._clock = clock
         self._backlog_limit = backlog_limit
         self._waiting: list[_Waiting] = []
-        self._coming = 0  # events that wait
+        self._coming = 0  # events that wait or are on their way
+        self._sent: deque[tuple[str, int]] = deque()  # what the log took: last id, number of events
         self._sending: asyncio.Task[None] | None = None
 
-    async def submit(self, submission: Submission, open_tasks: int) -> Submitted:
-        """Secrets first, then the events, whole or not at all; `open_tasks` is the backlog as far as the caller knows it.
+    async def submit(self, submission: Submission, open_tasks: int, position: str = "") -> Submitted:
+        """Secrets first, then the events, whole or not at all; `open_tasks` is the backlog as far as the caller has folded it, to `position`.
 
         Raises KeyConflict, BacklogFull, and LogUnavailable, after which it is not known whether the tasks were taken."""
         for task, values in submission.secrets.items():
             await self._patiently(lambda task=task, values=values: self._log.set_secret(task, values))  # type: ignore[misc]
         try:
-            submitted = await self._append(submission, open_tasks)
+            submitted = await self._append(submission, open_tasks + self._not_folded(position))
         except (KeyConflict, BacklogFull):
             await self._forget_secrets(submission)
             raise
@@ -59,6 +62,12 @@ class Submitter:
         if open_tasks + self._coming + len(submission.events) > self._backlog_limit:
             raise BacklogFull(f"{open_tasks:,} tasks are not finished yet, and BACKLOG_LIMIT is {self._backlog_limit:,}: try again later")
         return await self._enqueue(submission.events)
+
+    def _not_folded(self, position: str) -> int:
+        """Events that the log took after `position`: no caller's count has them yet."""
+        while self._sent and (not position or not log_ids.before(position, self._sent[0][0])):
+            self._sent.popleft()
+        return sum(count for _, count in self._sent)
 
     async def _forget_secrets(self, submission: Submission) -> None:
         """The tasks were not taken under these ids."""
@@ -80,9 +89,13 @@ class Submitter:
     async def _send(self) -> None:
         await asyncio.sleep(0)  # whoever is ready in this turn comes along
         while self._waiting:
-            came, self._waiting, self._coming = self._waiting, [], 0
+            came, self._waiting = self._waiting, []
             for first in range(0, len(came), MAX_TOGETHER):
-                await self._send_together(came[first : first + MAX_TOGETHER])
+                together = came[first : first + MAX_TOGETHER]
+                try:
+                    await self._send_together(together)
+                finally:
+                    self._coming -= sum(len(waiting.events) for waiting in together)
 
     async def _send_together(self, together: list[_Waiting]) -> None:
         submissions = [waiting.events for waiting in together]
@@ -93,6 +106,7 @@ class Submitter:
                 if not waiting.answer.done():
                     waiting.answer.set_exception(error)
             return
+        self._sent.append((answers[-1].last_id, sum(len(waiting.events) for waiting in together)))
         for waiting, submitted in zip(together, answers, strict=True):
             if not waiting.answer.done():
                 waiting.answer.set_result(submitted)

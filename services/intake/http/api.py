@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import errno
 import sys
+import time
 
 import msgspec
 import structlog
@@ -16,7 +17,8 @@ from aiohttp import web
 
 from mloc.services.exit_codes import CLEAN, MISCONFIGURED
 from mloc.services.garbage_collection import collect_seldom, loading
-from mloc.services.intake.http.api_guard import one_error_shape, token_required
+from mloc.services.intake.http.api_guard import one_error_shape, reading_only, token_required
+from mloc.services.intake.http.api_limits import limited, streams_do_not_count
 from mloc.services.intake.http.api_state import OPENAPI, STATE, ApiState
 from mloc.services.intake.http.endpoint_routes import add_routes
 from mloc.services.intake.http.endpoints import ENDPOINTS
@@ -40,7 +42,9 @@ def run(settings: Settings) -> int:
 
 def build_app(settings: Settings, log: EventLog, observer: Observer) -> web.Application:
     """All routes over a log and the fold of it, which the caller keeps running."""
-    app = web.Application(middlewares=[one_error_shape, token_required(ENDPOINTS)], client_max_size=MAX_BODY_BYTES)
+    limits = limited(ENDPOINTS, settings.api_rate_limit, settings.api_max_requests, time.monotonic)
+    app = web.Application(middlewares=[one_error_shape, limits, token_required(ENDPOINTS), reading_only], client_max_size=MAX_BODY_BYTES)
+    app.on_response_prepare.append(streams_do_not_count)
     app[STATE] = ApiState(settings, log, observer)
     app[OPENAPI] = msgspec.json.encode(openapi_document(ENDPOINTS))
     add_routes(app, ENDPOINTS)

@@ -68,6 +68,15 @@ def token_required(endpoints: Sequence[Endpoint]) -> Middleware:
     return check
 
 
+@web.middleware
+async def reading_only(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """With API_READ_ONLY nothing is written."""
+    if request.method not in ("GET", "HEAD", "OPTIONS") and state_of(request).settings.api_read_only:
+        hint = "ask an API that runs without API_READ_ONLY"
+        raise ApiError(403, "read_only", "this API shows and changes nothing", path=request.path, hint=hint)
+    return await handler(request)
+
+
 def reading_error(error: LanguageError, text: str) -> ApiError:
     """400 for what is no YAML or beyond the reader's limits, 422 for YAML that is not a task."""
     try:

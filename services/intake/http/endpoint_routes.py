@@ -25,8 +25,10 @@ def served(endpoint: Endpoint) -> Callable[[web.Request], Awaitable[web.StreamRe
     """The endpoint as aiohttp calls it."""
 
     async def serve(request: web.Request) -> web.StreamResponse:
+        state = state_of(request)
         parameters = read_parameters(endpoint, request)
-        answer = await endpoint.handler(Call(request, state_of(request), parameters, await read_body(endpoint, request)))
+        body = await read_body(endpoint, request, state.settings.api_body_sec)
+        answer = await endpoint.handler(Call(request, state, parameters, body))
         return answer if isinstance(answer, web.StreamResponse) else json_response(answer, endpoint.status_of(answer))
 
     return serve

@@ -44,13 +44,13 @@ def refusals(endpoint: Endpoint) -> list[int]:
     """Statuses of the errors that a request to this endpoint may be answered with."""
     found = {400, 503, *endpoint.errors}
     if endpoint.access != "open":
-        found.add(401)
+        found |= {401, 429}
     if names_in(endpoint.path):
         found.add(404)
     if endpoint.body is not None:
-        found |= {413, 422}
-    if endpoint.method == "POST":
-        found.add(429)
+        found |= {408, 413, 422}
+    if endpoint.method != "GET":
+        found.add(403)
     return sorted(found)
 
 

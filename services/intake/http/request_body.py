@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
 import msgspec
+from aiohttp import web
 
 from mloc.services.intake.http.responses import ApiError
 
 MAX_BODY_BYTES = 1 << 20
 _UNLIKE_YAML = re.compile(r"\\[u/]|\t")  # escapes and blanks that JSON and YAML read differently
 _SECOND_KEY = re.compile(r".(?:kind|metadata|spec) *:")
+
+
+async def whole_body(request: web.Request, within_sec: float) -> bytes:
+    """The body; a client that sends it drop by drop is let go. Raises ApiError 408."""
+    try:
+        async with asyncio.timeout(within_sec):
+            return await request.read()
+    except TimeoutError:
+        hint = "send it faster, or as a smaller file; API_BODY_SEC is the bound"
+        raise ApiError(408, "slow_body", f"the body did not arrive within {within_sec:g} s", hint=hint) from None
 
 
 def task_text(body: bytes, content_type: str) -> str:

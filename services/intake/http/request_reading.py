@@ -14,6 +14,7 @@ from mloc.core.language.accepted import accepted
 from mloc.core.language.errors import Problem, did_you_mean, shown
 from mloc.core.language.yaml_scalars import SWITCHES
 from mloc.services.intake.http.endpoint import Endpoint, Media, Parameter, bare, fields_of, parameters_of
+from mloc.services.intake.http.request_body import whole_body
 from mloc.services.intake.http.responses import ApiError, many_problems
 
 _SWITCHES = {**SWITCHES, "1": True, "0": False, "": True}  # `?dry_run` alone asks for it
@@ -32,11 +33,11 @@ def read_parameters(endpoint: Endpoint, request: web.Request) -> Any:
     return _converted(given, endpoint.parameters, problems, 400, "bad_parameter", strict=False)
 
 
-async def read_body(endpoint: Endpoint, request: web.Request) -> Any:
+async def read_body(endpoint: Endpoint, request: web.Request, within_sec: float) -> Any:
     """None where the endpoint takes no body or reads it by itself. Raises ApiError 400 for what is no JSON, 422 for what is not the Struct."""
     if endpoint.body is None or isinstance(endpoint.body, Media):
         return None
-    body = await request.read()
+    body = await whole_body(request, within_sec)
     try:
         value = msgspec.json.decode(body) if body.strip() else {}
     except (msgspec.DecodeError, RecursionError) as error:

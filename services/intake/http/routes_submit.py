@@ -20,7 +20,7 @@ from mloc.services.intake.destinations import destination_warnings
 from mloc.services.intake.http.api_guard import reading_error
 from mloc.services.intake.http.api_state import READ_OWN_WRITES_SEC, ApiState
 from mloc.services.intake.http.endpoint import Call, Endpoint, Media
-from mloc.services.intake.http.request_body import task_text
+from mloc.services.intake.http.request_body import task_text, whole_body
 from mloc.services.intake.http.responses import ApiError
 from mloc.services.intake.known_tasks import KnownTasks
 from mloc.services.intake.local_paths import with_absolute_paths
@@ -85,7 +85,7 @@ async def post_tasks(call: Call[SubmissionAsked, None]) -> Accepted | DryRun:
     """201 with the ids; with `?dry_run=1` 200 with where each task would go, and nothing submitted."""
     state, request = call.state, call.request
     key = _checked_key(call.parameters.idempotency_key.strip())
-    body = await request.read()
+    body = await whole_body(request, state.settings.api_body_sec)
     plans, warnings = await _read(task_text(body, request.content_type))
     submission = submission_of(
         plans, new_id=state.ids.new, known=KnownTasks(state.cluster, state.results_dir), defaults=state.defaults,
@@ -95,7 +95,7 @@ async def post_tasks(call: Call[SubmissionAsked, None]) -> Accepted | DryRun:
     warnings += unoffered_types(submission.events, _offered(state))
     if call.parameters.dry_run:
         return DryRun(True, True, tuple(_placed(state.cluster, event) for event in submission.events), tuple(warnings))
-    submitted = await state.submitter.submit(submission, state.cluster.open_count())
+    submitted = await state.submitter.submit(submission, state.cluster.open_count(), state.cluster.position)
     if submitted.repeated:
         return await _repeated(state, submitted)
     return _accepted(submission, warnings)

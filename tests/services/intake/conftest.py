@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -157,3 +158,10 @@ def cli(valkey_url: str, namespace: str, tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     return Cli(valkey_url, namespace, capsys)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
+    """One for a whole module, of tests that change nothing; they run with `loop_scope="module"`."""
+    async with serving(MemoryServer(lambda: int(time.time() * 1000)), tmp_path_factory.mktemp("api")) as one:
+        yield one
