@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+LARGEST = 1e300  # larger values are drawn as this one: sums and differences of them would overflow
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # row, column
 
 
 def curve(values: Sequence[float], width: int, height: int) -> list[str]:
     """`height` lines of `width` characters, the largest value at the top. Values that are no number leave a gap."""
     columns, rows = width * 2, height * 4
-    points = _resampled([value if math.isfinite(value) else None for value in values], columns)
+    points = _resampled([max(-LARGEST, min(value, LARGEST)) if math.isfinite(value) else None for value in values], columns)
     known = [point for point in points if point is not None]
     if not known:
         return [" " * width for _ in range(height)]
