@@ -20,6 +20,7 @@ _GENERATING = frozenset({"inference"})
 class _Wanted(Struct):
     model: dict[str, Any] = {}
     enforce_cpu: bool = False
+    checkpoint: dict[str, Any] = {}
 
 
 _decode = msgspec.json.Decoder(_Wanted).decode
@@ -35,6 +36,8 @@ def engine_key(task_type: str, spec: bytes, tasks_of_stages: Mapping[str, str]) 
     source = dict(wanted.model.get("source") or {})
     adapters = [_settled(adapter, tasks_of_stages) for adapter in wanted.model.get("adapters", ())]
     facts = {**wanted.model, "source": _settled(source, tasks_of_stages), "adapters": adapters, "enforce_cpu": wanted.enforce_cpu}
+    if load := wanted.checkpoint.get("load"):
+        facts["checkpoint"] = _settled(load, tasks_of_stages)
     digest = hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
     return f"{source.get('identifier') or source.get('type') or 'model'}@{digest[:12]}"
 

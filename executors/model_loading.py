@@ -138,27 +138,25 @@ def _with_adapter(model: Any, folder: Path, name: str, trainable: bool) -> Any:
     except ImportError as error:
         raise ExecutorError("MissingDependency", 'adapters need the library peft: pip install "mloc[training]"') from error
     try:
-        return PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=trainable)
+        if not hasattr(model, "peft_config"):
+            return PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=trainable)
+        model.load_adapter(str(folder), adapter_name=name)
+        return model
     except (OSError, ValueError, RuntimeError) as error:
         raise ExecutorError("ModelNotLoaded", f"the adapter in {folder} does not fit the model: {str(error)[:400]}") from error
 
 
 def _with_served_adapters(model: Any, spec: TaskSpec, context: Context) -> Any:
     """`model.adapters`: merged into the weights, or active on top of them, all together."""
-    at_runtime = []
-    for number, served in enumerate(spec.model.adapters):
-        folder = find_adapter(served.path, served.task_id, served.url, context)
-        name = served.name or f"adapter{number}"
-        if hasattr(model, "peft_config") and served.apply == "runtime":
-            model.load_adapter(str(folder), adapter_name=name)
-        else:
-            model = _with_adapter(model, folder, name, trainable=False)
-        if served.apply == "merge":
-            model = model.merge_and_unload()
-        else:
-            at_runtime.append(name)
-    if at_runtime:
-        model.base_model.set_adapter([*(["default"] if "default" in model.peft_config else []), *at_runtime])
+    named = [(served.name or f"adapter{number}", served) for number, served in enumerate(spec.model.adapters)]
+    for when in ("merge", "runtime"):  # what is merged is no longer there to be told apart
+        chosen = [(name, served) for name, served in named if served.apply == when]
+        for name, served in chosen:
+            model = _with_adapter(model, find_adapter(served.path, served.task_id, served.url, context), name, trainable=False)
+        if chosen and when == "merge":
+            model = model.merge_and_unload(adapter_names=list(model.peft_config))
+        elif chosen:
+            model.base_model.set_adapter(list(model.peft_config))
     return model
 
 

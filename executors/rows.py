@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from mloc.core.language.content_parts import is_parts
 from mloc.executors.contract import ExecutorError
 from mloc.executors.tables import Columns, Malformed
 
@@ -71,7 +72,7 @@ def row_of_item(index: int, item: Any) -> Row:
     if isinstance(item, Mapping):
         return row_of_columns(index, dict(item), ColumnNames())
     if isinstance(item, list | tuple):
-        return row_of_columns(index, {"messages": item}, ColumnNames())
+        return row_of_columns(index, {"prompt" if is_parts(item) else "messages": item}, ColumnNames())
     return Row(index, prompt=str(item))
 
 
@@ -111,6 +112,8 @@ def _turns(turns: Any) -> list[Turn]:
 def _text_or_turns(value: Any) -> str | list[Turn] | None:
     if value is None or isinstance(value, str):
         return value
+    if is_parts(value):
+        return [{"role": "user", "content": list(value)}]
     return _turns(value) if isinstance(value, list | tuple) else str(value)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from mloc.core.language.model_spec import HttpSource, HuggingFaceSource, LocalSource, StageSource
+from mloc.core.language.model_spec import HttpSource, HuggingFaceSource, LocalSource, ScratchSource, StageSource
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
 
@@ -31,7 +32,15 @@ def find_weights(spec: TaskSpec, context: Context) -> Weights:
     load = spec.checkpoint.load
     if load is not None:
         folder = _first_there(load.path, load.task_id, load.url, context, "checkpoint.load")
-        return weights_in(folder, context)
+        source = spec.model.source
+        if source is None or isinstance(source, ScratchSource) or not (folder / ADAPTER_FILE).is_file():
+            return weights_in(folder, context)
+        base = _of_source(spec, context)  # an adapter goes on top of the model that the task names
+        return replace(base, adapter=folder)
+    return _of_source(spec, context)
+
+
+def _of_source(spec: TaskSpec, context: Context) -> Weights:
     match spec.model.source:
         case HuggingFaceSource(identifier=identifier, revision=revision, trust_remote_code=trust):
             if identifier and Path(folder := context.local(identifier)).is_dir():

@@ -31,6 +31,12 @@ def test_a_stage_has_the_same_key_before_and_after_its_references_are_resolved()
     assert key(stages={"train": "t2.train"}, model={"source": written}) not in keys
 
 
+def test_weights_that_a_task_starts_from_are_another_engine() -> None:
+    keys = [key(model=local("/m"), **more) for more in ({}, {"checkpoint": {"load": {"path": "/c"}}}, {"checkpoint": {"load": {"path": "/d"}}})]
+    assert len(set(keys)) == 3
+    assert key(model=local("/m"), checkpoint={}) == keys[0]
+
+
 def test_trainings_share_their_libraries_and_an_echo_keeps_nothing_warm() -> None:
     assert key("sft", model=local("/m")) == key("lora_sft") == TRAINING_LIBRARIES
     assert key("echo") == ""

@@ -69,6 +69,17 @@ def test_a_row_that_cannot_be_answered_fails_the_task_where_that_was_asked_for(w
     assert failure(warm_host, ask([{"x": 1}, {"x": 2}, "one"], inference={"max_item_errors": 1})).error.type == "TooManyItemErrors"
 
 
+def test_parts_of_text_are_one_text_and_others_are_an_error_in_their_place(warm_host: DrivenHost, ask: Any) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    said = {"type": "text", "text": "one"}
+    turns = [{"role": "user", "content": [said, picture]}]
+    items = run(warm_host, ask(["one", {"prompt": [said]}, [said], {"messages": turns}, {"prompt": [{"type": "audio", "audio": "/a.wav"}]}]))["items"]
+    assert len({item["output"] for item in items[:3]}) == 1
+    assert [item["error"]["type"] for item in items[3:]] == ["OnlyText", "OnlyText"]
+    assert "holds an image" in items[3]["error"]["message"]
+    assert "holds an audio" in items[4]["error"]["message"]
+
+
 def test_no_rows_and_no_answers_are_no_success(warm_host: DrivenHost, ask: Any) -> None:
     assert failure(warm_host, ask([])).error.type == "NoRows"
     nothing = failure(warm_host, ask([{"x": 1}, {"x": 2}])).error
