@@ -79,6 +79,8 @@ class Cluster:
         self.deadlines: list[tuple[int, str, int]] = []  # heap of (deadline, task, attempt)
         self.dependants: dict[str, list[str]] = {}
         self.retries: dict[str, None] = {}  # tasks with an undecided retry request
+        # for a reader that copies tasks elsewhere: task → (its value when this was emptied last, its value now); None where nobody asks
+        self.touched: dict[str, tuple[Task | None, Task]] | None = None
 
     # --- reading ---
     def phase(self, name: str) -> dict[str, None]:
@@ -121,6 +123,9 @@ class Cluster:
         """Keep a task's new value and every index that follows from its phase."""
         id, phase = new.id, new.phase
         self.tasks[id] = new
+        if self.touched is not None:
+            known = self.touched.get(id)
+            self.touched[id] = (old if known is None else known[0], new)
         if old is not None:
             before = old.phase
             if before == phase:
@@ -200,6 +205,7 @@ class Cluster:
         other.dependants = {id: list(waiting) for id, waiting in self.dependants.items()}
         other.backoffs, other.deadlines = list(self.backoffs), list(self.deadlines)
         other.holdings, other.ready = self.holdings.copy(), self.ready.copy()
+        other.touched = None
         return other
 
     def stored(self) -> Stored:

@@ -75,6 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(go=_doctor)
 
+    about = "The list of all tasks on disk, made from the log."
+    read_model = commands.add_parser("read-model", help="build the list of all tasks on disk anew", description=about)
+    read_model.add_argument("what", choices=("rebuild",), help="empty it and make it from the log again; services may go on")
+    read_model.set_defaults(go=_read_model)
+
     about = "Train, tune, infer on two workers, survive kills, verify."
     demo = commands.add_parser("demo", help="the main job once, on tiny models", description=about)
     demo.add_argument("--dir", type=Path, metavar="FOLDER", help="a new folder for everything that it makes (default ./demo/<time>)")
@@ -110,6 +115,14 @@ def _doctor(parsed: argparse.Namespace) -> int:
     from mloc.services import doctor
 
     return doctor.run(load_settings(), as_json=parsed.json)
+
+
+def _read_model(parsed: argparse.Namespace) -> int:
+    from mloc.services.read_model import command
+
+    settings = load_settings()
+    _logs(structs.replace(settings, log_format="console", log_level="WARNING", notes=()), "read-model", to_file=False)
+    return command.rebuild(settings)
 
 
 def _demo(parsed: argparse.Namespace) -> int:

@@ -41,7 +41,7 @@ class Readings(Struct):
 async def submit_template(session: Session, name: str) -> str:
     """The same way as `mloc-intake submit --template`; gives the job's id. Raises LanguageError, LogError."""
     plans, _ = read_file(read_template(name), {})
-    known = KnownTasks(session.cluster, session.results_dir)
+    known = KnownTasks(session.cluster, session.results_dir, session.index)
     submission = submission_of(plans, new_id=session.ids.new, known=known, defaults=ModelDefaults())
     await Submitter(session.log, SystemClock(), session.settings.backlog_limit).submit(submission, session.cluster.open_count())
     return submission.roots[0].task

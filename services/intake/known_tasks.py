@@ -1,4 +1,4 @@
-"""Finds the tasks that a new one depends on: in the cluster state by id or name, else among the published results on disk."""
+"""Finds the tasks that a new one depends on: by id or name in the cluster state and the read model, else among the published results on disk."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ from pathlib import Path
 
 from mloc.core.cluster import Cluster
 from mloc.core.language.errors import did_you_mean
-from mloc.core.task import Task
 from mloc.services.intake.published_results import UnsafePath, result_folder
 from mloc.services.intake.submission import DependencyError, Found
+from mloc.services.read_model.task_index import TaskIndex, newest_named
 from mloc.services.results.folders import RESULT_FILE
 
 _NAMES_FOR_HINTS = 1000
 
 
 class KnownTasks:
-    """Tasks of this cluster state; those that left memory are known by their result in `results_dir`."""
+    """Tasks of this cluster state and of `index`; without one, those that left memory are known by their result in `results_dir`."""
 
-    def __init__(self, cluster: Cluster, results_dir: Path) -> None:
+    def __init__(self, cluster: Cluster, results_dir: Path, index: TaskIndex | None = None) -> None:
         self._cluster = cluster
+        self._index = index
         self._results_dir = results_dir
 
     def find(self, id_or_name: str) -> Found:
         """The task of this id, else the newest of this name. Raises DependencyError."""
-        task = self._cluster.tasks.get(id_or_name) or self._newest_named(id_or_name)
+        task = self._cluster.tasks.get(id_or_name) or newest_named(self._cluster, id_or_name)
+        if task is None and self._index is not None:
+            task = self._index.get(id_or_name) or self._index.newest_named(id_or_name)
         if task is None:
             if self._has_result(id_or_name):
                 return Found(id_or_name, "")
@@ -33,9 +36,6 @@ class KnownTasks:
             how = "was cancelled" if task.phase == "cancelled" else "timed out"
             raise DependencyError(f"the task {task.id} {how}, so nothing can wait for it", "submit it again first")
         return Found(task.id, task.result_id if task.phase == "published" else None)
-
-    def _newest_named(self, name: str) -> Task | None:
-        return next((task for task in reversed(self._cluster.tasks.values()) if task.name == name and not task.parent), None)
 
     def _has_result(self, id: str) -> bool:
         try:

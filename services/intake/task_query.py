@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from itertools import islice
 
 from msgspec import Struct
 
-from mloc.core.cluster import Cluster
 from mloc.core.task import STATUS, Task
 
 MAX_PAGE_SIZE = 500
@@ -35,11 +33,17 @@ class TaskQuery(Struct, frozen=True):
     sort: str = "newest"
     page: int = 1
     page_size: int = 50
+    cursor: str = ""  # goes on after a page, instead of `page`
 
 
 class TaskPage(Struct, frozen=True):
+    """`total` is over all pages. `next_cursor` is empty on the last one; `warnings` say what the list may lack."""
+
     tasks: list[Task]
     total: int
+    total_is_at_least: bool = False
+    next_cursor: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def parse_query(fields: Mapping[str, str], labels: Iterable[str], now_ms: int) -> TaskQuery:
@@ -52,41 +56,15 @@ def parse_query(fields: Mapping[str, str], labels: Iterable[str], now_ms: int) -
         kind=fields.get("kind", ""), owner=fields.get("owner", ""), project=fields.get("project", ""), worker=fields.get("worker", ""),
         parent=fields.get("parent", ""), labels=tuple(_label(text) for text in labels), since_ms=_since(fields.get("since", ""), now_ms),
         sort=sort, page=_number(fields, "page", 1, 1_000_000), page_size=_number(fields, "page_size", 50, MAX_PAGE_SIZE),
+        cursor=fields.get("cursor", ""),
     )  # fmt: skip
 
 
-def find_tasks(cluster: Cluster, query: TaskQuery) -> TaskPage:
-    """The page, and how many tasks there are over all pages."""
-    start = (query.page - 1) * query.page_size
-    if query == TaskQuery(page=query.page, page_size=query.page_size):  # no filter: the dict has the order of submission
-        return TaskPage(list(islice(reversed(cluster.tasks.values()), start, start + query.page_size)), len(cluster.tasks))
-    found = [task for task in _candidates(cluster, query) if _matches(task, query)]
-    match query.sort:
-        case "newest":
-            found.sort(key=lambda task: task.order, reverse=True)
-        case "oldest":
-            found.sort(key=lambda task: task.order)
-        case "priority":
-            found.sort(key=lambda task: (-task.priority, task.order))
-        case "ended":
-            found.sort(key=lambda task: task.ended_ms, reverse=True)
-        case "name":
-            found.sort(key=lambda task: (task.name, task.order))
-    return TaskPage(found[start : start + query.page_size], len(found))
-
-
-def _candidates(cluster: Cluster, query: TaskQuery) -> Iterator[Task]:
-    if query.phases is None:
-        yield from cluster.tasks.values()
-        return
-    for phase in query.phases:
-        for id in cluster.phase(phase):
-            yield cluster.tasks[id]
-
-
-def _matches(task: Task, query: TaskQuery) -> bool:
+def matches(task: Task, query: TaskQuery) -> bool:
+    """Whether the list shows it, on some page."""
     return (
-        (not query.kind or query.kind.lower() in (task.kind.lower(), task.task_type))
+        (query.phases is None or task.phase in query.phases)
+        and (not query.kind or query.kind.lower() in (task.kind.lower(), task.task_type))
         and (not query.owner or task.owner == query.owner)
         and (not query.project or task.project == query.project)
         and (not query.worker or task.worker == query.worker)

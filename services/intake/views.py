@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, get_args
 
@@ -83,7 +84,7 @@ class TaskView(Struct, frozen=True, kw_only=True):
 
 
 class TaskPage(TaskView, frozen=True, kw_only=True):
-    """One task with its parts and, while it is open, its spec (null afterwards; secrets as `***`)."""
+    """One task with its parts and its spec (null for a pipeline, and where the log has it no more; secrets as `***`)."""
 
     tasks: tuple[TaskView, ...]
     spec: Any
@@ -107,13 +108,11 @@ def task_view(cluster: Cluster, task: Task) -> TaskView:
     return TaskView(**_fields(cluster, task))
 
 
-def task_page(cluster: Cluster, task: Task) -> TaskPage:
-    """One task with its children and, while it is open, its spec."""
-    children = (cluster.tasks.get(id) for id in task.children)
-    spec = cluster.spec_of(task)
+def task_page(cluster: Cluster, task: Task, parts: Sequence[Task], spec: bytes) -> TaskPage:
+    """One task with its children and its spec (JSON; empty for none)."""
     return TaskPage(
         **_fields(cluster, task),
-        tasks=tuple(task_view(cluster, child) for child in children if child is not None),
+        tasks=tuple(task_view(cluster, part) for part in parts),
         spec=masked(msgspec.json.decode(spec)) if spec else None,
     )
 

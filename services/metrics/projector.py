@@ -1,4 +1,5 @@
-"""The metrics service: counts what happens and writes it into files, `metrics.prom`, `metrics.json` and `events.log`.
+"""The metrics service: counts what happens and writes it into files, `metrics.prom`, `metrics.json` and `events.log`. The projector of the
+read model runs in the same process, with a cursor of its own.
 
 It decides nothing and appends nothing; its lease keeps a second one from writing the same files, and its commits only move its cursor.
 What it has counted is on disk together with the position, so that a restart counts nothing twice.
@@ -31,6 +32,7 @@ from mloc.services.log.event_log import (
 from mloc.services.metrics.counts import FORMAT, Counts
 from mloc.services.metrics.event_lines import EventLines
 from mloc.services.metrics.exposition import Surroundings, as_json, as_prometheus
+from mloc.services.read_model.command import project_read_model
 from mloc.services.results.tree_cursor import TreeState, cursor_path
 from mloc.services.service_run import holder, run_service
 from mloc.services.settings import Settings
@@ -227,7 +229,9 @@ def run(settings: Settings) -> int:
         projector = Projector(
             log, SystemClock(), folder, lines, stop=stop, save_sec=settings.state_flush_interval_sec, trees=cursor_path(settings.state_dir)
         )
-        await projector.run()
+        async with asyncio.TaskGroup() as both:
+            both.create_task(projector.run())
+            both.create_task(project_read_model(settings, stop))
 
     return run_service(settings, NAME, serve)
 

@@ -70,7 +70,7 @@ class ApiSource:
 
     async def page(self, fields: dict[str, str], labels: list[str]) -> View:
         answer = await self._client.get("/api/v1/tasks", [*fields.items(), *(("label", label) for label in labels)])
-        return {"tasks": answer["tasks"], "total": answer["total"]}
+        return {"tasks": answer["tasks"], "total": answer["total"], "total_is_at_least": answer["total_is_at_least"], "warnings": answer["warnings"]}
 
     async def task(self, id: str) -> View:
         return _without_ok(await self._client.get(_path(id)))

@@ -18,11 +18,14 @@ from mloc.services.intake.task_ids import TaskIds
 from mloc.services.log.connection import open_log
 from mloc.services.log.event_log import EventLog
 from mloc.services.observer import Observer
+from mloc.services.read_model.schema import read_model_path
+from mloc.services.read_model.task_index import TaskIndex
 from mloc.services.service_run import snapshots_of
 from mloc.services.settings import Settings
 from mloc.services.up.record import read_up_record
 
 PATIENCE_SEC = 3.0
+_BEGUN = 20  # ids with one start that are counted
 
 
 class Session:
@@ -32,6 +35,7 @@ class Session:
         self.settings = settings
         self.log = log
         self.observer = Observer(log, snapshots=snapshots_of(settings, "scheduler"))
+        self.index = TaskIndex(self.observer, log, read_model_path(settings.state_dir), follows=False)
         self.ids = TaskIds(time.time, secrets.randbelow)
         self.results_dir = results_dir(settings)
         self._clock_ms = 0  # the server's clock less the own monotonic one
@@ -50,23 +54,22 @@ class Session:
 
     def task(self, text: str) -> Task:
         """The task of this id, else the newest of this name, else the only one whose id starts so. Raises UnknownTask."""
-        tasks = self.cluster.tasks
-        if text in tasks:
-            return tasks[text]
-        named = next((task for task in reversed(tasks.values()) if task.name == text and not task.parent), None)
-        if named is not None:
-            return named
-        begun = [task for task in tasks.values() if task.id.startswith(text) and not task.parent]
+        known = self.index.get(text) or self.index.newest_named(text)
+        if known is not None:
+            return known
+        begun = self.index.begun(text, _BEGUN + 1)
         if len(begun) == 1:
             return begun[0]
         if begun:
-            raise UnknownTask(f"{text!r} is the start of {len(begun)} ids: {', '.join(task.id for task in begun[:5])}{', …' if begun[5:] else ''}")
-        hint = did_you_mean(text, [name for task in tasks.values() for name in (task.id, task.name) if name])
+            several = f"at least {len(begun)}" if len(begun) > _BEGUN else str(len(begun))
+            more = ", …" if begun[5:] else ""
+            raise UnknownTask(f"{text!r} is the start of {several} ids: {', '.join(task.id for task in begun[:5])}{more}")
+        hint = did_you_mean(text, [name for task in self.cluster.tasks.values() for name in (task.id, task.name) if name])
         raise UnknownTask(f"there is no task {text!r}; {hint or '`mloc-intake list` shows what there is'}")
 
     def family(self, task: Task) -> list[Task]:
         """The task and all its parts, parents first."""
-        children = (self.cluster.tasks.get(id) for id in task.children)
+        children = (self.index.get(id) for id in task.children)
         return [task, *(part for child in children if child is not None for part in self.family(child))]
 
 
@@ -74,12 +77,13 @@ class Session:
 async def opened(settings: Settings, *, catch_up: bool = True) -> AsyncIterator[Session]:
     """A session that has folded the log to its tail. Raises NoServerError, LogUnavailable."""
     log = open_log(settings, "intake", patience_sec=PATIENCE_SEC)
+    session = Session(settings, log)
     try:
-        session = Session(settings, log)
         if catch_up:
             await session.observer.catch_up()
         yield session
     finally:
+        session.index.close()
         await log.close()
 
 

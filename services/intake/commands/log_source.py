@@ -23,7 +23,7 @@ from mloc.services.intake.known_tasks import KnownTasks
 from mloc.services.intake.published_results import large_result, log_text, read_result, result_file, result_folder
 from mloc.services.intake.submission import ModelDefaults, Submission, submission_of, unoffered_types
 from mloc.services.intake.submitter import Submitter
-from mloc.services.intake.task_query import find_tasks, parse_query
+from mloc.services.intake.task_query import parse_query
 from mloc.services.intake.views import accepted_view, iso, repeated_view, task_page, task_view
 from mloc.services.log.event_log import LogUnavailable
 from mloc.services.results.folders import MANIFEST_FILE, final_folder, is_tree_complete
@@ -75,7 +75,7 @@ class LogSource:
         session, settings = self._session, self._session.settings
         await self._look(patient or any(task.external for plan in prepared.plans for task in plan.tasks))
         submission = submission_of(
-            prepared.plans, new_id=session.ids.new, known=KnownTasks(session.cluster, session.results_dir),
+            prepared.plans, new_id=session.ids.new, known=KnownTasks(session.cluster, session.results_dir, session.index),
             defaults=ModelDefaults(settings.vllm_model or "", settings.ppo_model or ""),
             key=key, body_sha256=_digest(prepared) if key else "",
         )  # fmt: skip
@@ -104,12 +104,14 @@ class LogSource:
 
     async def page(self, fields: dict[str, str], labels: list[str]) -> View:
         await self._session.observer.catch_up()
-        cluster = self._session.cluster
-        page = find_tasks(cluster, parse_query(fields, labels, await self._session.log.now_ms()))
-        return {"tasks": [msgspec.to_builtins(task_view(cluster, task)) for task in page.tasks], "total": page.total}
+        page = await self._session.index.find(parse_query(fields, labels, await self._session.log.now_ms()))
+        tasks = [msgspec.to_builtins(task_view(self._session.cluster, task)) for task in page.tasks]
+        return {"tasks": tasks, "total": page.total, "total_is_at_least": page.total_is_at_least, "warnings": list(page.warnings)}
 
     async def task(self, id: str) -> View:
-        page: View = msgspec.to_builtins(task_page(self._session.cluster, self._task(id)))
+        session, task = self._session, self._task(id)
+        parts = [part for id in task.children if (part := session.index.get(id)) is not None]
+        page: View = msgspec.to_builtins(task_page(session.cluster, task, parts, await session.index.spec(task)))
         return page
 
     async def explanation(self, id: str) -> View:

@@ -48,7 +48,9 @@ async def list_tasks(source: Source, asked: argparse.Namespace) -> int:
     rows = [_row(task, now_ms) for task in page["tasks"]]
     print(table(("ID", "NAME", "TYPE", "STATE", "AGE", "WORKER", "WHY"), rows) if rows else "no tasks")
     if page["total"] > len(rows):
-        print(f"showing {len(rows)} of {page['total']}")
+        print(f"showing {len(rows)} of {'at least ' if page['total_is_at_least'] else ''}{page['total']}")
+    for warning in page["warnings"]:
+        say(f"warning: {warning}")
     return codes.OK
 
 

@@ -1,6 +1,7 @@
 """The HTTP API: tasks go in, what became of them comes out. `mloc intake-api` runs it; docs/api.md describes it.
 
-Reads are answered from a fold of the log in memory, writes go to the log; this process decides nothing and may be stopped at any moment.
+Reads are answered from a fold of the log in memory and from the read model, writes go to the log; this process decides nothing and may be
+stopped at any moment.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import errno
 import sys
 import time
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import structlog
@@ -26,7 +28,7 @@ from mloc.services.intake.http.openapi import openapi_document
 from mloc.services.intake.http.request_body import MAX_BODY_BYTES
 from mloc.services.log.connection import open_log
 from mloc.services.log.event_log import EventLog, LogUnavailable
-from mloc.services.observer import Observer
+from mloc.services.observer import Observer, OnBatch
 from mloc.services.service_run import snapshots_of
 from mloc.services.settings import Settings, api_address
 from mloc.services.signals import stop_on_signals
@@ -45,7 +47,8 @@ def build_app(settings: Settings, log: EventLog, observer: Observer) -> web.Appl
     limits = limited(ENDPOINTS, settings.api_rate_limit, settings.api_max_requests, time.monotonic)
     app = web.Application(middlewares=[one_error_shape, limits, token_required(ENDPOINTS), reading_only], client_max_size=MAX_BODY_BYTES)
     app.on_response_prepare.append(streams_do_not_count)
-    app[STATE] = ApiState(settings, log, observer)
+    app[STATE] = state = ApiState(settings, log, observer)
+    app.on_cleanup.append(_closing(state))
     app[OPENAPI] = msgspec.json.encode(openapi_document(ENDPOINTS))
     add_routes(app, ENDPOINTS)
     app.on_shutdown.append(_close_streams)
@@ -57,7 +60,8 @@ async def serve(settings: Settings) -> int:
     host, port = api_address(settings)
     log = open_log(settings, "intake-api")
     observer = Observer(log, snapshots=snapshots_of(settings, "scheduler"))
-    runner = web.AppRunner(build_app(settings, log, observer), access_log=None, shutdown_timeout=SHUTDOWN_SEC)
+    app = build_app(settings, log, observer)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SEC)
     stop = stop_on_signals()
     say = structlog.get_logger()
     try:
@@ -68,7 +72,7 @@ async def serve(settings: Settings) -> int:
             print(f"mloc intake-api: {_cannot_listen(error, host, port)}", file=sys.stderr)
             return MISCONFIGURED
         say.info("the API listens", url=f"http://{host}:{port}", access="with a token" if settings.orchestrator_token else "open")
-        following = asyncio.create_task(_follow(observer))
+        following = asyncio.create_task(_follow(observer, app[STATE].index.note))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -87,10 +91,17 @@ async def _close_streams(app: web.Application) -> None:
     app[STATE].close_streams()
 
 
-async def _follow(observer: Observer) -> None:
+def _closing(state: ApiState) -> Callable[[web.Application], Awaitable[None]]:
+    async def close(app: web.Application) -> None:
+        state.index.close()
+
+    return close
+
+
+async def _follow(observer: Observer, on_batch: OnBatch) -> None:
     with contextlib.suppress(LogUnavailable), loading():  # `follow` says what the trouble is, and tries again
         await observer.catch_up()
-    await observer.follow()
+    await observer.follow(on_batch)
 
 
 def _cannot_listen(error: OSError, host: str, port: int) -> str:

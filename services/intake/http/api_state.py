@@ -20,6 +20,8 @@ from mloc.services.intake.submitter import Submitter
 from mloc.services.intake.task_ids import TaskIds
 from mloc.services.log.event_log import EventLog
 from mloc.services.observer import Observer
+from mloc.services.read_model.schema import read_model_path
+from mloc.services.read_model.task_index import TaskIndex
 from mloc.services.settings import Settings
 
 READ_OWN_WRITES_SEC = 2.0
@@ -32,6 +34,7 @@ class ApiState:
         self.settings = settings
         self.log = log
         self.observer = observer
+        self.index = TaskIndex(observer, log, read_model_path(settings.state_dir))
         self.submitter = Submitter(log, SystemClock(), settings.backlog_limit)
         self.heartbeats = Heartbeats(log)
         self.events = EventTail(log, observer)
@@ -54,13 +57,18 @@ class ApiState:
 
     async def task(self, id: str) -> Task:
         """The task; one that was submitted a moment ago is waited for. Raises ApiError 404, LogUnavailable."""
-        if id not in self.cluster.tasks:
-            _, last = await self.log.ends()
-            await self.observer.reach(last, READ_OWN_WRITES_SEC)
-        task = self.cluster.tasks.get(id)
+        task = self.index.get(id)
+        if task is None:
+            await self.reach_end()
+            task = self.index.get(id)
         if task is None:
             raise not_found("task", id)
         return task
+
+    async def reach_end(self) -> None:
+        """Wait until what anybody wrote before this moment is folded: who submitted a task finds it in the next list. Raises LogUnavailable."""
+        _, last = await self.log.ends()
+        await self.observer.reach(last, READ_OWN_WRITES_SEC)
 
 
 STATE = web.AppKey("state", ApiState)

@@ -88,7 +88,7 @@ async def post_tasks(call: Call[SubmissionAsked, None]) -> Accepted | DryRun:
     body = await whole_body(request, state.settings.api_body_sec)
     plans, warnings = await _read(task_text(body, request.content_type))
     submission = submission_of(
-        plans, new_id=state.ids.new, known=KnownTasks(state.cluster, state.results_dir), defaults=state.defaults,
+        plans, new_id=state.ids.new, known=KnownTasks(state.cluster, state.results_dir, state.index), defaults=state.defaults,
         key=key, body_sha256=hashlib.sha256(body).hexdigest() if key else "",
     )  # fmt: skip
     warnings += destination_warnings(plans, state.results_dir, state.settings.allowed_output_roots)

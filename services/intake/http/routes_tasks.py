@@ -14,7 +14,7 @@ from mloc.core.task import Phase, Task
 from mloc.services.intake import task_requests
 from mloc.services.intake.http.endpoint import Call, Endpoint
 from mloc.services.intake.http.responses import ApiError
-from mloc.services.intake.task_query import MAX_PAGE_SIZE, SORTS, QueryError, TaskQuery, find_tasks, parse_query
+from mloc.services.intake.task_query import MAX_PAGE_SIZE, SORTS, QueryError, TaskQuery, matches, parse_query
 from mloc.services.intake.task_requests import RequestRefused
 from mloc.services.intake.views import TaskPage, TaskView, task_page, task_view
 
@@ -36,6 +36,10 @@ class TasksAsked(Struct, frozen=True):
     page_size: Annotated[int, Meta(ge=1, le=MAX_PAGE_SIZE)] = 50
 
 
+class TaskListAsked(TasksAsked, frozen=True):
+    cursor: Annotated[str, Meta(description="`next_cursor` of the page before, with the same filters and order; instead of `page`")] = ""
+
+
 class OfTask(Struct, frozen=True, kw_only=True):
     id: Annotated[str, Meta(description="Id of the task")]
 
@@ -55,11 +59,16 @@ class PriorityOrder(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TaskList(Struct, frozen=True):
+    """`total` is over all pages, or only the least that there are where `total_is_at_least`. `next_cursor` is null on the last page."""
+
     ok: bool
     tasks: list[TaskView]
     page: int
     page_size: int
     total: int
+    total_is_at_least: bool = False
+    next_cursor: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class TaskShown(TaskPage, frozen=True, kw_only=True):
@@ -89,17 +98,24 @@ class RequestTaken(Struct, frozen=True):
     event_id: str
 
 
-async def list_tasks(call: Call[TasksAsked, None]) -> TaskList:
+async def list_tasks(call: Call[TaskListAsked, None]) -> TaskList:
+    """All tasks there ever were: finished ones are kept on disk. A cursor goes on where the last page ended, at any depth as fast."""
     query = await _query_of(call)
-    page = find_tasks(call.state.cluster, query)
+    await call.state.reach_end()
+    try:
+        page = await call.state.index.find(query)
+    except QueryError as error:
+        raise ApiError(400, "bad_parameter", str(error), path="cursor") from error
     tasks = [task_view(call.state.cluster, task) for task in page.tasks]
-    return TaskList(True, tasks, query.page, query.page_size, page.total)
+    return TaskList(
+        True, tasks, query.page, query.page_size, page.total, page.total_is_at_least, page.next_cursor or None, page.warnings
+    )  # fmt: skip
 
 
 async def list_dead_letters(call: Call[TasksAsked, None]) -> TaskList:
     """Tasks that wait for a person, without the pipelines that wait with them."""
     cluster, query = call.state.cluster, await _query_of(call)
-    dead = [task for id in cluster.phase("dead_lettered") if not (task := cluster.tasks[id]).children]
+    dead = [task for id in cluster.phase("dead_lettered") if not (task := cluster.tasks[id]).children and matches(task, query)]
     dead.sort(key=lambda task: task.since_ms, reverse=True)
     start = (query.page - 1) * query.page_size
     shown = [task_view(cluster, task) for task in dead[start : start + query.page_size]]
@@ -107,8 +123,11 @@ async def list_dead_letters(call: Call[TasksAsked, None]) -> TaskList:
 
 
 async def show_task(call: Call[OfTask, None]) -> TaskShown:
-    task = await call.state.task(call.parameters.id)
-    return TaskShown(ok=True, **msgspec.structs.asdict(task_page(call.state.cluster, task)))
+    """One that left memory is read from the read model, its spec from the log."""
+    state = call.state
+    task = await state.task(call.parameters.id)
+    parts = [part for id in task.children if (part := state.index.get(id)) is not None]
+    return TaskShown(ok=True, **msgspec.structs.asdict(task_page(state.cluster, task, parts, await state.index.spec(task))))
 
 
 async def show_explanation(call: Call[OfTask, None]) -> TaskExplained:
@@ -139,7 +158,7 @@ async def _ask(call: Call[OfTask, Any], event_for: Callable[[Task], Event]) -> R
     return RequestTaken(True, task.id, task.phase, submitted.last_id)
 
 
-async def _query_of(call: Call[TasksAsked, None]) -> TaskQuery:
+async def _query_of(call: Call[TasksAsked, None] | Call[TaskListAsked, None]) -> TaskQuery:
     asked = msgspec.structs.asdict(call.parameters)
     labels = asked.pop("label")
     now_ms = await call.state.log.now_ms() if asked["since"] else 0
@@ -150,8 +169,8 @@ async def _query_of(call: Call[TasksAsked, None]) -> TaskQuery:
 
 
 ENDPOINTS = (
-    Endpoint("GET", "/api/v1/tasks", list_tasks, "Tasks: filtered, sorted, paged", TasksAsked, answers={200: TaskList}),
-    Endpoint("GET", "/api/v1/tasks/{id}", show_task, "One task with its parts, and its spec while it is open", OfTask, answers={200: TaskShown}),
+    Endpoint("GET", "/api/v1/tasks", list_tasks, "Tasks: filtered, sorted, paged", TaskListAsked, answers={200: TaskList}),
+    Endpoint("GET", "/api/v1/tasks/{id}", show_task, "One task with its parts and its spec", OfTask, answers={200: TaskShown}),
     Endpoint("GET", "/api/v1/tasks/{id}/explain", show_explanation, "Why it waits, worker by worker", OfTask, answers={200: TaskExplained}),
     Endpoint(
         "POST", "/api/v1/tasks/{id}/cancel", cancel_task, "Stop it for good; 409 where it has ended", OfTask, Cancellation,
