@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from mloc.core.language.errors import LanguageError, Problem, did_you_mean, shown
+from mloc.core.language.json_source import NONE, load_json
 from mloc.core.language.yaml_scalars import scalar
 
 Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -104,6 +105,8 @@ def load_documents(text: str) -> tuple[list[Any], list[Problem]]:
 
     Raises LanguageError for broken YAML and for a file beyond the limits. Problems have line and column, and no source yet."""
     problems: list[Problem] = []
+    if (value := load_json(text, MAX_WEIGHT, _WEIGHT, MAX_DEPTH)) is not NONE:
+        return [value], problems
     if text.count("%TAG") > 16:  # libyaml compares each declaration with all others
         raise LanguageError([Problem("the file declares tags", hint="remove the %TAG lines")])
     try:

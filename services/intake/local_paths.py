@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def with_absolute_paths(
 ) -> tuple[tuple[Plan, ...], tuple[Problem, ...]]:
     """The plans with absolute paths, and warnings. Raises LanguageError naming each missing file with its line in `text`,
     or only warns where `missing_is_wrong` is False (the workers may see disks that this machine does not)."""
-    anchoring = _Anchoring(folder.resolve(), text, source)
+    anchoring = _Anchoring(folder, text, source)
     anchored = tuple(replace(plan, tasks=tuple(anchoring.task(task) for task in plan.tasks)) for plan in plans)
     missing = tuple(dict.fromkeys(anchoring.missing))
     if missing and missing_is_wrong:
@@ -34,7 +35,7 @@ def with_absolute_paths(
 
 def local_files(plans: Sequence[Plan], folder: Path) -> dict[str, str]:
     """Relative paths in the plans that name files below (or beside) `folder` → where these are on this machine."""
-    anchoring = _Anchoring(folder.resolve(), "", "")
+    anchoring = _Anchoring(folder, "", "")
     for plan in plans:
         for task in plan.tasks:
             anchoring.task(task)
@@ -45,11 +46,16 @@ class _Anchoring:
     """One file's pass, collecting what is missing."""
 
     def __init__(self, folder: Path, text: str, source: str) -> None:
-        self.folder = folder
+        self._folder = folder
         self.text = text
         self.positions = YamlPositions(text, source)
         self.missing: list[Problem] = []
         self.found: dict[str, str] = {}  # relative path as written → absolute path of what is there
+
+    @cached_property
+    def folder(self) -> Path:
+        """Resolved when the first path is: most files name none."""
+        return self._folder.resolve()
 
     def task(self, task: PlannedTask) -> PlannedTask:
         spec = self._spec(task.spec)

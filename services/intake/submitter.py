@@ -11,7 +11,7 @@ from mloc.core import log_ids
 from mloc.core.events import Event
 from mloc.services.clock import Clock
 from mloc.services.intake.submission import Submission
-from mloc.services.log.event_log import BacklogFull, EventLog, KeyConflict, LogUnavailable, Submitted
+from mloc.services.log.event_log import BacklogFull, EventLog, KeyConflict, LogError, LogUnavailable, Submitted
 
 MAX_TOGETHER = 256  # submissions in one round trip
 PATIENCE_SEC = 5.0
@@ -53,13 +53,8 @@ class Submitter:
         return submitted
 
     async def _append(self, submission: Submission, open_tasks: int) -> Submitted:
-        if submission.key:
-            return await self._patiently(
-                lambda: self._log.submit(
-                    submission.events, key=submission.key, body_sha256=submission.body_sha256, backlog_limit=self._backlog_limit
-                )
-            )
-        if open_tasks + self._coming + len(submission.events) > self._backlog_limit:
+        """With a key the log knows better: a repeat is answered also when the backlog is full."""
+        if not submission.key and open_tasks + self._coming + len(submission.events) > self._backlog_limit:
             raise BacklogFull(f"{open_tasks:,} tasks are not finished yet, and BACKLOG_LIMIT is {self._backlog_limit:,}: try again later")
         return await self._enqueue(submission.events)
 
@@ -98,18 +93,33 @@ class Submitter:
                     self._coming -= sum(len(waiting.events) for waiting in together)
 
     async def _send_together(self, together: list[_Waiting]) -> None:
-        submissions = [waiting.events for waiting in together]
+        left = together
+
+        async def send() -> None:
+            nonlocal left
+            answers = await self._log.try_each([waiting.events for waiting in left], backlog_limit=self._backlog_limit)
+            fresh = [
+                (answer.last_id, len(one.events))
+                for one, answer in zip(left, answers, strict=True)
+                if isinstance(answer, Submitted) and not answer.repeated
+            ]
+            if fresh:
+                self._sent.append((fresh[-1][0], sum(count for _, count in fresh)))
+            answered, left = list(zip(left, answers, strict=True)), []
+            for waiting, answer in answered:
+                if isinstance(answer, LogUnavailable):
+                    left.append(waiting)
+                elif not waiting.answer.done():
+                    _settle(waiting.answer, answer)
+            if left:
+                raise next(answer for answer in answers if isinstance(answer, LogUnavailable))
+
         try:
-            answers = await self._patiently(lambda: self._log.submit_each(submissions))
+            await self._patiently(send)
         except Exception as error:  # belongs to those who wait, whatever it is
-            for waiting in together:
+            for waiting in left:
                 if not waiting.answer.done():
                     waiting.answer.set_exception(error)
-            return
-        self._sent.append((answers[-1].last_id, sum(len(waiting.events) for waiting in together)))
-        for waiting, submitted in zip(together, answers, strict=True):
-            if not waiting.answer.done():
-                waiting.answer.set_result(submitted)
 
     async def _patiently(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
         """Repeat the call for a while when the log cannot be reached."""
@@ -121,3 +131,10 @@ class Submitter:
                 if self._clock.monotonic() > deadline:
                     raise
                 await self._clock.sleep(PAUSE_SEC)
+
+
+def _settle(waiting: asyncio.Future[Submitted], answer: Submitted | LogError) -> None:
+    if isinstance(answer, LogError):
+        waiting.set_exception(answer)
+    else:
+        waiting.set_result(answer)

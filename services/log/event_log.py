@@ -158,6 +158,9 @@ class EventLog(Protocol):
         """Many independent submissions in one round trip, each whole or not at all, under the idempotency keys in their own events. All are
         tried; then the first error is raised."""
 
+    async def try_each(self, submissions: Sequence[Sequence[Event]], *, backlog_limit: int = 0) -> list[Submitted | LogError]:
+        """The same with the refusals as values. Raises LogUnavailable."""
+
     # --- a service ---
     async def lease(self, service: str, holder: str) -> Lease:
         """Take the lease (2 s): epoch + 1. Appends LogStarted to an empty log, ServerRestarted when the run is another. Raises LeaseHeld."""

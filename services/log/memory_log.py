@@ -93,17 +93,23 @@ class MemoryLog:
         return await self._write("submit", self._server.run_id, encoded, tasks, key, body_sha256, backlog_limit)  # type: ignore[no-any-return]
 
     async def submit_each(self, submissions: Sequence[Sequence[Event]], *, backlog_limit: int = 0) -> list[Submitted]:
-        submitted: list[Submitted] = []
-        refused: list[LogError] = []
+        answers = await self.try_each(submissions, backlog_limit=backlog_limit)
+        for answer in answers:
+            if isinstance(answer, LogError):
+                raise answer
+        return [answer for answer in answers if isinstance(answer, Submitted)]
+
+    async def try_each(self, submissions: Sequence[Sequence[Event]], *, backlog_limit: int = 0) -> list[Submitted | LogError]:
+        answers: list[Submitted | LogError] = []
         for events in submissions:
             key, body_sha256 = limits.submission_key(events)
             try:
-                submitted.append(await self.submit(events, key=key, body_sha256=body_sha256, backlog_limit=backlog_limit))
+                answers.append(await self.submit(events, key=key, body_sha256=body_sha256, backlog_limit=backlog_limit))
+            except LogUnavailable:
+                raise
             except LogError as error:
-                refused.append(error)
-        if refused:
-            raise refused[0]
-        return submitted
+                answers.append(error)
+        return answers
 
     # --- a service ---
     async def lease(self, service: str, holder: str) -> Lease:

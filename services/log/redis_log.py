@@ -99,13 +99,16 @@ class RedisLog:
         return _granted(await self._submit(link, [call_of(one, self._run_and_start(link), backlog_limit)]))[0]
 
     async def submit_each(self, submissions: Sequence[Sequence[Event]], *, backlog_limit: int = 0) -> list[Submitted]:
+        return _granted(await self.try_each(submissions, backlog_limit=backlog_limit))
+
+    async def try_each(self, submissions: Sequence[Sequence[Event]], *, backlog_limit: int = 0) -> list[Submitted | LogError]:
         checked = [Submission.of(events, *limits.submission_key(events)) for events in submissions]
         link = await self._link()
         answers: list[SubmissionAnswer] = []
         for first in range(0, len(checked), limits.SENT_TOGETHER):
             some = checked[first : first + limits.SENT_TOGETHER]
             answers += await self._submit(link, list(calls_of(some, self._run_and_start(link), backlog_limit)))
-        return _granted(answers)
+        return answers
 
     # --- a service ---
     async def lease(self, service: str, holder: str) -> Lease:

@@ -32,6 +32,8 @@ class ApiState:
 
     def __init__(self, settings: Settings, log: EventLog, observer: Observer) -> None:
         self.settings = settings
+        self.results_dir = settings.host_results_dir
+        self.folder = Path.cwd()  # where relative paths of a submission start
         self.log = log
         self.observer = observer
         self.index = TaskIndex(observer, log, read_model_path(settings.state_dir))
@@ -50,10 +52,6 @@ class ApiState:
     @property
     def cluster(self) -> Cluster:
         return self.observer.cluster
-
-    @property
-    def results_dir(self) -> Path:
-        return self.settings.host_results_dir
 
     async def task(self, id: str) -> Task:
         """The task; one that was submitted a moment ago is waited for. Raises ApiError 404, LogUnavailable."""

@@ -86,7 +86,7 @@ async def post_tasks(call: Call[SubmissionAsked, None]) -> Accepted | DryRun:
     state, request = call.state, call.request
     key = _checked_key(call.parameters.idempotency_key.strip())
     body = await whole_body(request, state.settings.api_body_sec)
-    plans, warnings = await _read(task_text(body, request.content_type))
+    plans, warnings = await _read(task_text(body, request.content_type), state.folder)
     submission = submission_of(
         plans, new_id=state.ids.new, known=KnownTasks(state.cluster, state.results_dir, state.index), defaults=state.defaults,
         key=key, body_sha256=hashlib.sha256(body).hexdigest() if key else "",
@@ -110,12 +110,12 @@ def _checked_key(key: str) -> str:
     return key
 
 
-async def _read(text: str) -> tuple[tuple[Plan, ...], list[str]]:
+async def _read(text: str, folder: Path) -> tuple[tuple[Plan, ...], list[str]]:
     try:
         read = await asyncio.to_thread(read_tasks, text) if len(text) > LARGE_BODY_BYTES else read_tasks(text)
     except LanguageError as error:
         raise reading_error(error, text) from error
-    plans, missing = with_absolute_paths(read.documents, Path.cwd(), text, missing_is_wrong=False)
+    plans, missing = with_absolute_paths(read.documents, folder, text, missing_is_wrong=False)
     warnings = [f"{problem.path}: {problem.found} is not on this machine; the workers must see it" for problem in missing]
     return plans, [str(problem) for problem in read.warnings] + warnings
 

@@ -201,7 +201,7 @@ def test_a_log_that_is_lost_on_the_way_leaves_open_what_was_taken(cli: Cli, monk
         raise LogUnavailable("the connection to the event log broke")
 
     monkeypatch.setattr("mloc.services.intake.submitter.PATIENCE_SEC", 0.1)
-    monkeypatch.setattr("mloc.services.log.redis_log.RedisLog.submit_each", lost)
+    monkeypatch.setattr("mloc.services.log.redis_log.RedisLog.try_each", lost)
     Path("hello.yaml").write_text(ECHO)
     assert cli("hello.yaml") == 3
     assert "nothing was submitted" not in cli.err

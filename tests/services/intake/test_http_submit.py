@@ -151,13 +151,13 @@ async def test_a_dry_run_says_for_each_stage_the_smallest_change_that_would_let_
 
 async def test_many_posts_at_a_time_share_round_trips(api, monkeypatch):
     sizes: list[int] = []
-    together = MemoryLog.submit_each
+    together = MemoryLog.try_each
 
     async def counted(self, submissions, **limits):
         sizes.append(len(submissions))
         return await together(self, submissions, **limits)
 
-    monkeypatch.setattr(MemoryLog, "submit_each", counted)
+    monkeypatch.setattr(MemoryLog, "try_each", counted)
     answers = await asyncio.gather(*(api.submit() for _ in range(60)))
     assert len({answer["task_id"] for answer in answers}) == 60
     assert sum(sizes) == 60

@@ -8,7 +8,7 @@ import pytest
 
 from mloc.core import log_ids
 from mloc.core.events import CancelRequested, LogStarted
-from mloc.services.log.event_log import AlreadyCommitted, BacklogFull, EventLog, Fenced, KeyConflict, LeaseHeld, LogError
+from mloc.services.log.event_log import AlreadyCommitted, BacklogFull, EventLog, Fenced, KeyConflict, LeaseHeld, LogError, Submitted
 from tests.services.log.log_worlds import World, cancelled, dispatch, events, everything, leading, registered, submitted, types
 
 # --- reading ---
@@ -124,6 +124,18 @@ async def test_of_many_submissions_each_is_tried(log: EventLog) -> None:
     with pytest.raises(KeyConflict):
         await log.submit_each([[submitted("b")], [submitted("c", "k", "other")], [submitted("d"), submitted("e")]])
     assert (await types(log)).count("TaskSubmitted") == 4
+
+
+async def test_refusals_among_many_are_told_to_whom_they_belong(log: EventLog) -> None:
+    await log.submit([submitted("a", "k", "body")], key="k", body_sha256="body")
+    fine, conflict, repeat, full = await log.try_each(
+        [[submitted("b")], [submitted("c", "k", "other")], [submitted("d", "k", "body")], [submitted("e")]], backlog_limit=2
+    )
+    assert isinstance(fine, Submitted)
+    assert isinstance(conflict, KeyConflict)
+    assert isinstance(repeat, Submitted)
+    assert (repeat.tasks, repeat.repeated) == (("a",), True)
+    assert isinstance(full, BacklogFull)
 
 
 async def test_many_submissions_are_answered_one_by_one(log: EventLog) -> None:
