@@ -12,6 +12,7 @@ from typing import cast
 from msgspec import structs
 
 from mloc.services.exit_codes import FAILED, MISCONFIGURED, UNAVAILABLE, USAGE
+from mloc.services.exports.arguments import add_commands as add_exports
 from mloc.services.settings import Settings, SettingsError, load_settings, read_environment
 from mloc.services.shell_completion import add_completion, script
 
@@ -30,6 +31,8 @@ EXAMPLES = """examples:
   mloc start --node-type orchestrator  API, scheduler, aggregator, metrics, without a worker
   mloc doctor                      what this machine can run and what it lacks
   mloc demo                        the whole way once, on tiny models
+  mloc export results --format csv     results as tables, in a new folder below ./exports
+  mloc report --since 7d               what tasks did, as Markdown
 
 settings come from the environment and .env; docs/settings.md lists them
 """
@@ -86,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--port", type=_port, metavar="N", help="of its API (default: a free one)")
     demo.set_defaults(go=_demo)
 
+    add_exports(commands, _export, _report)
     add_completion(commands).set_defaults(go=_completion)
     return parser
 
@@ -133,6 +137,18 @@ def _demo(parsed: argparse.Namespace) -> int:
     return course.run(settings, parsed.dir, parsed.port)
 
 
+def _export(parsed: argparse.Namespace) -> int:
+    from mloc.services.exports.commands import run_export
+
+    return run_export(load_settings(), parsed)
+
+
+def _report(parsed: argparse.Namespace) -> int:
+    from mloc.services.exports.commands import run_report
+
+    return run_report(load_settings(), parsed)
+
+
 def _run_up(workers: int, fast: bool) -> int:
     from mloc.services.up import supervision
 
@@ -175,7 +191,26 @@ def _clear_failure(error: Exception) -> int | None:
         case OSError(errno=errno.ENOSPC | errno.EACCES | errno.EROFS | errno.EPERM):
             return FAILED
         case _:
-            return None
+            return _failure_of_exports(error)
+
+
+def _failure_of_exports(error: Exception) -> int | None:
+    """Of the commands that read the event log or an API; these are loaded when one of them was asked for."""
+    if "mloc.services.exports.commands" not in sys.modules:
+        return None
+    from mloc.services.exports.tables import ExportFailed
+    from mloc.services.intake.commands.source import Unreachable
+    from mloc.services.intake.task_query import QueryError
+    from mloc.services.log.event_log import LogUnavailable
+
+    match error:
+        case Unreachable() | LogUnavailable():
+            return UNAVAILABLE
+        case QueryError():
+            return USAGE
+        case ExportFailed() | OSError():
+            return FAILED
+    return None
 
 
 def _failed(parsed: argparse.Namespace, error: Exception, code: int) -> int:

@@ -118,6 +118,14 @@ class ApiSource:
                     await asyncio.to_thread(opened.write, piece)
         staged.replace(to)
 
+    async def workers(self) -> list[View]:
+        found: list[View] = []
+        while True:
+            page = await self._client.get("/api/v1/workers", {"page": str(len(found) // _NAMES_PAGE + 1), "page_size": str(_NAMES_PAGE)})
+            found += page["workers"]
+            if len(found) >= page["total"] or not page["workers"]:
+                return found
+
     async def now_ms(self) -> int:
         return self._client.now_ms()
 

@@ -151,6 +151,10 @@ class LogSource:
         await asyncio.to_thread(shutil.copyfile, file, staged)
         staged.replace(to)
 
+    async def workers(self) -> list[View]:
+        await self._session.observer.catch_up()
+        return [{"worker_id": worker.id, "cost_per_hour": worker.cost_per_hour} for worker in self._session.cluster.workers.values()]
+
     async def now_ms(self) -> int:
         return await self._session.log.now_ms()
 

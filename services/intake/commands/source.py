@@ -108,6 +108,9 @@ class Source(Protocol):
     async def save_file(self, id: str, name: str, to: Path) -> None:
         """Write a file of a result to `to`, which is replaced as a whole. Raises UnknownTask where the result has no such file."""
 
+    async def workers(self) -> list[View]:
+        """All that were ever seen: at least `worker_id` and `cost_per_hour`."""
+
     async def now_ms(self) -> int:
         """Its clock, which the times of tasks are in."""
 
