@@ -119,6 +119,18 @@ class ApiClient:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise Unreachable(f"the download from {self.root} broke off ({_reason(error)}): try again") from error
 
+    @contextlib.asynccontextmanager
+    async def stream(self, path: str, query: Mapping[str, str]) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The lines of a stream of events, for as long as it lasts. Raises Unreachable, also where the API has no such stream."""
+        headers = {**self._headers, "Accept": "text/event-stream"}
+        try:
+            async with self._session.get(self.root + path, params=query, headers=headers, timeout=_TIMEOUT, allow_redirects=False) as answer:
+                if answer.status != 200 or not answer.headers.get("Content-Type", "").startswith("text/event-stream"):
+                    raise Unreachable(f"{self.root} streams no events (HTTP {answer.status})")
+                yield aiter(answer.content)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:  # ValueError: a line longer than the reader takes
+            raise Unreachable(f"the stream of {self.root} broke off ({_reason(error)})") from error
+
     async def _once(
         self, method: str, path: str, query: Mapping[str, str] | list[tuple[str, str]], body: bytes | None, headers: Mapping[str, str]
     ) -> Answer:
@@ -197,8 +209,10 @@ def _told(root: str, status: int, code: str, message: str, error: dict[str, Any]
             return KeyConflict(message)
         case 409, _:
             return RequestRefused(message, hint)
-        case 429, _:
+        case 429, "backlog_full":
             return BacklogFull(message)
+        case 429, _:
+            return Unreachable(f"{root}: {message}" + (f" ({hint})" if hint else ""))
         case 400 | 422, _:
             return QueryError(message + (f" ({hint})" if hint else ""))
         case 413, _:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import re
 import secrets
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +20,10 @@ from mloc.services.intake.commands.source import Accepted, Prepared, UnknownTask
 from mloc.services.intake.commands.task_text import as_submitted
 from mloc.services.intake.published_results import LARGE_BYTES
 
-LOOK_SEC = 0.5  # between two looks at what is waited for
+LOOK_SEC = 0.5  # between two looks at what is waited for, where its events cannot be followed
+LOOK_ANYHOW_SEC = 5.0  # and where they can
+FOLLOW_AGAIN_SEC = 2.0
+MOST_FOLLOWED = 8  # tasks, each with a stream of its events; of more, all events would be sent
 _NAMES_PAGE, _NAMES_PAGES = 500, 20  # how many tasks are looked through for a name
 _POSITION = re.compile(r"^\d+:\d+: ")
 
@@ -33,6 +37,10 @@ class ApiSource:
         self.trouble = ""
         self._known: dict[str, View] = {}  # while following; what has ended is not asked for again
         self._is_following = False
+        self._news = asyncio.Event()
+        self._streams: dict[str, asyncio.Task[None]] = {}
+        self._streaming: set[str] = set()  # ids whose events come
+        self._looked_at = 0.0
 
     async def submit(self, prepared: Prepared, key: str) -> Accepted:
         body, kind, warnings = as_submitted(prepared)
@@ -145,10 +153,33 @@ class ApiSource:
         try:
             yield
         finally:
+            for stream in self._streams.values():
+                stream.cancel()
+            await asyncio.gather(*self._streams.values(), return_exceptions=True)
+            self._streams, self._streaming = {}, set()
             self._is_following, self.trouble, self._client.patient = False, "", patient
 
     async def family(self, ids: list[str]) -> list[View]:
-        """While following, what was seen last where the API cannot be reached now."""
+        """While following: asked for when something happened, or now and then; what was seen last where the API cannot be reached now."""
+        if not self._is_following or self._is_due(ids):
+            await self._look_at(ids)
+        return [view for id in ids for view in self._descendants(id)]
+
+    async def moved(self, timeout_sec: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_sec):
+                await self._news.wait()
+
+    def _is_due(self, ids: list[str]) -> bool:
+        if len(ids) <= MOST_FOLLOWED:
+            for id in ids:
+                if id not in self._streams:
+                    self._streams[id] = asyncio.create_task(self._follow(id))
+        waits = LOOK_ANYHOW_SEC if self._streaming >= set(ids) and not self.trouble else LOOK_SEC
+        return self._news.is_set() or time.monotonic() - self._looked_at >= waits
+
+    async def _look_at(self, ids: list[str]) -> None:
+        self._news.clear()  # what comes from here on is looked at again
         try:
             for id in ids:
                 await self._look(id)
@@ -157,10 +188,20 @@ class ApiSource:
             if not self._is_following:
                 raise
             self.trouble = str(error)
-        return [view for id in ids for view in self._descendants(id)]
+        self._looked_at = time.monotonic()
 
-    async def moved(self, timeout_sec: float) -> None:
-        await asyncio.sleep(max(timeout_sec, LOOK_SEC))
+    async def _follow(self, id: str) -> None:
+        """Each event of the task or of its parts is a reason to look; an API without streams is looked at often instead."""
+        while True:
+            with contextlib.suppress(Unreachable):
+                async with self._client.stream("/api/v1/events", {"task": id}) as lines:
+                    self._streaming.add(id)
+                    self._news.set()  # what happened before the stream began
+                    async for line in lines:
+                        if line.startswith(b"data:"):
+                            self._news.set()
+            self._streaming.discard(id)
+            await asyncio.sleep(FOLLOW_AGAIN_SEC)
 
     async def settle(self, ids: list[str]) -> None:
         """The API has a result at once."""

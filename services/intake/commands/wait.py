@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -20,7 +21,8 @@ from mloc.services.intake.task_requests import words
 from mloc.services.log.event_log import LogUnavailable
 
 REDRAW_SEC = 0.25
-MOST_READ = 16  # running parts whose metrics are looked at for the bars
+READ_SEC = 0.5  # between two looks at log lines
+MOST_READ = 8  # running parts whose metrics are looked at for the bars
 Draw = Callable[[list[Part], str, int], None]
 
 
@@ -65,9 +67,13 @@ class Telemetry:
         self._line = line
         self._after: dict[str, str] = {}
         self.readings: dict[str, Reading] = {}
+        self._looked_at = 0.0
 
     async def look(self, views: list[View], *, all_of_them: bool = False) -> None:
         """For bars it is enough to look at some that run; `--follow` is told every line, also of what has just ended."""
+        if not all_of_them and time.monotonic() - self._looked_at < READ_SEC:
+            return
+        self._looked_at = time.monotonic()
         leaves = [view for view in views if not view["children"] and view["attempts"]]
         if self._line is None:
             leaves = [view for view in leaves if view["state"] == "running" and not view.get("shard")][:MOST_READ]

@@ -180,6 +180,47 @@ def test_waiting_over_the_api_ends_with_the_task_and_its_result(cli: Cli, remote
     assert "\x1b" not in cli.err
 
 
+@pytest.mark.parametrize("has_streams", [True, False])
+def test_waiting_ends_when_the_task_does_with_and_without_a_stream_of_events(
+    cli: Cli, remote: Served, monkeypatch: pytest.MonkeyPatch, has_streams: bool
+) -> None:
+    if has_streams:
+        monkeypatch.setattr("mloc.services.intake.commands.api_source.LOOK_ANYHOW_SEC", 600.0)  # only an event ends the waiting
+        monkeypatch.setattr("mloc.services.intake.commands.api_source.LOOK_SEC", 600.0)
+    else:
+        monkeypatch.setattr("mloc.services.intake.commands.api_source.MOST_FOLLOWED", 0)
+    Path("chain.yaml").write_text(ECHO)
+    again = ("chain.yaml", "--idempotency-key", "k", "--url", remote.url)
+    id = cli.json(*again)["task_id"]
+    finishing = threading.Timer(1.0, finish, (cli, id))
+    finishing.start()
+    assert cli(*again, "--wait") == 0, cli.err
+    finishing.join()
+    assert "ready" in cli.err
+    assert f"{id}: done" in cli.out
+
+
+def test_an_api_that_goes_away_while_one_waits_is_waited_for(cli: Cli) -> None:
+    asked: list[str] = []
+    task = {"task_id": "t-1", "name": "t", "parent": None, "children": [], "stage": None, "reason": "", "worker_id": None, "attempts": 0,
+            "submitted_at": "2027-01-15T08:00:00.000Z", "started_at": None, "ended_at": "2027-01-15T08:00:01.000Z"}  # fmt: skip
+
+    async def get(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        if 2 <= len(asked) <= 5:
+            error = {"code": "log_unavailable" if len(asked) % 2 else "too_many_requests", "message": "not now", "path": "", "hint": ""}
+            return web.json_response({"ok": False, "error": error}, status=503 if len(asked) % 2 else 429)
+        return web.json_response({"ok": True, **task, "state": "published" if len(asked) > 5 else "ready", "tasks": [], "spec": None})
+
+    async def post(request: web.Request) -> web.Response:
+        return web.json_response({"ok": True, "tasks": [task], "warnings": []}, status=201)
+
+    Path("hello.yaml").write_text(ECHO)
+    with Served(app_of({("POST", "/api/v1/tasks"): post, ("GET", "/api/v1/tasks/{id}"): get})) as served:
+        assert cli("hello.yaml", "--wait", "--url", served.url) == 0, cli.err
+    assert "t-1: done in 1.0s" in cli.out
+
+
 def test_files_of_a_result_are_listed_and_fetched_in_both_modes(cli: Cli, remote: Served, tmp_path: Path) -> None:
     id = cli.submit_echo()
     finish(cli, id)
