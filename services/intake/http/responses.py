@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -27,7 +27,7 @@ class ErrorBody(Struct, frozen=True):
 class ErrorAnswer(Struct, frozen=True):
     """What every refused request is answered with."""
 
-    ok: Literal[False]
+    ok: bool
     error: ErrorBody
 
 
