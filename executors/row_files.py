@@ -24,9 +24,10 @@ def find_file(name: str) -> Path:
     if path.is_file():
         return path
     if not path.is_absolute():
-        shipped = Path(str(importlib.resources.files("mloc.templates"))) / name
-        if shipped.is_file():
-            return shipped
+        templates = Path(str(importlib.resources.files("mloc.templates")))
+        for shipped in (templates / layer / name for layer in ("core", "experiments")):
+            if shipped.is_file():
+                return shipped
     found = f"{path.parent} has {', '.join(sorted(p.name for p in path.parent.iterdir())[:8])}" if path.parent.is_dir() else "nor is its folder"
     raise ExecutorError("FileNotFound", f"{name} is not on the worker's disk ({found}); give an absolute path that the worker sees")
 

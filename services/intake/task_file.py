@@ -12,6 +12,8 @@ from mloc.core.language.errors import did_you_mean
 from mloc.core.language.yaml_source import MAX_TEXT_BYTES
 
 TEMPLATES = Path(__file__).parents[2] / "templates"
+LAYERS = ("core", "experiments")
+"""How tasks are put together, and what runs of itself; then kinds of work that need more, or that are tried."""
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -68,14 +70,13 @@ def read_file(path: Path) -> TaskFile:
 
 
 def templates() -> dict[str, Path]:
-    """The pipelines that come with MLOC, by name; those in a folder of theirs (a layer) too."""
-    files = sorted((*TEMPLATES.glob("*.yaml"), *TEMPLATES.glob("*/*.yaml")), key=lambda file: (layer_of(file), file.stem))
-    return {file.stem: file for file in files}
+    """The pipelines that come with MLOC, by name: those of the first layer first."""
+    return {file.stem: file for layer in LAYERS for file in sorted((TEMPLATES / layer).glob("*.yaml"))}
 
 
 def layer_of(template: Path) -> str:
-    """The name of the folder that a template is in; "" for the folder of them all."""
-    return "" if template.parent == TEMPLATES else template.parent.name
+    """The name of the folder that a template is in."""
+    return template.parent.name
 
 
 def read_template(name: str) -> TaskFile:

@@ -21,7 +21,7 @@ TEMPLATES = Path(__file__).parents[2] / "templates"
 def run_template(name: str, folder: Path, start_host: Callable[..., DrivenHost]) -> dict[str, Any]:
     """Stage name → result. Raises AssertionError with the error of a stage that fails."""
     hosts = [start_host(), start_host()]
-    (document,) = read_tasks((TEMPLATES / f"{name}.yaml").read_text()).documents
+    (document,) = read_tasks((TEMPLATES / "core" / f"{name}.yaml").read_text()).documents
     published: dict[str, Any] = {}
     for stage in document.tasks:
         if stage.role == "pipeline":

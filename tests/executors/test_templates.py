@@ -10,18 +10,18 @@ from pipeline_run import TEMPLATES, run_template
 from mloc.core.language.reading import read_tasks
 from mloc.core.need import need_of
 
-NAMES = sorted(path.stem for path in TEMPLATES.glob("*.yaml"))
+FILES = [file for layer in ("core", "experiments") for file in sorted((TEMPLATES / layer).glob("*.yaml"))]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_template_is_read_without_a_warning(name: str) -> None:
-    read = read_tasks((TEMPLATES / f"{name}.yaml").read_text(), name)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_template_is_read_without_a_warning(file: Path) -> None:
+    read = read_tasks(file.read_text(), file.name)
     assert read.warnings == ()
     assert all(plan.tasks for plan in read.documents)
 
 
 def test_the_echo_template_is_light() -> None:
-    (document,) = read_tasks((TEMPLATES / "echo.yaml").read_text()).documents
+    (document,) = read_tasks((TEMPLATES / "core" / "echo.yaml").read_text()).documents
     assert need_of(document.tasks[0].spec).light
 
 
@@ -43,11 +43,3 @@ def test_the_tiny_pipeline_learns_is_tuned_and_sums_up(host: Callable[..., Drive
     summary = results["summary"]["items"][0]["output"]
     assert "| What is the capital of Peru? | The capital of Peru is Lima. | Lima. |" in summary
     assert str(training["final_loss"]) in summary
-
-
-@pytest.mark.models
-@pytest.mark.deep
-@pytest.mark.parametrize("name", ["sft_tiny", "lora_tiny", "inference_tiny"])
-def test_the_other_model_templates_run(host: Callable[..., DrivenHost], tmp_path: Path, name: str) -> None:
-    results = run_template(name, tmp_path, host)
-    assert all(result["ok"] for result in results.values())

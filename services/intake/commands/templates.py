@@ -35,9 +35,5 @@ def templates(settings: Settings, asked: argparse.Namespace) -> int:
         shown = [{"name": name, "layer": layer_of(path), "title": title_of(path), "path": str(path)} for name, path in known.items()]
         print_json({"ok": True, "templates": shown})
         return codes.OK
-    has_layers = any(layer_of(path) for path in known.values())
-    head, rows = ("NAME", "LAYER", "WHAT"), [(name, layer_of(path) or "-", title_of(path)) for name, path in known.items()]
-    if not has_layers:
-        head, rows = ("NAME", "WHAT"), [(name, what) for name, _, what in rows]  # type: ignore[assignment,misc]
-    print(table(head, rows))
+    print(table(("NAME", "LAYER", "WHAT"), [(name, layer_of(path), title_of(path)) for name, path in known.items()]))
     return codes.OK

@@ -23,7 +23,7 @@ from mloc.core.language.yaml_source import load_documents
 
 SCHEMA = task_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
-TEMPLATES = sorted((Path(__file__).parents[3] / "templates").glob("*.yaml"))
+TEMPLATES = [file for layer in ("core", "experiments") for file in sorted((Path(__file__).parents[3] / "templates" / layer).glob("*.yaml"))]
 
 ONLY_READING_SEES = {
     'did you mean "inference"?',  # another type may be a plug-in's
