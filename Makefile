@@ -84,6 +84,7 @@ bench: setup $(VENV)/.installed-bench
 docs: setup
 	@$(PY) -m mloc.services.settings_reference
 	@$(PY) -m mloc.services.intake.language_page
+	@$(PY) -m mloc.services.intake.templates_page
 	@$(PY) -m mloc.services.intake.http.endpoint_table
 
 clean:

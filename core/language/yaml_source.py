@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from mloc.core.language.errors import LanguageError, Problem, did_you_mean, shown
+from mloc.core.language.errors import MAX_PROBLEMS, LanguageError, Problem, did_you_mean, shown
 from mloc.core.language.json_source import NONE, load_json
 from mloc.core.language.yaml_scalars import scalar
 
@@ -208,7 +208,7 @@ def _check_container(event: Any, is_key: bool, level: int, problems: list[Proble
     if level >= MAX_DEPTH:
         raise _at(event, "the file is nested too deeply", accepted=f"at most {MAX_DEPTH} levels")
     if event.tag is not None and event.tag not in _CONTAINER_TAGS:
-        problems.extend(_tag_problem(event).problems)
+        _note(problems, _tag_problem(event))
 
 
 def _key(event: Any, text: str, current: dict[str, Any], has_merge: bool, problems: list[Problem]) -> Any:
@@ -218,7 +218,7 @@ def _key(event: Any, text: str, current: dict[str, Any], has_merge: bool, proble
             raise _at(event, "the key << appears twice", hint="merge several with <<: [*first, *second]")
         return _MERGE
     if text in current:
-        problems.extend(_at(event, f"the key {shown(text)} appears twice in one mapping", hint="remove one of them").problems)
+        _note(problems, _at(event, f"the key {shown(text)} appears twice in one mapping", hint="remove one of them"))
         return _DROPPED
     return text
 
@@ -229,7 +229,7 @@ def _tagged(event: Any, text: str, problems: list[Problem]) -> Any:
         return text
     if event.tag in _SCALAR_TAGS:
         return scalar(text)
-    problems.extend(_tag_problem(event).problems)
+    _note(problems, _tag_problem(event))
     return text
 
 
@@ -242,6 +242,13 @@ def _merged(value: Any, event: Any) -> list[dict[str, Any]]:
 
 def _tag_problem(event: Any) -> LanguageError:
     return _at(event, f"the tag {shown(event.tag.replace(_TAG, '!!'))} is not supported", hint="remove it")
+
+
+def _note(problems: list[Problem], error: LanguageError) -> None:
+    """Keep a problem that does not stop the reading, unless there are enough of them."""
+    problems.extend(error.problems)
+    if len(problems) >= MAX_PROBLEMS:
+        raise LanguageError(())
 
 
 def _at(event: Any, message: str, found: str = "", accepted: str = "", hint: str = "") -> LanguageError:
