@@ -83,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     read_model.add_argument("what", choices=("rebuild",), help="empty it and make it from the log again; services may go on")
     read_model.set_defaults(go=_read_model)
 
+    about = "Remove what the attempts of ended tasks left in the folder of results."
+    cleanup = commands.add_parser("gc", help="remove what ended tasks left on disk", description=about)
+    cleanup.add_argument("--dry-run", action="store_true", help="only say what would go")
+    cleanup.add_argument("--json", action="store_true", help="for programs")
+    cleanup.set_defaults(go=_gc)
+
     about = "Train, tune, infer on two workers, survive kills, verify."
     demo = commands.add_parser("demo", help="the main job once, on tiny models", description=about)
     demo.add_argument("--dir", type=Path, metavar="FOLDER", help="a new folder for everything that it makes (default ./demo/<time>)")
@@ -127,6 +133,14 @@ def _read_model(parsed: argparse.Namespace) -> int:
     settings = load_settings()
     _logs(structs.replace(settings, log_format="console", log_level="WARNING", notes=()), "read-model", to_file=False)
     return command.rebuild(settings)
+
+
+def _gc(parsed: argparse.Namespace) -> int:
+    from mloc.services.retention import cleanup
+
+    settings = load_settings()
+    _logs(structs.replace(settings, notes=()), "gc", to_file=False)
+    return cleanup.run(settings, dry_run=parsed.dry_run, as_json=parsed.json)
 
 
 def _demo(parsed: argparse.Namespace) -> int:
@@ -178,11 +192,12 @@ def _logs(settings: Settings, service: str, to_file: bool = True) -> None:
 
 def _clear_failure(error: Exception) -> int | None:
     """The exit code for what a person can cause and mend; None for a mistake of ours, which deserves its traceback."""
+    from mloc.services.log.event_log import LogUnavailable
     from mloc.services.server.address import NoServerError
     from mloc.services.server.failures import EmbeddedServerError
 
     match error:
-        case NoServerError():
+        case NoServerError() | LogUnavailable():
             return UNAVAILABLE
         case EmbeddedServerError():
             return MISCONFIGURED

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from mloc.services.intake.http import routes_health, routes_results, routes_stats, routes_streams, routes_submit, routes_tasks, routes_workers
+from mloc.services.intake.http import (
+    routes_admin,
+    routes_health,
+    routes_results,
+    routes_stats,
+    routes_streams,
+    routes_submit,
+    routes_tasks,
+    routes_workers,
+)
 from mloc.services.intake.http.endpoint import Endpoint
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -12,5 +21,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *routes_results.ENDPOINTS,
     *routes_workers.ENDPOINTS,
     *routes_stats.ENDPOINTS,
+    *routes_admin.ENDPOINTS,
     *routes_health.ENDPOINTS,
 )
