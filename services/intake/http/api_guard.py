@@ -97,7 +97,8 @@ def _of_http(request: web.Request, error: web.HTTPException) -> ApiError:
             return ApiError(404, "not_found", f"there is nothing at {request.path}", path=request.path, hint="docs/api.md lists what there is")
         case 405:
             allowed = error.headers.get("Allow", "")
-            return ApiError(405, "method_not_allowed", f"{request.method} is not for {request.path}", path=request.path, hint=f"use {allowed}")
+            message = f"{request.method} is not for {request.path}"
+            return ApiError(405, "method_not_allowed", message, path=request.path, hint=f"use {allowed}", allow=allowed)
         case 413:
             hint = "put the data into a jsonl file and name it under data.jsonl"
             return ApiError(413, "too_large", f"the body is larger than {MAX_BODY_BYTES:,} bytes", hint=hint)

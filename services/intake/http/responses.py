@@ -32,21 +32,24 @@ class ErrorAnswer(Struct, frozen=True):
 
 
 class ApiError(Exception):
-    """A request that is answered with an error. `retry_after_sec` goes out with 429 and 503."""
+    """A request that is answered with an error. `retry_after_sec` goes out with 429 and 503, `allow` (methods) with 405."""
 
     def __init__(
         self, status: int, code: str, message: str, *, path: str = "", hint: str = "", details: Sequence[Problem] = (),
-        retry_after_sec: int = RETRY_AFTER_SEC,
+        retry_after_sec: int = RETRY_AFTER_SEC, allow: str = "",
     ) -> None:  # fmt: skip
         super().__init__(message)
         self.status = status
         self.body = ErrorBody(code, message, path, hint, tuple(details) or UNSET)
         self.retry_after_sec = retry_after_sec
+        self.allow = allow
 
     def response(self) -> web.Response:
         headers = {"Retry-After": str(self.retry_after_sec)} if self.status in (429, 503) else {}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if self.allow:
+            headers["Allow"] = self.allow
         return json_response(ErrorAnswer(False, self.body), self.status, headers)
 
 

@@ -79,6 +79,7 @@ async def test_what_is_not_there_is_404_in_the_one_shape(api):
         assert set((await answer(api, path, 404))["error"]) == {"code", "message", "path", "hint"}
     response = await api.client.delete("/api/v1/tasks")
     assert (response.status, (await response.json())["error"]["code"]) == (405, "method_not_allowed")
+    assert response.headers["Allow"] == "GET,HEAD,POST"
 
 
 async def test_a_result_is_there_as_soon_as_it_is_published_and_from_the_tree_afterwards(api):
