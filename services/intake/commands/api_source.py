@@ -66,7 +66,7 @@ class ApiSource:
                 if task["name"] == text:
                     return str(task["task_id"])
             tasks += page["tasks"]
-            if len(tasks) >= page["total"] or not page["tasks"]:
+            if len(page["tasks"]) < _NAMES_PAGE:
                 break
         begun = [task["task_id"] for task in tasks if task["task_id"].startswith(text)]
         if len(begun) == 1:
@@ -78,7 +78,8 @@ class ApiSource:
 
     async def page(self, fields: dict[str, str], labels: list[str]) -> View:
         answer = await self._client.get("/api/v1/tasks", [*fields.items(), *(("label", label) for label in labels)])
-        return {"tasks": answer["tasks"], "total": answer["total"], "total_is_at_least": answer["total_is_at_least"], "warnings": answer["warnings"]}
+        is_at_least, warnings = answer.get("total_is_at_least", False), answer.get("warnings", [])  # an older API has neither
+        return {"tasks": answer["tasks"], "total": answer["total"], "total_is_at_least": is_at_least, "warnings": warnings}
 
     async def task(self, id: str) -> View:
         return _without_ok(await self._client.get(_path(id)))

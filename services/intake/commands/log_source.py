@@ -199,7 +199,7 @@ class LogSource:
                     await asyncio.sleep(0.01)
 
     def place(self, id: str) -> str:
-        folder, task = self._session.results_dir, self._session.cluster.tasks.get(id)
+        folder, task = self._session.results_dir, self._session.index.get(id)
         if task is None or not folder.is_dir():
             return ""
         if not is_tree_complete(folder, task):
@@ -207,7 +207,7 @@ class LogSource:
         return str(result_folder(folder, id).resolve())
 
     def _family(self, ids: list[str]) -> list[Task]:
-        roots = (self._session.cluster.tasks.get(id) for id in ids)
+        roots = (self._session.index.get(id) for id in ids)
         return [part for root in roots if root is not None for part in self._session.family(root)]
 
 

@@ -46,8 +46,11 @@ class StreamedResponse:
         )
 
     async def begin(self, position: str = "") -> None:
-        """`position` is where a client that gets nothing else goes on."""
-        await self._response.prepare(self._request)
+        """`position` is where a client that gets nothing else goes on. Raises ReaderGone."""
+        try:
+            await self._response.prepare(self._request)
+        except ConnectionError as error:  # it left before the first byte
+            raise ReaderGone from error
         if self.form == "sse":
             await self._write(f"retry: {RECONNECT_MS}\n{f'id: {position}' if position else ': hello'}\n\n".encode())
 
