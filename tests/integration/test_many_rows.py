@@ -1,0 +1,31 @@
+"""A hundred thousand rows from a file to whoever downloads them: nobody on the way holds them all."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+from rows import measure
+
+ROWS = 100_000
+# a little above what an idle one has; the rows are 18 MiB as bytes and a multiple of that as objects
+MOST_MIB = {"host": 45, "result writer": 32, "worker": 65, "aggregator": 60, "intake-api": 72, "scheduler": 60, "command": 62}
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(sys.platform != "linux", reason="reads peaks from /proc")
+@pytest.mark.parametrize("shards", [1, 16])
+def test_rows_stream_through_every_process(shards: int) -> None:
+    # `measure` checks that each row came back once and in order, over HTTP and from the command alike
+    figures = measure(ROWS, shards, workers=1)
+    assert figures["rows"] == ROWS
+    assert figures["result_mib"] > 10
+    peaks = figures["peak_rss_mib"]
+    assert set(MOST_MIB) <= set(peaks)
+    too_large = {name: peaks[name] for name, most in MOST_MIB.items() if not 1 < peaks[name] < most}
+    assert too_large == {}
