@@ -80,20 +80,37 @@ def workers() -> Iterator[TwoWorkers]:
         both.close()
 
 
+ECHO = "taskType: echo\n  echo: {row_sleep_sec: 0.004}"
+
+
+@pytest.mark.deep
+@pytest.mark.models
+def test_rows_that_a_model_answered_stay_when_its_host_is_killed(workers: TwoWorkers) -> None:
+    from mloc.core.language.model_spec import ScratchSource
+    from mloc.executors.scratch_model import make_scratch_model
+
+    folder = workers.cell.folder / "model"
+    model, tokenizer = make_scratch_model(ScratchSource(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=300), ["row 1"])
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    inference = f"taskType: inference\n  model: {{source: {{type: local, identifier: {folder}}}}}\n  inference: {{max_tokens: 16, ignore_eos: true}}"
+    _check_that_the_rest_is_done(workers, "host", inference)
+
+
 def test_a_killed_hosts_rows_stay_and_the_other_worker_does_the_rest(workers: TwoWorkers) -> None:
-    _check_that_the_rest_is_done(workers, "host")
+    _check_that_the_rest_is_done(workers, "host", ECHO)
 
 
 def test_a_killed_workers_rows_stay_and_the_other_worker_does_the_rest(workers: TwoWorkers) -> None:
-    _check_that_the_rest_is_done(workers, "worker")
+    _check_that_the_rest_is_done(workers, "worker", ECHO)
 
 
-def _check_that_the_rest_is_done(workers: TwoWorkers, killed: str) -> None:
+def _check_that_the_rest_is_done(workers: TwoWorkers, killed: str, work: str) -> None:
     cell = workers.cell
     # given a thousand rows in a file, of which one worker has recorded about 700
     source = cell.folder / "rows.jsonl"
     source.write_text("".join(json.dumps({"prompt": f"row {number}"}) + "\n" for number in range(ROWS)))
-    (id,) = cell.submit(_task(killed, source), killed, DEADLINE_SEC)
+    (id,) = cell.submit(_task(killed, source, work), f"{killed}-{work.split()[1]}", DEADLINE_SEC)
     parts = cell.results / ".attempts" / id / "rows"
     cell.until(lambda: len(_recorded(parts / "attempt-1.jsonl")) >= KILLED_AT, DEADLINE_SEC)
     first_worker = cell.http("GET", f"/api/v1/tasks/{id}")[1]["worker_id"]
@@ -109,22 +126,23 @@ def _check_that_the_rest_is_done(workers: TwoWorkers, killed: str) -> None:
     assert first + second == list(range(ROWS))
     # and the result has every row in the order of the input
     items = json.loads((cell.results / id / "responses.json").read_text())["items"]
-    assert [(item["index"], item["output"]) for item in items] == [(number, f"row {number}") for number in range(ROWS)]
+    assert [(item["index"], item["prompt"]) for item in items] == [(number, f"row {number}") for number in range(ROWS)]
+    assert all(item["output"] == item["prompt"] for item in items) or work != ECHO
+    assert all(isinstance(item["output"], str) for item in items)
     # and the log has them as durable, no more than there are
     events = cell.http("GET", f"/api/v1/tasks/{id}/events?limit=500")[1]["events"]
     assert Counter(event["type"] for event in events)["RowsCompleted"] >= 2
 
 
-def _task(name: str, source: Path) -> str:
+def _task(name: str, source: Path, work: str) -> str:
     return f"""
 apiVersion: mloc/v1
 kind: EchoTask
 metadata: {{name: {name}}}
 spec:
-  taskType: echo
+  {work}
   resources: {{tags: [rows]}}
   retry: {{backoff_sec: 0}}
-  echo: {{row_sleep_sec: 0.004}}
   data: {{jsonl: {{path: {source}}}}}
 """
 
