@@ -45,8 +45,8 @@ async def one_error_shape(request: web.Request, handler: Handler) -> web.StreamR
     except RequestPayloadError as error:
         text = str(error).partition("message:")[2].strip() or "it broke off"
         return ApiError(400, "unreadable_body", f"the body cannot be read: {text}", path=request.path).response()
-    except ConnectionResetError:
-        raise
+    except ConnectionResetError:  # the client left: nobody reads this, and aiohttp has nothing to complain of
+        return web.Response()
     except Exception:
         structlog.get_logger().exception("a request failed", method=request.method, path=request.path)
         return ApiError(500, "internal_error", "this is a mistake of MLOC; the log of the API has the details", path=request.path).response()

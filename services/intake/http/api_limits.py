@@ -13,7 +13,7 @@ from mloc.services.intake.http.responses import ApiError
 
 BURST_SEC = 2.0  # a client that was silent may send this much of its rate at once
 MOST_CLIENTS = 10_000
-_COUNTED = "mloc_counted"
+_COUNTED: web.RequestKey[Callable[[], None]] = web.RequestKey("counted", Callable[[], None])  # type: ignore[arg-type]
 
 
 class TokenBuckets:
