@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mloc.core.codec import UnknownEvent
 from mloc.core.events import (
+    ArtifactStored,
     AttemptFailed,
     AttemptLost,
     AttemptRecalled,
@@ -67,6 +68,8 @@ def describe(event: Event | UnknownEvent) -> str:
             return f"attempt {event.attempt} on {event.worker}" + (f": {reason}" if reason else "")
         case CancelRequested() | RetryRequested() | TaskPriorityChanged() | PolicyChanged():
             return _request(event)
+        case ArtifactStored():
+            return f"{event.name}, {event.size_bytes:,} bytes" + (f", of attempt {event.attempt}" if event.attempt else "")
         case ResultPublished():
             return "the result is final" + (f", {event.size_bytes:,} bytes" if event.size_bytes else "")
         case WorkerRegistered() | WorkerLost() | WorkerRetired() | WorkerDrainRequested() | WorkerElasticChanged():

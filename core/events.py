@@ -381,6 +381,23 @@ class AttemptStopped(AttemptReport, frozen=True):
     reason: str = ""
 
 
+# --- the API -----------------------------------------------------------------------------------------------------------------------------
+
+
+class ArtifactStored(Event, frozen=True):
+    """A file of the task was uploaded and is durable; it belongs under `artifacts/<name>` of the result.
+
+    Attempt 0: to the result of whichever attempt is published; else to that of this attempt alone.
+    """
+
+    task: str
+    name: str
+    sha256: str
+    size_bytes: int = 0
+    attempt: int = 0
+    by: str = ""  # worker, or who uploaded it
+
+
 # --- the aggregator ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -401,5 +418,5 @@ AnyEvent = (
     | CancelRequested | RetryRequested | TaskPriorityChanged | WorkerDrainRequested | WorkerElasticChanged
     | TaskSharded | AttemptRecalled | AttemptStopRequested | AttemptLost | TaskRequeued | TaskDeadLettered | TaskTimedOut
     | TaskCancelled | WorkerLost | WorkerRegistered | WorkerRetired | EngineReady | EngineSlept | EngineWoke
-    | RowsCompleted | CheckpointSaved | AttemptFailed | AttemptStopped
+    | RowsCompleted | CheckpointSaved | AttemptFailed | AttemptStopped | ArtifactStored
 )  # fmt: skip

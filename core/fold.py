@@ -19,6 +19,7 @@ from mloc.core.cluster import Cluster
 from mloc.core.codec import UnknownEvent
 from mloc.core.events import (
     AnyEvent,
+    ArtifactStored,
     AttemptFailed,
     AttemptLost,
     AttemptRecalled,
@@ -106,6 +107,9 @@ def _evolve_seldom(cluster: Cluster, event: AnyEvent | UnknownEvent, now: int) -
         case CheckpointSaved():
             if (task := cluster.tasks.get(event.task)) and tasks.is_open(task) and event.step >= task.checkpoint_step:
                 cluster.put(task, replace(task, checkpoint=event.path, checkpoint_step=event.step))
+        case ArtifactStored():
+            if task := cluster.tasks.get(event.task):
+                cluster.put(task, tasks.with_stored(task, event))
         case WorkerRegistered():
             register(cluster, event, now)
         case WorkerLost():

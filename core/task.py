@@ -15,7 +15,7 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from mloc.core.events import Error, Need, Parallel, TaskSubmitted
+from mloc.core.events import ArtifactStored, Error, Need, Parallel, TaskSubmitted
 from mloc.core.sharding import shard_range
 
 Phase = Literal[
@@ -26,6 +26,7 @@ Phase = Literal[
 ENDED = frozenset({"succeeded", "published", "cancelled", "timed_out"})  # nothing that an attempt does changes the outcome
 FINAL = frozenset({"published", "cancelled", "timed_out"})  # nothing at all changes it
 OVER_KEPT = 8
+STORED_KEPT = 4096  # uploaded files of one task that are remembered
 PLACEABLE = frozenset({"ready", "backoff"})
 IN_FLIGHT = frozenset({"dispatched", "running"})
 
@@ -35,6 +36,15 @@ STATUS: dict[str, str] = {
     "dispatched": "DISPATCHED", "running": "RUNNING", "succeeded": "RUNNING", "published": "DONE",
     "dead_lettered": "FAILED", "cancelled": "FAILED", "timed_out": "FAILED",
 }  # fmt: skip
+
+
+class StoredFile(Struct, frozen=True, omit_defaults=True, gc=False):
+    """An uploaded file of a task. Attempt 0: of whichever attempt is published."""
+
+    name: str  # below artifacts/
+    sha256: str
+    size_bytes: int = 0
+    attempt: int = 0
 
 
 class Task(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -90,6 +100,7 @@ class Task(Struct, frozen=True, omit_defaults=True, gc=False):
     result_attempt: int = 0
     result_inline: bool = True
     result_files: bool = False
+    stored: tuple[StoredFile, ...] = ()  # uploaded, in order
 
 
 def submitted(event: TaskSubmitted, order: int, pending: int, now_ms: int) -> Task:
@@ -199,3 +210,10 @@ def timed_out(task: Task, now_ms: int) -> Task:
 
 def published(task: Task, now_ms: int) -> Task:
     return replace(task, phase="published", since_ms=now_ms)
+
+
+def with_stored(task: Task, event: ArtifactStored) -> Task:
+    """The first content under a name of an attempt stays."""
+    if len(task.stored) >= STORED_KEPT or any(file.name == event.name and file.attempt == event.attempt for file in task.stored):
+        return task
+    return replace(task, stored=(*task.stored, StoredFile(event.name, event.sha256, event.size_bytes, event.attempt)))

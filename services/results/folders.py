@@ -3,6 +3,8 @@
     <task>/{responses.json, manifest.json, logs/, artifacts/}       what is published; the manifest is written last
     <parent>/shards/<i>/…                                           what the shards of a task add to it
     .attempts/<task>/<attempt>/…                                    what an attempt writes; moved as a whole when it is published
+    .attempts/<task>/0/artifacts/                                   what was uploaded for the task, whichever attempt is published
+    .blobs/, .uploads/                                              uploaded content by its sha256, and what has arrived of it so far
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ import msgspec
 from mloc.core.task import Task
 
 ATTEMPTS = ".attempts"
+BLOBS = ".blobs"
+UPLOADS = ".uploads"
+ARTIFACTS = "artifacts"
 RESULT_FILE = "responses.json"
 MANIFEST_FILE = "manifest.json"
 

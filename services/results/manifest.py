@@ -11,9 +11,8 @@ import msgspec
 from msgspec import Struct
 
 from mloc.core.seed import seed_of
-from mloc.services.results.folders import MANIFEST_FILE
+from mloc.services.results.folders import ARTIFACTS, MANIFEST_FILE
 
-ARTIFACTS = "artifacts"
 UNLISTED = (".partial",)  # what a killed writer left
 
 

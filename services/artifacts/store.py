@@ -1,0 +1,228 @@
+"""Blobs by their sha256, and uploads on their way to become one. All below RESULTS_DIR, so that a blob becomes a task's file by a link.
+
+    .blobs/ab/<sha256>            content, once; read-only; durable before its name is there
+    .uploads/<id>.json, .part     whose file an upload is, and what of it has arrived
+
+An upload's id follows from whose file it is and its sha256, so that asking again for the same upload finds what arrived the first time.
+Several processes may share a store: an upload is locked while somebody writes it. All here blocks; callers use threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from mloc.services.artifacts.receiving import Receiving
+from mloc.services.durable_files import sync_folder, write_durably
+from mloc.services.results.folders import BLOBS, UPLOADS
+
+UNKNOWN_SIZE = -1
+_ID = re.compile(r"[0-9a-f]{32}")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class StoreError(Exception):
+    """What the store cannot take; the message is for a person."""
+
+
+class DiskFull(StoreError):
+    """No room; what had arrived of the upload was removed."""
+
+
+class NameTaken(StoreError):
+    """The file is there already, with another content."""
+
+
+class Upload(Struct, frozen=True):
+    """Whose file it is. `path` is where it goes, below RESULTS_DIR; `name` is what its event will say, "" for none."""
+
+    task: str
+    attempt: int
+    path: str
+    name: str = ""
+    sha256: str = ""  # "" where the sender does not know it
+    size: int = UNKNOWN_SIZE  # bytes
+    by: str = ""
+    is_done: bool = False
+
+    @property
+    def id(self) -> str:
+        return hashlib.sha256("\0".join((self.path, self.sha256)).encode()).hexdigest()[:32]
+
+
+class Blob(Struct, frozen=True):
+    path: Path
+    sha256: str
+    size: int
+
+
+class Store:
+    """`spare_bytes` are left free for everybody else on that disk."""
+
+    def __init__(self, root: Path, spare_bytes: int = 0) -> None:
+        self.root = root
+        self._spare_bytes = spare_bytes
+
+    def blob(self, sha256: str) -> Path:
+        return self.root / BLOBS / sha256[:2] / sha256
+
+    # --- uploads ---
+
+    def begin(self, upload: Upload) -> str:
+        """Note whose upload it will be; gives its id. Raises DiskFull, OSError."""
+        self.make_room(upload.size)
+        id = upload.id if upload.sha256 else secrets.token_hex(16)
+        known = self.upload(id)
+        if known is None or known.is_done:
+            write_durably(self._note(id), [msgspec.json.encode(upload)])
+        return id
+
+    def known(self, upload: Upload) -> Blob | None:
+        """The content, where the store has it already: nothing need be sent."""
+        path = self.blob(upload.sha256)
+        with contextlib.suppress(OSError):
+            if upload.sha256 and (size := path.stat().st_size) == upload.size:
+                os.utime(path)
+                return Blob(path, upload.sha256, size)
+        return None
+
+    def upload(self, id: str) -> Upload | None:
+        """None where there is no such upload (any more)."""
+        if not _ID.fullmatch(id):
+            return None
+        try:
+            return msgspec.json.decode(self._note(id).read_bytes(), type=Upload)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    def arrived(self, id: str) -> int:
+        """Bytes of an upload that are here."""
+        try:
+            return self._part(id).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def receive(self, id: str) -> Receiving:
+        """Go on with an upload. Raises UploadBusy, OSError."""
+        return Receiving(self._part(id))
+
+    def finish(self, id: str, receiving: Receiving) -> Blob:
+        """What has arrived is the whole: make it a blob. Repeating it does no harm. Raises OSError."""
+        receiving.sync()
+        blob = self.blob(receiving.sha256)
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        if blob.exists():
+            os.utime(blob)  # in use again
+            self._part(id).unlink()
+        else:
+            os.rename(self._part(id), blob)
+            os.chmod(blob, 0o444)
+        sync_folder(blob.parent)
+        return Blob(blob, receiving.sha256, receiving.offset)
+
+    def done(self, id: str, upload: Upload) -> None:
+        """The file is in its place. The note stays for who did not hear the answer, until it expires."""
+        write_durably(self._note(id), [msgspec.json.encode(upload)])
+        self._part(id).unlink(missing_ok=True)
+
+    def drop(self, id: str) -> None:
+        """Forget an upload and what arrived of it."""
+        self._part(id).unlink(missing_ok=True)
+        self._note(id).unlink(missing_ok=True)
+
+    # --- places ---
+
+    def place(self, blob: Blob, path: str) -> Path:
+        """Make the blob the file at `path`, below the root, durably; the same file there already is as good. Raises NameTaken, OSError."""
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            link_or_copy(blob.path, target)
+        except FileExistsError:
+            if not is_file_of(target, blob):
+                raise NameTaken(f"{path} is there already, with another content") from None
+        for folder in (target.parent, *target.parent.relative_to(self.root).parents):
+            sync_folder(self.root / folder)
+        return target
+
+    def make_room(self, size: int) -> None:
+        """Raises DiskFull where so much more does not fit."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.root).free - self._spare_bytes
+        if max(size, 0) > free:
+            raise DiskFull(f"{max(size, 0):,} bytes do not fit: {max(0, free):,} bytes are free for uploads at {self.root}")
+
+    # --- what nobody comes back for ---
+
+    def expire(self, older_than_sec: float, now: float | None = None) -> tuple[int, int]:
+        """Remove uploads and blobs without a place that nobody touched for so long; gives (number, bytes freed)."""
+        before = (time.time() if now is None else now) - older_than_sec
+        number = freed = 0
+        for file in self._files():
+            with contextlib.suppress(FileNotFoundError):
+                status = file.stat()
+                if status.st_mtime >= before or (file.parent.parent.name == BLOBS and status.st_nlink > 1):
+                    continue
+                file.unlink()
+                number, freed = number + 1, freed + (status.st_size if status.st_nlink == 1 else 0)
+        return number, freed
+
+    def _files(self) -> Iterator[Path]:
+        """Parts before notes: an upload without its note is not found, one without its part begins anew."""
+        yield from sorted((self.root / UPLOADS).glob("*"), reverse=True)
+        yield from (self.root / BLOBS).glob("??/*")
+
+    def _note(self, id: str) -> Path:
+        return self.root / UPLOADS / f"{id}.json"
+
+    def _part(self, id: str) -> Path:
+        return self.root / UPLOADS / f"{id}.part"
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name of the same bytes; a copy only where the file system has no links. Raises FileExistsError, OSError."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV):
+            raise
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        try:
+            shutil.copyfile(source, partial)
+            descriptor = os.open(partial, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            if target.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+            os.rename(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def is_file_of(path: Path, blob: Blob) -> bool:
+    """Whether a file has the blob's content."""
+    status = path.stat()
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(status, blob.path.stat()):
+            return True
+    if status.st_size != blob.size:
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == blob.sha256
+
+
+def is_full(error: OSError) -> bool:
+    return error.errno in _FULL
