@@ -39,7 +39,7 @@ GROUPS: dict[str, dict[str, Variable]] = {
             "Unfinished tasks at which further submissions are refused, with the advice to come back later.",
         ),
         "min_free_disk": Variable(
-            kind.SIZE, "Free space below which the embedded server is not started.", default_text="1GiB"
+            kind.SIZE, "Free space below which the embedded server is not started and uploads are refused.", default_text="1GiB"
         ),
     },
     "Folders": {
@@ -78,6 +78,9 @@ GROUPS: dict[str, dict[str, Variable]] = {
         ),
         "api_max_requests": Variable(kind.whole_number(1), "Requests that the API works on at a time; more are told to come back."),
         "api_body_sec": Variable(kind.seconds(0.1), "Time within which the body of a request must have arrived."),
+        "upload_max_bytes": Variable(kind.SIZE, "Largest file that the API takes.", default_text="256GiB"),
+        "uploads_per_task": Variable(kind.whole_number(1, 4096), "Files that may be uploaded for one task."),
+        "upload_expire_sec": Variable(kind.seconds(60), "Time after which an upload that nobody goes on with is forgotten.", default_text="86400"),
         "orchestrator_base_url": Variable(
             kind.url("http", "https"), "Where workers without a shared folder upload results.", planned=True
         ),

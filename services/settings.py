@@ -48,6 +48,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     api_rate_limit: float = 0.0
     api_max_requests: int = 1024
     api_body_sec: float = 30.0
+    upload_max_bytes: int = 256 * 1024**3
+    uploads_per_task: int = 1000
+    upload_expire_sec: float = 24 * 3600.0
     orchestrator_base_url: str | None = None
     orchestrator_url: str | None = None
 

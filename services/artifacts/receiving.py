@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import time
 from pathlib import Path
 
 SYNC_BYTES = 32 << 20  # at most so much is lost with the machine
+LOCK_SEC = 2.0
 _READ_BYTES = 1 << 20
 
 
@@ -22,7 +24,7 @@ class Receiving:
         part.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock()
             if not os.path.exists(part) or not os.path.samestat(os.fstat(self._descriptor), part.stat()):
                 raise BlockingIOError("it has just become a blob")
             self._digest, self.offset = hashlib.sha256(), 0
@@ -35,6 +37,18 @@ class Receiving:
                 raise UploadBusy(f"{part.name} is being written") from error
             raise
         self._unsynced = 0
+
+    def _lock(self) -> None:
+        """The one before may be about to close it. Raises BlockingIOError where that takes longer."""
+        patience = time.monotonic() + LOCK_SEC
+        while True:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > patience:
+                    raise
+            time.sleep(0.01)
 
     @property
     def sha256(self) -> str:
@@ -52,6 +66,12 @@ class Receiving:
             rest = rest[written:]
         if self._unsynced >= SYNC_BYTES:
             self.sync()
+
+    def restart(self) -> None:
+        """What arrived before does not count."""
+        os.ftruncate(self._descriptor, 0)
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        self._digest, self.offset = hashlib.sha256(), 0
 
     def sync(self) -> None:
         os.fdatasync(self._descriptor)

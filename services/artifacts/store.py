@@ -40,6 +40,10 @@ class DiskFull(StoreError):
     """No room; what had arrived of the upload was removed."""
 
 
+class UploadDone(StoreError):
+    """Somebody else has finished the upload, or given it up."""
+
+
 class NameTaken(StoreError):
     """The file is there already, with another content."""
 
@@ -79,12 +83,12 @@ class Store:
 
     # --- uploads ---
 
-    def begin(self, upload: Upload) -> str:
-        """Note whose upload it will be; gives its id. Raises DiskFull, OSError."""
+    def begin(self, upload: Upload, *, apart: bool = False) -> str:
+        """Note whose upload it will be; gives its id, one that nobody else has if it is to be apart. Raises DiskFull, OSError."""
         self.make_room(upload.size)
-        id = upload.id if upload.sha256 else secrets.token_hex(16)
+        id = upload.id if upload.sha256 and not apart else secrets.token_hex(16)
         known = self.upload(id)
-        if known is None or known.is_done:
+        if known is None or (known.is_done and not self.blob(known.sha256).exists()):
             write_durably(self._note(id), [msgspec.json.encode(upload)])
         return id
 
@@ -114,8 +118,14 @@ class Store:
             return 0
 
     def receive(self, id: str) -> Receiving:
-        """Go on with an upload. Raises UploadBusy, OSError."""
-        return Receiving(self._part(id))
+        """Go on with an upload. Raises UploadDone, UploadBusy, OSError."""
+        receiving = Receiving(self._part(id))
+        upload = self.upload(id)
+        if upload is None or upload.is_done:
+            self._part(id).unlink(missing_ok=True)
+            receiving.close()
+            raise UploadDone("this upload is over")
+        return receiving
 
     def finish(self, id: str, receiving: Receiving) -> Blob:
         """What has arrived is the whole: make it a blob. Repeating it does no harm. Raises OSError."""

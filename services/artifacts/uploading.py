@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -49,15 +50,40 @@ class Uploading:
     def __init__(self, store: Store, max_bytes: int) -> None:
         self.store = store
         self.max_bytes = max_bytes
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._writers: dict[str, tuple[Callable[[], object], asyncio.Event]] = {}
 
+    def turn(self, task: str) -> asyncio.Lock:
+        """Of those who tell the log about a task's files: one after the other, so that none is told twice."""
+        lock = self._turns.get(task)
+        if lock is None:
+            lock = self._turns[task] = asyncio.Lock()
+        return lock
+
+    async def receive_whole(self, upload: Upload, chunks: AsyncIterator[bytes], give_up: Callable[[], object]) -> Progress:
+        """All of a content at once; several senders of the same do not disturb each other. If it breaks off, what came is kept where its
+        sha256 was announced: then a client can find it again. Raises as `receive`."""
+        known = await asyncio.to_thread(self.store.upload, upload.id)
+        is_found_again = bool(upload.sha256) and upload.id not in self._writers and not (known and known.is_done)
+        id = await asyncio.to_thread(self.store.begin, upload, apart=not is_found_again)
+        try:
+            return await self.receive(id, upload, chunks, offset=None, is_last=True, give_up=give_up)
+        except BaseException:
+            if not is_found_again:
+                self.store.drop(id)
+            raise
+
     async def receive(
-        self, id: str, upload: Upload, chunks: AsyncIterator[bytes], *, offset: int, is_last: bool, give_up: Callable[[], object]
+        self, id: str, upload: Upload, chunks: AsyncIterator[bytes], *, offset: int | None, is_last: bool, give_up: Callable[[], object]
     ) -> Progress:
-        """Append what comes. `give_up` is called when somebody else goes on with the upload. Raises WrongOffset, WrongContent, TooLarge,
-        DiskFull, NameTaken, UploadBusy, OSError, and what reading `chunks` raises: then what came until there is kept."""
+        """Append what comes from byte `offset` on; None begins anew. `give_up` is called when somebody else goes on with the upload.
+
+        Raises WrongOffset, WrongContent, TooLarge, DiskFull, NameTaken, UploadDone, UploadBusy, OSError, and what reading `chunks` raises: then
+        what came until there is kept."""
         async with self._writing(id, give_up) as receiving:
-            if receiving.offset != offset:
+            if offset is None:
+                await asyncio.to_thread(receiving.restart)
+            elif receiving.offset != offset:
                 raise WrongOffset(receiving.offset)
             try:
                 await self._append(receiving, upload, chunks)
@@ -114,7 +140,7 @@ class Uploading:
         over = asyncio.Event()
         self._writers[id] = (give_up, over)
         try:
-            receiving = await asyncio.to_thread(self.store.receive, id)
+            receiving = await self._opened(id)
             try:
                 yield receiving
             finally:
@@ -122,3 +148,12 @@ class Uploading:
         finally:
             del self._writers[id]
             over.set()
+
+    async def _opened(self, id: str) -> Receiving:
+        """Also where the sender goes away meanwhile, nothing stays open."""
+        opening = asyncio.ensure_future(asyncio.to_thread(self.store.receive, id))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(lambda opened: None if opened.cancelled() or opened.exception() else opened.result().close())
+            raise

@@ -51,9 +51,13 @@ async def read_result(log: EventLog, results_dir: Path, task: Task) -> bytes | N
 
 def result_file(results_dir: Path, task_id: str, name: str) -> Path | None:
     """A file of a task's result tree by its relative name; None where it is not there. Raises UnsafePath, also for links that lead out."""
-    folder = result_folder(results_dir, task_id)
+    return file_in(result_folder(results_dir, task_id), name)
+
+
+def file_in(folder: Path, name: str) -> Path | None:
+    """A file below a folder; None where it is not there. Raises UnsafePath for a name that leads out, also by a link."""
     if not name or "\0" in name or name.startswith("/") or ".." in Path(name).parts:
-        raise UnsafePath(f"{name!r} does not lie in the result of {task_id}")
+        raise UnsafePath(f"{name!r} does not lie in {folder.name}")
     file = folder / name
     try:
         if not file.is_file():
@@ -61,7 +65,7 @@ def result_file(results_dir: Path, task_id: str, name: str) -> Path | None:
     except OSError:  # a name that no file can have
         return None
     if not file.resolve().is_relative_to(folder.resolve()):
-        raise UnsafePath(f"{name!r} is a link that leads out of the result of {task_id}")
+        raise UnsafePath(f"{name!r} is a link that leads out of {folder.name}")
     return file
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import msgspec
@@ -40,15 +41,15 @@ class Artifact(Struct, frozen=True, gc=False):
 
 
 class Manifest(Struct, frozen=True, gc=False):
-    task_id: str
-    ok: bool
-    attempt: int
-    worker: str
-    result_id: str
-    seed: int | None  # what its random numbers began with
-    versions: dict[str, str]
-    files: list[File]
-    artifacts: list[Artifact]
+    task_id: str = ""
+    ok: bool = True
+    attempt: int = 0
+    worker: str = ""
+    result_id: str = ""
+    seed: int | None = None  # what its random numbers began with
+    versions: dict[str, str] = {}
+    files: list[File] = []
+    artifacts: list[Artifact] = []
 
 
 _encode = msgspec.json.Encoder().encode
@@ -67,7 +68,12 @@ def with_files(manifest: bytes, files: list[File]) -> bytes:
     """The manifest with these files added, in place of what it says of the same paths. Raises msgspec.MsgspecError."""
     known = msgspec.json.decode(manifest, type=Manifest)
     new = {file.path for file in files}
-    return _encode(msgspec.structs.replace(known, files=[*(file for file in known.files if file.path not in new), *files]))
+    artifacts = [
+        Artifact(one.name, "present") if any(is_named(one.name, file.path) for file in files) else one for one in known.artifacts
+    ]
+    return _encode(
+        msgspec.structs.replace(known, files=[*(file for file in known.files if file.path not in new), *files], artifacts=artifacts)
+    )
 
 
 def file_of(path: str, content: bytes) -> File:
@@ -93,6 +99,16 @@ def has_artifact(folder: Path, name: str) -> bool:
     if not wanted or ".." in Path(wanted).parts or Path(name).is_absolute():
         return False
     return any(next(place.glob(wanted), None) is not None for place in _places(folder))
+
+
+def is_named(name: str, path: str) -> bool:
+    """Whether a declared name or glob means the file at `path` of a result, or a folder that it lies in."""
+    wanted = name.strip("/").split("/")
+    parts = path.split("/")
+    for start in (parts, parts[1:] if parts[0] == ARTIFACTS else []):
+        if len(start) >= len(wanted) and all(fnmatchcase(part, pattern) for part, pattern in zip(start, wanted, strict=False)):
+            return True
+    return False
 
 
 def _places(folder: Path) -> Iterable[Path]:

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from mloc.core.language.spec import TaskSpec, decode_spec
 from mloc.services.clock import Clock
-from mloc.services.results.manifest import ARTIFACTS
+from mloc.services.results.folders import ARTIFACTS
 from mloc.services.transfers.places import Place, may_have_places, places_of
 from mloc.services.transfers.remote_files import RemoteFiles, Say
 from mloc.services.transfers.transfer_errors import TransferError

@@ -10,6 +10,8 @@ from aiohttp import web
 
 from mloc.core.cluster import Cluster
 from mloc.core.task import Task
+from mloc.services.artifacts.store import Store
+from mloc.services.artifacts.uploading import Uploading
 from mloc.services.clock import SystemClock
 from mloc.services.intake.heartbeats import Heartbeats
 from mloc.services.intake.http.responses import not_found
@@ -41,6 +43,7 @@ class ApiState:
         self.heartbeats = Heartbeats(log)
         self.events = EventTail(log, observer)
         self.lines = TelemetryTail(log)
+        self.uploading = Uploading(Store(settings.host_results_dir, settings.min_free_disk), settings.upload_max_bytes)
         self.ids = TaskIds(time.time, secrets.randbelow)
         self.defaults = ModelDefaults(settings.vllm_model or "", settings.ppo_model or "")
 

@@ -47,6 +47,11 @@ class Media(Struct, frozen=True):
     about: str = ""
 
 
+def no_body(about: str) -> Media:
+    """An answer of headers alone."""
+    return Media({"*/*": {"type": "string", "maxLength": 0}}, about)
+
+
 class NoParameters(Struct, frozen=True):
     """Of an endpoint that takes none."""
 
@@ -59,7 +64,7 @@ class Endpoint(Struct, frozen=True):
     handler returns goes out under the first status that has its type. `errors`: statuses of refusals that this endpoint alone knows.
     """
 
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "PATCH", "DELETE"]
     path: str
     handler: Callable[[Call[Any, Any]], Awaitable[Any]]
     summary: str

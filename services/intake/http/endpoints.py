@@ -10,6 +10,7 @@ from mloc.services.intake.http import (
     routes_streams,
     routes_submit,
     routes_tasks,
+    routes_uploads,
     routes_workers,
 )
 from mloc.services.intake.http.endpoint import Endpoint
@@ -19,6 +20,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *routes_tasks.ENDPOINTS,
     *routes_streams.ENDPOINTS,
     *routes_results.ENDPOINTS,
+    *routes_uploads.ENDPOINTS,
     *routes_workers.ENDPOINTS,
     *routes_stats.ENDPOINTS,
     *routes_admin.ENDPOINTS,

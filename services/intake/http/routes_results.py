@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import mimetypes
+import asyncio
 from typing import Annotated, Any
 
-import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 
 from mloc.core.task import Phase, Task
-from mloc.services.intake.http.endpoint import Call, Endpoint, Media
+from mloc.services.intake.http.api_state import ApiState
+from mloc.services.intake.http.endpoint import Call, Endpoint, Media, no_body
+from mloc.services.intake.http.file_response import send_file
 from mloc.services.intake.http.responses import ApiError, json_response, not_found
 from mloc.services.intake.published_results import read_result, result_file, result_folder, stored_result
+from mloc.services.intake.task_files import find_attempt_file, find_file, manifest_with_uploads
 from mloc.services.intake.task_requests import words
 from mloc.services.intake.views import ErrorView, error_view
-from mloc.services.results.folders import MANIFEST_FILE, RESULT_FILE
+from mloc.services.results.folders import RESULT_FILE
+from mloc.services.results.manifest import Manifest
 
 _WITHOUT_RESULT = frozenset({"dead_lettered", "cancelled", "timed_out"})
 _BINARY = {"type": "string", "format": "binary"}
 _BYTES = Media({"application/octet-stream": _BINARY, "*/*": _BINARY}, "The file; its content type follows from its name")
+_UNCHANGED = no_body("It is still what If-None-Match names")
 
 
 class OfResult(Struct, frozen=True, kw_only=True):
@@ -27,7 +31,11 @@ class OfResult(Struct, frozen=True, kw_only=True):
 
 
 class OfFile(OfResult, frozen=True, kw_only=True):
-    name: Annotated[str, Meta(description="Path of the file in the result's folder, as the manifest names it")]
+    name: Annotated[str, Meta(description="Path of the file, as the manifest names it; the folder artifacts/ may be left out")]
+
+
+class OfAttemptFile(OfFile, frozen=True, kw_only=True):
+    attempt: Annotated[int, Meta(description="Number of the attempt", ge=0)]
 
 
 class Failure(Struct, frozen=True):
@@ -42,7 +50,7 @@ class Failure(Struct, frozen=True):
 class FileList(Struct, frozen=True):
     ok: bool
     task_id: str
-    manifest: msgspec.Raw
+    manifest: Manifest
 
 
 async def show_result(call: Call[OfResult, None]) -> web.StreamResponse:
@@ -53,14 +61,14 @@ async def show_result(call: Call[OfResult, None]) -> web.StreamResponse:
     except ApiError:
         if (file := result_file(state.results_dir, id, RESULT_FILE)) is None:  # it may have left memory
             raise
-        return web.FileResponse(file, headers={"Content-Type": "application/json"})
+        return await send_file(call.request, file)
     if task.phase in _WITHOUT_RESULT:
         return json_response(Failure(False, task.id, task.phase, _error_of(task)))
     if task.phase != "published":
         hint = f"GET /api/v1/tasks/{task.id}/explain says what it waits for"
         raise ApiError(404, "not_ready", f"{task.id} has no result yet: it is {words(task.phase)}", path=task.id, hint=hint)
     if (stored := stored_result(state.results_dir, task)) is not None:
-        return web.FileResponse(stored, headers={"Content-Type": "application/json"})
+        return await send_file(call.request, stored)
     result = await read_result(state.log, state.results_dir, task)
     if result is None:
         place = result_folder(state.results_dir, task.id)
@@ -69,22 +77,41 @@ async def show_result(call: Call[OfResult, None]) -> web.StreamResponse:
 
 
 async def get_file(call: Call[OfFile, None]) -> web.StreamResponse:
-    """A file of the result tree; ranges are served."""
+    """A file of the result, an upload also before the result is there."""
     id, name = call.parameters.id, call.parameters.name
-    file = result_file(call.state.results_dir, id, name)
-    if file is None:
+    task = await _task_if_known(call.state, call.parameters.id)
+    found = await asyncio.to_thread(find_file, call.state.results_dir, id, task, name)
+    if found is None:
         raise not_found("file", f"{name} in the result of {id}")
-    kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-    return web.FileResponse(file, headers={"Content-Type": kind, "X-Content-Type-Options": "nosniff"})
+    return await send_file(call.request, found.path, found.sha256)
+
+
+async def get_attempt_file(call: Call[OfAttemptFile, None]) -> web.StreamResponse:
+    """A file of an attempt's folder: what a later attempt goes on with."""
+    asked = call.parameters
+    task = await call.state.task(asked.id)
+    found = await asyncio.to_thread(find_attempt_file, call.state.results_dir, task, asked.attempt, asked.name)
+    if found is None:
+        raise not_found("file", f"{asked.name} of attempt {asked.attempt} of {asked.id}")
+    return await send_file(call.request, found.path, found.sha256)
 
 
 async def list_files(call: Call[OfResult, None]) -> FileList:
-    """The manifest: every file of the result with size and sha256."""
-    id = call.parameters.id
-    manifest = result_file(call.state.results_dir, id, MANIFEST_FILE)
+    """The manifest: every file of the result with size and sha256, and what was uploaded for it."""
+    id, task = call.parameters.id, await _task_if_known(call.state, call.parameters.id)
+    spec = call.state.cluster.spec_of(task) if task is not None else b""
+    manifest = await asyncio.to_thread(manifest_with_uploads, call.state.results_dir, id, task, spec)
     if manifest is None:
         raise not_found("result tree of", id)
-    return FileList(True, id, msgspec.Raw(manifest.read_bytes()))
+    return FileList(True, id, manifest)
+
+
+async def _task_if_known(state: ApiState, id: str) -> Task | None:
+    """None for one that left memory."""
+    try:
+        return await state.task(id)
+    except ApiError:
+        return None
 
 
 def _error_of(task: Task) -> ErrorView:
@@ -104,6 +131,10 @@ ENDPOINTS = (
     ),
     Endpoint(
         "GET", "/api/v1/results/{id}/files/{name:.+}", get_file, "A file of the result, with ranges", OfFile,
-        answers={200: _BYTES, 206: _BYTES}, errors=(416,), also=("/api/v1/tasks/{id}/files/{name:.+}",),
+        answers={200: _BYTES, 206: _BYTES, 304: _UNCHANGED}, errors=(412, 416), also=("/api/v1/tasks/{id}/files/{name:.+}",),
+    ),
+    Endpoint(
+        "GET", r"/api/v1/tasks/{id}/attempts/{attempt:\d+}/files/{name:.+}", get_attempt_file, "A file of an attempt's folder", OfAttemptFile,
+        answers={200: _BYTES, 206: _BYTES, 304: _UNCHANGED}, errors=(412, 416),
     ),
 )  # fmt: skip

@@ -11,6 +11,7 @@ from mloc.core.worker import Worker
 from mloc.services.intake.worker_views import worker_view
 from mloc.services.log.event_log import Heartbeat, TelemetryPoint
 from mloc.services.log.memory_log import MemoryLog
+from mloc.services.results.manifest import Origin, manifest_of
 from tests.services.intake.conftest import ECHO, Api
 
 
@@ -88,9 +89,10 @@ async def test_a_result_is_there_as_soon_as_it_is_published_and_from_the_tree_af
     assert (await answer(api, f"/api/v1/results/{id}", 404))["error"]["code"] == "not_ready"
     await api.run_to_result(id, b'{"ok":true,"items":[1]}')
     assert await answer(api, f"/api/v1/results/{id}") == {"ok": True, "items": [1]}
-    write_tree(api, id, responses_json='{"ok":true,"items":[2]}', manifest_json='{"attempt":1,"files":[]}', weights_bin="0123456789")
+    manifest = manifest_of(Origin(id, attempt=1), [], ok=True)
+    write_tree(api, id, responses_json='{"ok":true,"items":[2]}', manifest_json=manifest.decode(), weights_bin="0123456789")
     assert await answer(api, f"/api/v1/results/{id}") == {"ok": True, "items": [2]}
-    assert (await answer(api, f"/api/v1/results/{id}/files"))["manifest"] == {"attempt": 1, "files": []}
+    assert (await answer(api, f"/api/v1/results/{id}/files"))["manifest"] == json.loads(manifest)
     response = await api.get(f"/api/v1/results/{id}/files/weights.bin", headers={"Range": "bytes=2-4"})
     assert (response.status, await response.text()) == (206, "234")
 
