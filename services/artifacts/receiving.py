@@ -25,7 +25,7 @@ class Receiving:
         self._descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             self._lock()
-            if not os.path.exists(part) or not os.path.samestat(os.fstat(self._descriptor), part.stat()):
+            if not self._is_at(part):
                 raise BlockingIOError("it has just become a blob")
             self._digest, self.offset = hashlib.sha256(), 0
             while piece := os.read(self._descriptor, _READ_BYTES):
@@ -37,6 +37,12 @@ class Receiving:
                 raise UploadBusy(f"{part.name} is being written") from error
             raise
         self._unsynced = 0
+
+    def _is_at(self, part: Path) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), part.stat())
+        except FileNotFoundError:
+            return False
 
     def _lock(self) -> None:
         """The one before may be about to close it. Raises BlockingIOError where that takes longer."""

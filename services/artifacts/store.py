@@ -134,9 +134,10 @@ class Store:
         blob.parent.mkdir(parents=True, exist_ok=True)
         if blob.exists():
             os.utime(blob)  # in use again
-            self._part(id).unlink()
+            self._part(id).unlink(missing_ok=True)  # another sender of the same may have finished it
         else:
-            os.rename(self._part(id), blob)
+            with contextlib.suppress(FileNotFoundError):  # another one was faster in this moment: looked at below
+                os.rename(self._part(id), blob)
             os.chmod(blob, 0o444)
         sync_folder(blob.parent)
         return Blob(blob, receiving.sha256, receiving.offset)

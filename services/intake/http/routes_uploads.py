@@ -248,8 +248,7 @@ def _refusal(error: Exception) -> ApiError:
 async def _stored(state: ApiState, request: web.Request, upload: Upload, blob: Blob, status: int) -> web.StreamResponse:
     """Bytes before events: the log hears of the file now that it is durable."""
     if upload.name:
-        async with state.uploading.turn(upload.task):
-            status = await _announced(state, upload, blob, status)
+        status = await asyncio.shield(_announced(state, upload, blob, status))  # whoever comes next must find what the log was told
     task = await state.task(upload.task)
     base = state.settings.orchestrator_base_url or str(request.url.origin())
     inside = upload.path.removeprefix(f"{attempt_folder(task.id, upload.attempt)}/")
@@ -267,12 +266,15 @@ async def _stored(state: ApiState, request: web.Request, upload: Upload, blob: B
 
 async def _announced(state: ApiState, upload: Upload, blob: Blob, status: int) -> int:
     """The answer's status: 200 where the log knew the file."""
-    if _is_known(await state.task(upload.task), upload, blob):
-        return 200
-    event = ArtifactStored(task=upload.task, name=upload.name, sha256=blob.sha256, size_bytes=blob.size, attempt=upload.attempt, by=upload.by)
-    submitted = await state.submitter.request(event)
-    await state.observer.reach(submitted.last_id, READ_OWN_WRITES_SEC)
-    return status
+    async with state.uploading.turn(upload.task):
+        if _is_known(await state.task(upload.task), upload, blob):
+            return 200
+        event = ArtifactStored(
+            task=upload.task, name=upload.name, sha256=blob.sha256, size_bytes=blob.size, attempt=upload.attempt, by=upload.by
+        )
+        submitted = await state.submitter.request(event)
+        await state.observer.reach(submitted.last_id, READ_OWN_WRITES_SEC)
+        return status
 
 
 def _is_known(task: Task, upload: Upload, blob: Blob) -> bool:
