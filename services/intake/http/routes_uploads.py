@@ -288,7 +288,9 @@ def _progress(state: ApiState, id: str, upload: Upload, offset: int, status: int
     headers["Upload-Limit"] = f"max-size={state.uploading.max_bytes}, max-age={int(state.settings.upload_expire_sec)}"
     if upload.size >= 0:
         headers["Upload-Length"] = str(upload.size)
-    return _with_offset(web.Response(status=status, headers=headers), offset)
+    answer = web.Response(status=204) if status == 204 else json_response({"ok": True, "upload": id, "offset": offset}, status)
+    answer.headers.update(headers)
+    return _with_offset(answer, offset)
 
 
 def _with_offset(answer: web.Response, offset: int) -> web.Response:
@@ -312,7 +314,7 @@ def _blob_of(state: ApiState, upload: Upload) -> Blob:
 
 
 _STORED_OR_BEGUN = Media(
-    {"application/json": FileStored, "*/*": {"type": "string", "maxLength": 0}}, f"It is stored; after Upload-Complete: {NO}, {_PENDING.about}"
+    {"application/json": {"type": "object"}}, f"It is stored, as with 200; after Upload-Complete: {NO}, {_PENDING.about}"
 )
 ENDPOINTS = (
     Endpoint(

@@ -21,7 +21,7 @@ CONTENT = Media(
         "multipart/form-data": {"type": "object", "properties": {FIELD: {"type": "string", "format": "binary"}}, "required": [FIELD]},
     }
 )
-PART = Media({"application/partial-upload": {"type": "string", "format": "binary"}})
+PART = Media({"application/octet-stream": {"type": "string", "format": "binary"}}, "application/partial-upload, as the draft has it, does as well")
 _HEADER = {"in": "header"}
 _READ_BYTES = 1 << 16
 
