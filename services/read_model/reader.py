@@ -16,7 +16,18 @@ from mloc.services.intake.task_query import TaskPage, TaskQuery, matches
 from mloc.services.read_model import schema
 from mloc.services.read_model.outcomes import Sums, decode_sums
 from mloc.services.read_model.paging import SortKey, decode_cursor, encode_cursor, key_of_row, sort_key
-from mloc.services.read_model.plan import Filters, driver_of, filters_of, fitting_sql, page_sql, total_of
+from mloc.services.read_model.plan import (
+    SCANNED_AT_ONCE,
+    Driver,
+    Filters,
+    driver_of,
+    filters_of,
+    fitting_sql,
+    is_scanned,
+    page_sql,
+    scan_sql,
+    total_of,
+)
 from mloc.services.read_model.rows import decode_task
 from mloc.services.read_model.schema import Cursor
 
@@ -69,7 +80,7 @@ class Reader:
                 _put_aside(db, (number for number in overlay if number <= cursor.newest_rank))
                 skipped = max(0, start - len(fresh))
                 driver = driver_of(db, filters)
-                rows = _rows(db, page_sql(driver, filters, query.sort, after), query, start - skipped + query.page_size + 1, skipped)
+                rows = _rows(db, driver, filters, query.sort, after, start - skipped + query.page_size + 1, skipped)
                 stored, at_least = total_of(db, driver, filters)
                 total += max(0, stored - _fitting(db, filters)) if overlay else stored
             merged = list(islice(merge(rows, fresh), start - skipped, start - skipped + query.page_size + 1))
@@ -152,9 +163,23 @@ def _put_aside(db: sqlite3.Connection, ranks: Iterator[int]) -> None:
     db.executemany("INSERT INTO overlay VALUES (?)", ((number,) for number in ranks))
 
 
-def _rows(db: sqlite3.Connection, page: tuple[str, list[object]], query: TaskQuery, count: int, skipped: int) -> list[tuple[SortKey, int]]:
-    sql, parameters = page
-    return [(key_of_row(number, value, query.sort), number) for number, value in db.execute(sql, (*parameters, count, skipped))]
+def _rows(
+    db: sqlite3.Connection, driver: Driver, filters: Filters, sort: str, after: SortKey | None, count: int, skipped: int
+) -> list[tuple[SortKey, int]]:
+    """The next `count` after `skipped` of them."""
+    if is_scanned(driver, sort) and not skipped:
+        sql, parameters = scan_sql(filters, sort, after)
+        found, seen = [], 0
+        for number, value, fits in db.execute(sql, (*parameters, SCANNED_AT_ONCE)):
+            seen += 1
+            if fits:
+                found.append((key_of_row(number, value, sort), number))
+                if len(found) == count:
+                    return found
+        if seen < SCANNED_AT_ONCE:  # that was the end of the list
+            return found
+    sql, parameters = page_sql(driver, filters, sort, after)
+    return [(key_of_row(number, value, sort), number) for number, value in db.execute(sql, (*parameters, count, skipped))]
 
 
 def _fitting(db: sqlite3.Connection, filters: Filters) -> int:

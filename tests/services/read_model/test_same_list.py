@@ -18,6 +18,7 @@ from mloc.core.fold import evolve
 from mloc.services.intake.task_query import SORTS, QueryError, TaskQuery
 from mloc.services.log.event_log import Entry
 from mloc.services.read_model import plan
+from mloc.services.read_model import reader as readers
 from mloc.services.read_model.gathering import Gathering
 from mloc.services.read_model.paging import encode_cursor
 from mloc.services.read_model.reader import Reader
@@ -69,10 +70,11 @@ def folded(entries: list[Entry], changes: RecentChanges | None = None) -> Cluste
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 10**6), queries=st.lists(QUERIES, min_size=3, max_size=12), cut=st.floats(0, 1),
-    kept=st.sampled_from([0, 5, 1000]), sorted_at_once=st.sampled_from([0, 20_000]), follows=st.booleans(),
+    kept=st.sampled_from([0, 5, 1000]), sorted_at_once=st.sampled_from([0, 8_000]), scanned_at_once=st.sampled_from([2, 20_000]),
+    follows=st.booleans(),
 )  # fmt: skip
 def test_every_filter_order_and_page_gives_the_list_that_a_memory_without_end_would_give(
-    seed: int, queries: list[TaskQuery], cut: float, kept: int, sorted_at_once: int, follows: bool
+    seed: int, queries: list[TaskQuery], cut: float, kept: int, sorted_at_once: int, scanned_at_once: int, follows: bool
 ) -> None:
     with TemporaryDirectory(dir=IN_MEMORY) as folder, pytest.MonkeyPatch.context() as patch:
         # given a history of which the tables have the first part, and a memory that has forgotten ended tasks
@@ -80,6 +82,7 @@ def test_every_filter_order_and_page_gives_the_list_that_a_memory_without_end_wo
         entries = history.entries
         at = max(1, int(len(entries) * cut)) if follows else len(entries)
         patch.setattr(plan, "SORTED_AT_ONCE", sorted_at_once)
+        patch.setattr(readers, "SCANNED_AT_ONCE", scanned_at_once)
         writer = projected(Path(folder) / "model", entries[:at], random.Random(seed))
         endless = folded(entries)
         patch.setattr(clusters, "KEEP_ENDED", kept)
