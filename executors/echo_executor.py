@@ -22,8 +22,8 @@ from mloc.core.language.graph_template import render_graph_template
 from mloc.core.language.spec import decode_spec
 from mloc.core.sharding import shard_range
 from mloc.executors.contract import Context, ExecutorError, LightResult, Progress, Report, Result
-from mloc.executors.row_work import RowWork, do_rows, open_work
-from mloc.executors.rows import Row
+from mloc.executors.rows.row_work import RowWork, do_rows, open_work
+from mloc.executors.rows.rows import Row
 
 STEP_SEC = 0.05
 ROWS_A_BATCH = 256

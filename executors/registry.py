@@ -54,14 +54,14 @@ class Offer(Struct, frozen=True):
 
 
 def _training(module: str, *more: str) -> Executor:
-    return Executor(f"mloc.executors.{module}", extra="training", requires=(*_TRAINING, *more))
+    return Executor(f"mloc.executors.training.{module}", extra="training", requires=(*_TRAINING, *more))
 
 
 _SFT = _training("sft_executor")
 
 BUILT_IN: dict[str, Executor] = {
     "echo": Executor("mloc.executors.echo_executor", light=True),
-    "inference": Executor("mloc.executors.inference_executor", extra="inference", requires=("torch", "transformers")),
+    "inference": Executor("mloc.executors.inference.inference_executor", extra="inference", requires=("torch", "transformers")),
     "sft": _SFT,
     "lora_sft": _SFT,
     "qlora": _training("sft_executor", "bitsandbytes"),
@@ -70,7 +70,7 @@ BUILT_IN: dict[str, Executor] = {
     "reward": _training("reward_executor"),
     "grpo": _training("group_executor"),
     "rloo": _training("group_executor"),
-    "ppo": Executor("mloc.executors.ppo_executor", extra="training", requires=("torch", "transformers", "accelerate", "peft")),
+    "ppo": Executor("mloc.executors.training.ppo_executor", extra="training", requires=("torch", "transformers", "accelerate", "peft")),
 }
 
 

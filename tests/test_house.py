@@ -53,6 +53,11 @@ def test_every_folder_with_python_in_a_room_is_a_package() -> None:
     assert {folder for folder in folders if not (folder / "__init__.py").exists()} == set()
 
 
+def test_no_two_test_files_have_one_name() -> None:
+    names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names)), "pytest imports them by their name alone"
+
+
 def test_mloc_is_a_namespace_and_its_links_lead_to_the_rooms() -> None:
     assert not (ROOT / "mloc").exists()
     assert not (ROOT / "typings" / "mloc" / "__init__.py").exists()

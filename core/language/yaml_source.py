@@ -6,6 +6,7 @@ the reading where it is passed. Equal aliases share one value: nothing that is r
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -80,7 +81,7 @@ def decode_text(text: bytes | str, source: str = "") -> str:
             hint="put the data into a jsonl file and name it under data.jsonl",
         )])
     try:
-        decoded = raw.decode("utf-8-sig")
+        decoded = (raw := raw.removeprefix(codecs.BOM_UTF8)).decode()
         return _PAIR.sub(_one_character, decoded) if "\\u" in decoded and decoded.lstrip()[:1] in ("{", "[") else decoded
     except UnicodeDecodeError as error:
         raise LanguageError([_not_utf8(raw, error.start, source)]) from error

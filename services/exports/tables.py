@@ -81,5 +81,5 @@ class Table:
 
 def _parquet_writer(file: Path, columns: Columns) -> subprocess.Popen[bytes]:
     kinds = msgspec.json.encode({name: kind.__name__ for name, kind in columns.items()}).decode()
-    command = (sys.executable, "-m", "mloc.executors.parquet_table", str(file), kinds)
+    command = (sys.executable, "-m", "mloc.executors.rows.parquet_table", str(file), kinds)
     return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)

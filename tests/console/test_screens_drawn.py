@@ -50,9 +50,18 @@ def shows(*texts: str, press: tuple[str, ...] = ()) -> Press:
         await _wait(pilot, app, ("live",) if "is away" not in " ".join(texts) else ("away",))
         await pilot.press(*press)
         await _wait(pilot, app, texts)
-        await pilot.pause(0.15)  # one more round of showing, so that nothing is drawn halfway
+        await _at_rest(pilot, app)
 
     return until
+
+
+async def _at_rest(pilot: Pilot[None], app: ConsoleApp) -> None:
+    """Until several rounds of showing have changed nothing, so that nothing is drawn halfway, on a busy machine neither."""
+    rounds, before = 0, ""
+    while rounds < 3:
+        await pilot.pause(0.12)
+        now = app.export_screenshot()
+        rounds, before = (rounds + 1 if now == before else 0), now
 
 
 async def _wait(pilot: Pilot[None], app: ConsoleApp, texts: tuple[str, ...]) -> None:

@@ -32,7 +32,7 @@ def warm_host() -> Iterator[DrivenHost]:
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny model whose weights are random but always the same: it answers nonsense, at length."""
-    from mloc.executors.scratch_model import make_scratch_model
+    from mloc.executors.models.scratch_model import make_scratch_model
 
     folder = tmp_path_factory.mktemp("random_model")
     source = ScratchSource(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=300, max_position_embeddings=256)

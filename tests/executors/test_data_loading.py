@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
-from mloc.executors.data_loading import examples, load_rows
-from mloc.executors.row_files import read_rows
-from mloc.executors.row_split import select_split
-from mloc.executors.rows import Row, conversation, texts
-from mloc.executors.tables import Table, list_table
+from mloc.executors.rows.data_loading import examples, load_rows
+from mloc.executors.rows.row_files import read_rows
+from mloc.executors.rows.row_split import select_split
+from mloc.executors.rows.rows import Row, conversation, texts
+from mloc.executors.rows.tables import Table, list_table
 
 
 def rows_of(

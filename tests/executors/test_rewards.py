@@ -9,8 +9,8 @@ import pytest
 
 from mloc.core.language.training_spec import Reward
 from mloc.executors.contract import Context, ExecutorError
-from mloc.executors.rewards import Answer, reward_terms, total_rewards
-from mloc.executors.rows import Row
+from mloc.executors.rows.rows import Row
+from mloc.executors.training.rewards import Answer, reward_terms, total_rewards
 
 NOWHERE = Path("/nonexistent")
 

@@ -28,7 +28,7 @@ def folder(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from mloc.executors.scratch_model import make_scratch_model
+    from mloc.executors.models.scratch_model import make_scratch_model
 
     made = tmp_path_factory.mktemp("weights")
     for name, width, seed in (("other", 32, 1), ("wide", 64, 1)):

@@ -87,7 +87,7 @@ ECHO = "taskType: echo\n  echo: {row_sleep_sec: 0.004}"
 @pytest.mark.models
 def test_rows_that_a_model_answered_stay_when_its_host_is_killed(workers: TwoWorkers) -> None:
     from mloc.core.language.model_spec import ScratchSource
-    from mloc.executors.scratch_model import make_scratch_model
+    from mloc.executors.models.scratch_model import make_scratch_model
 
     folder = workers.cell.folder / "model"
     model, tokenizer = make_scratch_model(ScratchSource(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=300), ["row 1"])

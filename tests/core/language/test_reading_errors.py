@@ -213,3 +213,10 @@ def test_no_file_takes_long_or_breaks_the_reader(name: str) -> None:
     assert 1 <= len(problems) <= 64
     assert len(render(problems)) < 100_000
     assert time.process_time() - started < 3  # a second on a quiet machine
+
+
+def test_a_byte_that_is_not_utf8_is_found_behind_a_byte_order_mark_too() -> None:
+    with pytest.raises(LanguageError) as raised:
+        read_tasks(b"\xef\xbb\xbfapi\nb\xe7Version: mloc/v1\n", "f.yaml")
+    problem = raised.value.problems[0]
+    assert (problem.line, problem.column, problem.found) == (2, 2, "the byte 0xe7")

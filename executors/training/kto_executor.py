@@ -7,8 +7,8 @@ from typing import Any
 
 from mloc.core.host_frames import RunTask
 from mloc.executors.contract import Context, Report
-from mloc.executors.preferences import labelled_examples
-from mloc.executors.trl_training import Prepared, Recipe, train
+from mloc.executors.training.preferences import labelled_examples
+from mloc.executors.training.trl_training import Prepared, Recipe, train
 
 MEASURES = {"loss": "loss", "reward_chosen": "rewards/chosen", "reward_rejected": "rewards/rejected"}
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from mloc.core.host_frames import RunTask
 from mloc.executors.contract import Context, Report
-from mloc.executors.data_loading import examples
-from mloc.executors.trl_training import Prepared, Recipe, train
+from mloc.executors.rows.data_loading import examples
+from mloc.executors.training.trl_training import Prepared, Recipe, train
 
 
 def load(task: RunTask, context: Context) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from mloc.core.language.inference_spec import Inference, names_for_vllm
 from mloc.executors.contract import ExecutorError
-from mloc.executors.guidance import grammar_of
+from mloc.executors.inference.guidance import grammar_of
 
 DEFAULT_MAX_TOKENS = 256
 

@@ -11,9 +11,9 @@ from typing import Any
 from mloc.core.host_frames import RunTask
 from mloc.core.language.spec import TaskSpec, decode_spec
 from mloc.executors.contract import Context, ExecutorError, Report
-from mloc.executors.rewards import Answer, Term, reward_terms, rewards_of
-from mloc.executors.rows import Row, conversation
-from mloc.executors.trl_training import Prepared, Recipe, train
+from mloc.executors.rows.rows import Row, conversation
+from mloc.executors.training.rewards import Answer, Term, reward_terms, rewards_of
+from mloc.executors.training.trl_training import Prepared, Recipe, train
 
 MEASURES = {"loss": "loss", "reward": "reward", "kl": "kl"}
 ROW = "mloc_row"

@@ -17,12 +17,12 @@ from msgspec import Struct
 from mloc.core.host_frames import RunTask
 from mloc.core.language.spec import TaskSpec, decode_spec
 from mloc.executors.contract import Context, Progress, Report, Result
-from mloc.executors.data_loading import load_rows
-from mloc.executors.model_loading import LoadedModel, load_model
-from mloc.executors.rows import Row, texts
-from mloc.executors.trained_weights import adapter_of, final_folder, is_quantized, prepared, save_final
-from mloc.executors.training_reports import complete_checkpoint, history, reporting_callback
-from mloc.executors.training_settings import trainer_config
+from mloc.executors.models.model_loading import LoadedModel, load_model
+from mloc.executors.rows.data_loading import load_rows
+from mloc.executors.rows.rows import Row, texts
+from mloc.executors.training.trained_weights import adapter_of, final_folder, is_quantized, prepared, save_final
+from mloc.executors.training.training_reports import complete_checkpoint, history, reporting_callback
+from mloc.executors.training.training_settings import trainer_config
 
 Load = Callable[[TaskSpec, Context, Iterable[str]], LoadedModel]
 

@@ -1,4 +1,4 @@
-"""Turns rows on standard input, a line of JSON each, into a Parquet file: `python -m mloc.executors.parquet_table FILE '{"column": "str"}'`.
+"""Turns rows on standard input, a line of JSON each, into a Parquet file: `python -m mloc.executors.rows.parquet_table FILE '{"column": "str"}'`.
 
 A process of its own, because pyarrow comes with the training extra and the control plane loads no heavy library. Exit code 3 where it is missing.
 """

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mloc.core.language.model_spec import ScratchSource
-from mloc.executors.chat_templates import BEGIN, END, PAD, SPECIAL_TOKENS, TURNS
 from mloc.executors.contract import ExecutorError
-from mloc.executors.row_files import find_file, read_rows
+from mloc.executors.models.chat_templates import BEGIN, END, PAD, SPECIAL_TOKENS, TURNS
+from mloc.executors.rows.row_files import find_file, read_rows
 
 
 def make_scratch_model(source: ScratchSource, task_texts: Iterable[str]) -> tuple[Any, Any]:

@@ -21,10 +21,10 @@ from mloc.core.language.data_spec import JsonlExport
 from mloc.core.language.inference_spec import Inference
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError, Progress, Report, Result, ResultFile
-from mloc.executors.data_loading import Rows, load_rows
 from mloc.executors.durable_files import write_durably
-from mloc.executors.row_store import RowStore
-from mloc.executors.rows import Row
+from mloc.executors.rows.data_loading import Rows, load_rows
+from mloc.executors.rows.row_store import RowStore
+from mloc.executors.rows.rows import Row
 
 RESULT_FILE = "responses.json"
 PROGRESS_SEC = 0.5

@@ -18,19 +18,19 @@ from typing import Any
 
 from mloc.core.host_frames import RunTask
 from mloc.core.language.spec import TaskSpec, decode_spec
-from mloc.executors import ppo_checkpoint
 from mloc.executors.contract import Checkpoint, Context, ExecutorError, Progress, Report, Result
-from mloc.executors.data_loading import load_rows
-from mloc.executors.ppo_checkpoint import Progressed
-from mloc.executors.ppo_rollouts import actor_critic
-from mloc.executors.ppo_settings import PpoSettings, ppo_settings
-from mloc.executors.ppo_update import Learner, update
-from mloc.executors.prompts import prompt_text
-from mloc.executors.rewards import reward_terms, rewards_of
-from mloc.executors.rows import Row, texts
-from mloc.executors.trained_weights import adapter_of, final_folder, prepared, save_final
-from mloc.executors.training_reports import complete_checkpoint
-from mloc.executors.trl_training import load_trainable
+from mloc.executors.rows.data_loading import load_rows
+from mloc.executors.rows.prompts import prompt_text
+from mloc.executors.rows.rows import Row, texts
+from mloc.executors.training import ppo_checkpoint
+from mloc.executors.training.ppo_checkpoint import Progressed
+from mloc.executors.training.ppo_rollouts import actor_critic
+from mloc.executors.training.ppo_settings import PpoSettings, ppo_settings
+from mloc.executors.training.ppo_update import Learner, update
+from mloc.executors.training.rewards import reward_terms, rewards_of
+from mloc.executors.training.trained_weights import adapter_of, final_folder, prepared, save_final
+from mloc.executors.training.training_reports import complete_checkpoint
+from mloc.executors.training.trl_training import load_trainable
 
 DEFAULT_ANSWER_TOKENS = 64
 

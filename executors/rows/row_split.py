@@ -8,7 +8,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from mloc.executors.contract import ExecutorError
-from mloc.executors.tables import Table, joined
+from mloc.executors.rows.tables import Table, joined
 
 _PART = re.compile(r"(?P<name>[\w.-]+)(\[(?P<first>-?\d+%?)?:(?P<last>-?\d+%?)?\])?")
 

@@ -10,10 +10,10 @@ from msgspec import Struct
 
 from mloc.core.language.inference_spec import Inference
 from mloc.executors.contract import ExecutorError
-from mloc.executors.drawing import chooser, row_chances, sampling_of
-from mloc.executors.guidance import Guide, GuidedRow, Vocabulary, grammar_of
-from mloc.executors.model_loading import LoadedModel
-from mloc.executors.sampling import cut_at_stop, generate_arguments, processors
+from mloc.executors.inference.drawing import chooser, row_chances, sampling_of
+from mloc.executors.inference.guidance import Guide, GuidedRow, Vocabulary, grammar_of
+from mloc.executors.inference.sampling import cut_at_stop, generate_arguments, processors
+from mloc.executors.models.model_loading import LoadedModel
 
 
 class Answer(Struct, frozen=True):

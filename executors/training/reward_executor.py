@@ -8,9 +8,9 @@ from typing import Any
 from mloc.core.host_frames import RunTask
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, Report
-from mloc.executors.model_loading import LoadedModel, load_classifier
-from mloc.executors.preferences import preference_examples
-from mloc.executors.trl_training import Prepared, Recipe, train
+from mloc.executors.models.model_loading import LoadedModel, load_classifier
+from mloc.executors.training.preferences import preference_examples
+from mloc.executors.training.trl_training import Prepared, Recipe, train
 
 MEASURES = {"loss": "loss", "accuracy": "accuracy", "margin": "margin"}
 

@@ -15,8 +15,8 @@ from msgspec import Struct
 from mloc.core.language.spec import TaskSpec
 from mloc.core.language.training_spec import Reward, RewardModel
 from mloc.executors.contract import Context, ExecutorError
-from mloc.executors.reward_models import load_scorer
-from mloc.executors.rows import Row
+from mloc.executors.rows.rows import Row
+from mloc.executors.training.reward_models import load_scorer
 
 ANSWER_COLUMNS = ("answer", "reference", "solution", "response", "completion", "label", "target")
 THINK_THEN_ANSWER = r"^\s*<think>.*?</think>\s*<answer>.*?</answer>\s*$"  # the format reward of DeepSeek-R1 (arXiv:2501.12948)

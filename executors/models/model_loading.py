@@ -14,8 +14,8 @@ from msgspec import Struct
 from mloc.core.language.model_spec import ScratchSource
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
-from mloc.executors.scratch_model import make_scratch_model
-from mloc.executors.weights import Weights, find_adapter, find_weights
+from mloc.executors.models.scratch_model import make_scratch_model
+from mloc.executors.models.weights import Weights, find_adapter, find_weights
 
 # What `model.transformers` may hold; everything else would only fail deep inside the library, after the weights were read.
 ACCEPTED = (

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from mloc.core.language.content_parts import is_parts
 from mloc.executors.contract import ExecutorError
-from mloc.executors.tables import Columns, Malformed
+from mloc.executors.rows.tables import Columns, Malformed
 
 RESPONSE_NAMES = ("response", "completion", "output", "answer")
 PARTS = ("prompt", "response", "messages", "text", "chosen", "rejected", "query")

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import Struct
 
 from mloc.core.language.inference_spec import Inference
-from mloc.executors.guidance import GuidedRow
+from mloc.executors.inference.guidance import GuidedRow
 
 
 class Sampling(Struct, frozen=True):

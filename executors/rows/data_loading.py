@@ -18,11 +18,11 @@ from mloc.core.language.graph_template import render_graph_template
 from mloc.core.language.spec import TaskSpec
 from mloc.core.sharding import shard_range
 from mloc.executors.contract import Context, ExecutorError
-from mloc.executors.hub_dataset import hub_table
-from mloc.executors.row_files import READERS, file_table, find_file
-from mloc.executors.row_split import parts_of, select_split
-from mloc.executors.rows import PARTS, RESPONSE_NAMES, ColumnNames, Row, conversation, row_of_columns, row_of_item
-from mloc.executors.tables import Columns, Malformed, Table, limited, shuffled, shuffled_stream
+from mloc.executors.rows.hub_dataset import hub_table
+from mloc.executors.rows.row_files import READERS, file_table, find_file
+from mloc.executors.rows.row_split import parts_of, select_split
+from mloc.executors.rows.rows import PARTS, RESPONSE_NAMES, ColumnNames, Row, conversation, row_of_columns, row_of_item
+from mloc.executors.rows.tables import Columns, Malformed, Table, limited, shuffled, shuffled_stream
 
 LOOKED_AT = 64  # first rows, to see which columns there are
 

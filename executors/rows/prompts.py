@@ -7,7 +7,7 @@ from typing import Any
 from mloc.core.language.content_parts import is_parts
 from mloc.core.language.inference_spec import Inference
 from mloc.executors.contract import ExecutorError
-from mloc.executors.rows import Row, Turn, conversation
+from mloc.executors.rows.rows import Row, Turn, conversation
 
 
 def prompt_text(row: Row, inference: Inference, tokenizer: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mloc.executors.contract import ExecutorError
-from mloc.executors.rows import Row, Turn, conversation
+from mloc.executors.rows.rows import Row, Turn, conversation
 
 LABEL_COLUMNS = ("label", "completion_label", "is_good")
 

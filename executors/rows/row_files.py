@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from mloc.executors.contract import ExecutorError
-from mloc.executors.tables import Columns, Malformed, Table
+from mloc.executors.rows.tables import Columns, Malformed, Table
 
 LINES = (".jsonl", ".ndjson", ".txt")  # a row a line
 READERS = (*LINES, ".json", ".csv", ".tsv", ".parquet")

@@ -9,13 +9,13 @@ from typing import Any
 from mloc.core.host_frames import RunTask
 from mloc.core.language.spec import decode_spec
 from mloc.executors.contract import Context, ExecutorError, Report
-from mloc.executors.data_loading import load_rows
-from mloc.executors.generation import Answer, answer_batch
-from mloc.executors.model_loading import LoadedModel, load_model
-from mloc.executors.prompts import prompt_text
-from mloc.executors.row_work import RowWork, do_rows, open_work, record_error
-from mloc.executors.rows import Row
-from mloc.executors.sampling import check_settings
+from mloc.executors.inference.generation import Answer, answer_batch
+from mloc.executors.inference.sampling import check_settings
+from mloc.executors.models.model_loading import LoadedModel, load_model
+from mloc.executors.rows.data_loading import load_rows
+from mloc.executors.rows.prompts import prompt_text
+from mloc.executors.rows.row_work import RowWork, do_rows, open_work, record_error
+from mloc.executors.rows.rows import Row
 
 ROWS_PER_BATCH = 16
 ROWS_PER_BATCH_ON_DEVICE = 64

@@ -9,8 +9,8 @@ from mloc.core.language.model_spec import HuggingFaceSource, Model, StageSource
 from mloc.core.language.spec import TaskSpec
 from mloc.core.language.training_spec import RewardModel
 from mloc.executors.contract import Context, ExecutorError
-from mloc.executors.model_loading import device_of
-from mloc.executors.weights import Weights, find_weights
+from mloc.executors.models.model_loading import device_of
+from mloc.executors.models.weights import Weights, find_weights
 
 Turn = dict[str, Any]
 Scorer = Callable[[Sequence[list[Turn]], Sequence[str]], list[float]]

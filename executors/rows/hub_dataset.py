@@ -11,8 +11,8 @@ from typing import Any
 
 from mloc.core.language.data_spec import DatasetData
 from mloc.executors.contract import ExecutorError
-from mloc.executors.row_split import parts_of, select_split
-from mloc.executors.tables import Columns, Table
+from mloc.executors.rows.row_split import parts_of, select_split
+from mloc.executors.rows.tables import Columns, Table
 
 SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk leaves
 

@@ -10,8 +10,8 @@ from mloc.core.language.model_spec import Adapter
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.durable_files import sync_tree
-from mloc.executors.model_loading import LoadedModel
-from mloc.executors.weights import FINAL_LORA, FINAL_MODEL
+from mloc.executors.models.model_loading import LoadedModel
+from mloc.executors.models.weights import FINAL_LORA, FINAL_MODEL
 
 ADAPTER_TYPES = {"lora_sft": "lora", "qlora": "qlora"}  # task types that mean an adapter without saying so
 

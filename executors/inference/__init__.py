@@ -1,0 +1,1 @@
+"""Answers by transformers: sampling, structured output, batches."""

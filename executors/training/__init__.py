@@ -1,0 +1,1 @@
+"""Training: supervised, from preferences, from rewards."""
