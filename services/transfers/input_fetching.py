@@ -50,6 +50,16 @@ class InputFetcher:
                 await _Bringing(self, user, place, here, say, is_shared).bring()
         return here
 
+    async def result_file(self, task: str) -> Path | None:
+        """A copy of `responses.json` of a published task. Raises TransferError."""
+        if self.remote.api is None:
+            return None
+        user = ("result", task)
+        try:
+            return await self.remote.file(self.remote.api.result(task), {}, user, _silent, ".json")
+        finally:
+            self.release(user)
+
     def release(self, user: object) -> None:
         """The attempt is over: the cache may throw out what it used."""
         self.remote.cache.release(user)
@@ -176,6 +186,10 @@ class _Bringing:
             return path.exists() if self._place.kind == "file" else path.is_dir()
         except OSError:
             return False
+
+
+def _silent(line: str) -> None:
+    return None
 
 
 class _AdapterConfig(Struct):

@@ -127,11 +127,6 @@ class RemoteFiles:
                 self.cache.keep(new, content)
             return self.cache.use(content, user) / task
 
-    async def result_json(self, task: str, user: object, say: Say) -> bytes:
-        """`responses.json` of a published task, from the API. Raises TransferError."""
-        assert self.api is not None
-        return await self._small(self.api.result(task), user, say)
-
     # --- private ---
 
     async def _files_of(self, task: str, user: object, say: Say) -> list[File]:

@@ -1,34 +1,88 @@
-"""A worker's transfers around an attempt: what it needs is fetched before, what it gave is delivered after."""
+"""A worker's transfers around an attempt: what it needs is fetched before, what it gave is where others can read it before they are told."""
 
 from __future__ import annotations
 
-import msgspec
+import asyncio
+from pathlib import Path
 
-from mloc.core.host_frames import RunTask
+import msgspec
+from msgspec import Struct
+
+from mloc.core.host_frames import RunTask, Succeeded
+from mloc.core.language.task_types import TRAINING
+from mloc.services.artifacts.archive_streams import ArchiveRefused
 from mloc.services.clock import Clock
 from mloc.services.log.event_log import LogUnavailable, ServerChanged
 from mloc.services.results.results_mark import SharedFolder
+from mloc.services.transfers.attempt_files import AttemptFiles
+from mloc.services.transfers.final_archives import add_archives, files_to_deliver, forget_folder
 from mloc.services.transfers.input_fetching import InputFetcher
 from mloc.services.transfers.remote_files import Say
+from mloc.services.transfers.transfer_errors import TransferError
 
 PAUSE_SEC = 0.5
+NO_WAY = (
+    "this worker's RESULTS_DIR ({folder}) is not the aggregator's, and it has no ORCHESTRATOR_BASE_URL to deliver files to: share the folder, "
+    "or set that URL; only results up to 64 KiB can be had from it"
+)
 
 
 class Transfers:
-    """One worker's. Keys are (task, attempt); `release` ends what was kept for one."""
+    """One worker's. `files` is the way to the API, None where no address is set."""
 
-    def __init__(self, shared: SharedFolder, inputs: InputFetcher, clock: Clock) -> None:
+    def __init__(self, results_dir: Path, shared: SharedFolder, inputs: InputFetcher, files: AttemptFiles | None, clock: Clock) -> None:
+        self._results_dir = results_dir
         self._shared = shared
         self._inputs = inputs
+        self._files = files
         self._clock = clock
 
     async def fetch(self, frame: RunTask, say: Say) -> RunTask:
         """The frame with what its spec names elsewhere on this disk. Raises TransferError."""
-        here = await self._inputs.fetch((frame.task, frame.attempt), frame.spec, frame.inputs, say, is_shared=await self.is_shared())
+        is_shared = await self.is_shared()
+        if not is_shared and self._files is None and (frame.task_type in TRAINING or _output_of(frame).artifacts):
+            raise TransferError(self.no_way)
+        here = await self._inputs.fetch((frame.task, frame.attempt), frame.spec, frame.inputs, say, is_shared=is_shared)
         return msgspec.structs.replace(frame, fetched=here.fetched, inputs=here.inputs) if here.fetched or here.inputs != frame.inputs else frame
 
+    async def result_file(self, task: str) -> Path | None:
+        """A copy of a published task's `responses.json`; None where there is no way to it. Raises TransferError."""
+        return await self._inputs.result_file(task)
+
+    async def deliver(self, frame: RunTask, ended: Succeeded, say: Say) -> Succeeded:
+        """A success whose files others can read. Raises TransferError."""
+        if not ended.files:
+            return ended
+        folder, is_shared = Path(frame.folder), await self.is_shared()
+        if not is_shared and self._files is None:
+            raise TransferError(self.no_way)
+        output = _output_of(frame)
+        is_sent = output.destination is not None and output.destination.type == "http"
+        try:
+            api = self._files.api if self._files is not None else None
+            changed = await asyncio.to_thread(
+                add_archives, folder, frame.task, frame.final_folder, output.artifacts, api, always=is_sent or not is_shared
+            )
+            if changed is not None:
+                ended = msgspec.structs.replace(ended, result=b"", sha256=changed.sha256, size_bytes=changed.size_bytes)
+            if not is_shared and self._files is not None:
+                await self._files.put_all(frame.task, frame.attempt, await asyncio.to_thread(files_to_deliver, folder), say)
+                await asyncio.to_thread(forget_folder, folder)
+        except (OSError, ArchiveRefused) as error:
+            raise TransferError(f"the result's files cannot be delivered: {error}", retryable=True) from error
+        return ended
+
     def release(self, key: tuple[str, int]) -> None:
+        """The attempt is over."""
         self._inputs.release(key)
+
+    @property
+    def no_way(self) -> str:
+        return NO_WAY.format(folder=self._results_dir)
+
+    async def is_cut_off(self) -> bool:
+        """Whether nothing larger than an event can leave this worker. Raises LogError."""
+        return self._files is None and not await self._shared.is_shared()
 
     async def is_shared(self) -> bool:
         """Whether the aggregator's results folder is this worker's; waits for a log that cannot be reached."""
@@ -40,3 +94,22 @@ class Transfers:
 
     async def close(self) -> None:
         await self._inputs.close()
+        if self._files is not None:
+            await self._files.close()
+
+
+class _Destination(Struct, frozen=True):
+    type: str = "local"
+
+
+class _Output(Struct, frozen=True):
+    destination: _Destination | None = None
+    artifacts: tuple[str, ...] = ()
+
+
+class _Spec(Struct, frozen=True):
+    output: _Output = _Output()
+
+
+def _output_of(frame: RunTask) -> _Output:
+    return msgspec.json.decode(frame.spec, type=_Spec).output if b'"output"' in frame.spec else _Output()

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from mloc.core.answers import Dispatch
 from mloc.core.events import HeldAttempt
+from mloc.core.host_frames import RunTask
 
 AttemptKey = tuple[str, int]  # (task id, attempt number)
 
@@ -23,10 +24,11 @@ class Attempt(Struct):
     incarnation: int  # of the inbox that the entry lies in
     dispatch: Dispatch
     devices: tuple[int, ...]
-    stage: Literal["waiting", "starting", "preparing", "running", "ended"] = "waiting"
+    stage: Literal["waiting", "starting", "preparing", "running", "delivering", "ended"] = "waiting"
     stop_reason: str | None = None
     secrets: tuple[str, ...] = ()
     started_at: float = 0.0  # monotonic seconds
+    given: RunTask | None = None  # what its host got, where its success may have files
 
     @property
     def light(self) -> bool:

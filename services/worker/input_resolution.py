@@ -45,12 +45,17 @@ class InputResolver:
     `log` is a client of its own: looking at entries through the worker's would hide from it that the server is another one.
     """
 
-    def __init__(self, log: EventLog, clock: Clock, results_dir: Path, variables: Mapping[str, str]) -> None:
+    def __init__(
+        self, log: EventLog, clock: Clock, results_dir: Path, variables: Mapping[str, str],
+        elsewhere: Callable[[str], Awaitable[Path | None]] | None = None,
+    ) -> None:  # fmt: skip
+        """`elsewhere` gives a copy of the result of a task that is not in `results_dir`, or None; it raises TransferError."""
         self._log = log
         self._clock = clock
         self._results_dir = results_dir
         self._root = str(results_dir)
         self._variables = variables
+        self._elsewhere = elsewhere
 
     @staticmethod
     def is_plain(dispatch: Dispatch) -> bool:
@@ -94,7 +99,7 @@ class InputResolver:
         result = await self._logged_result(reference) if reference.inline and reference.result_id else b""
         try:
             if not result:
-                result = self._published_result(name, reference, needs_items)
+                result = await self._published_result(name, reference, needs_items)
             return {"task_id": reference.task, "folder": f"{self._root}/{reference.task}", "result": _decode_json(result)}
         except msgspec.DecodeError as error:
             raise ResolutionError(f"the result of {name} (task {reference.task}) is no JSON: {error}") from error
@@ -105,8 +110,10 @@ class InputResolver:
         event = codec.decode(entry.type, entry.payload) if entry is not None else None
         return bytes(event.result) if isinstance(event, AttemptSucceeded | ResultPublished) else b""
 
-    def _published_result(self, name: str, reference: InputRef, needs_items: bool) -> bytes:
+    async def _published_result(self, name: str, reference: InputRef, needs_items: bool) -> bytes:
         path = self._results_dir / reference.task / RESULT_FILE
+        if not path.is_file() and self._elsewhere is not None:
+            path = await self._elsewhere(reference.task) or path
         try:
             if not needs_items and is_row_lines(path):  # a million rows that nobody refers to
                 return msgspec.json.encode(without_rows(path))

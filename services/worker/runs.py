@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -31,6 +31,8 @@ from mloc.services.worker.telemetry import TelemetryBuffer
 LIGHT_IN_FLIGHT = 1024  # light attempts in the light host at a time
 LIGHT_BYTES_IN_FLIGHT = 8 * 1024 * 1024  # on their way to it
 
+Moved = TypeVar("Moved")
+
 _log = structlog.get_logger("worker")
 
 
@@ -51,7 +53,7 @@ class Runs:
         self._clock = clock
         self._family_of = family_of
         self._transfers = transfers
-        self._fetching: dict[AttemptKey, asyncio.Future[RunTask]] = {}
+        self._moving: dict[AttemptKey, asyncio.Future[Any]] = {}  # transfers under way
         self._running: dict[AttemptKey, Attempt] = {}
         self._host_of: dict[AttemptKey, Host] = {}  # of those that are not light
         self._light_running = 0
@@ -103,8 +105,8 @@ class Runs:
         attempt.stop_reason = reason or "stopped"
         if attempt.stage == "running":
             self._ask_to_stop(attempt, grace_sec)
-        elif (fetching := self._fetching.get(key)) is not None:
-            fetching.cancel()
+        elif (moving := self._moving.get(key)) is not None:
+            moving.cancel()
 
     def stop_all(self, reason: str, grace_sec: float) -> None:
         for key in list(self._running):
@@ -131,6 +133,9 @@ class Runs:
             if attempt is None:
                 continue  # it was given up, or the host speaks of what it was never given
             match frame:
+                case Succeeded() if frame.files and attempt.given is not None and self._transfers is not None:
+                    self._hand_over(host, attempt)
+                    self._spawn(self._deliver(self._transfers, attempt, attempt.given, frame))
                 case Succeeded():
                     self._reports.succeeded(attempt, frame)
                     self._let_go(host, attempt)
@@ -213,18 +218,45 @@ class Runs:
         if self._transfers is None:
             return frame
 
-        def say(line: str) -> None:
-            self._telemetry.line(attempt.key, scrub_text(line, attempt.secrets))
+        attempt.given = await self._until_stopped(attempt, self._transfers.fetch(frame, self._sayer(attempt)))
+        return attempt.given or frame
 
-        fetching = self._fetching[attempt.key] = asyncio.ensure_future(self._transfers.fetch(frame, say))
+    def _sayer(self, attempt: Attempt) -> Callable[[str], None]:
+        return lambda line: self._telemetry.line(attempt.key, scrub_text(line, attempt.secrets))
+
+    async def _until_stopped(self, attempt: Attempt, work: Coroutine[Any, Any, Moved]) -> Moved | None:
+        """What a transfer gives; None where the attempt was asked to stop before."""
+        moving: asyncio.Future[Moved] = asyncio.ensure_future(work)
+        self._moving[attempt.key] = moving
         try:
-            return await fetching
+            return await moving
         except asyncio.CancelledError:
             if attempt.stop_reason is None:  # the worker ends
                 raise
-            return frame
+            return None
         finally:
-            del self._fetching[attempt.key]
+            del self._moving[attempt.key]
+
+    def _hand_over(self, host: Host, attempt: Attempt) -> None:
+        """The host is done with the attempt, which holds its devices until its last report."""
+        attempt.stage = "delivering"
+        host.attempts.pop(attempt.key, None)
+        self._host_of.pop(attempt.key, None)
+        self.pool.give_back(host)
+
+    async def _deliver(self, transfers: Transfers, attempt: Attempt, given: RunTask, frame: Succeeded) -> None:
+        """Bytes before events: the success is told when others can read its files."""
+        try:
+            ended = None if attempt.stop_reason else await self._until_stopped(attempt, transfers.deliver(given, frame, self._sayer(attempt)))
+            if ended is None:
+                return self._stopped(None, attempt, attempt.stop_reason)
+            self._reports.succeeded(attempt, ended)
+            self._let_go(None, attempt)
+        except TransferError as error:
+            self._failed(None, attempt, Error("DeliveryFailed", str(error), error.retryable), frame.duration_ms)
+        except Exception as error:  # a mistake of ours must not leave the attempt running for ever
+            _log.exception("a result cannot be delivered", task=attempt.key[0], attempt=attempt.key[1])
+            self._failed(None, attempt, Error(type(error).__name__, scrub_text(str(error), attempt.secrets)), frame.duration_ms)
 
     def _run(self, host: Host, attempt: Attempt, frame: RunTask) -> None:
         """Raises ResolutionError where the inputs are too large to be handed over."""

@@ -15,12 +15,13 @@ from msgspec import Struct
 
 from mloc.services.clock import Clock, SystemClock
 from mloc.services.exit_codes import CLEAN, MISCONFIGURED
-from mloc.services.log.event_log import EventLog, WorkerRefused
+from mloc.services.log.event_log import EventLog, LogError, WorkerRefused
 from mloc.services.log.redis_log import RedisLog
 from mloc.services.results.results_mark import SharedFolder
 from mloc.services.server.address import event_log_url
 from mloc.services.settings import Settings, allowed_variables, read_environment
 from mloc.services.signals import stop_on_signals
+from mloc.services.transfers.attempt_files import AttemptFiles
 from mloc.services.transfers.input_cache import InputCache
 from mloc.services.transfers.input_fetching import InputFetcher
 from mloc.services.transfers.remote_files import RemoteFiles
@@ -73,13 +74,16 @@ async def _run(settings: Settings) -> None:
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)  # thousands of short-lived attempts a second are no reason to look at everything
     transfers = _transfers(settings, reader, clock, results_dir, settings.worker_folder / ledger.worker / "cache")
+    looking = asyncio.ensure_future(_say_if_cut_off(transfers))
     try:
         await Agent(
             plan, log, clock, ledger, ProcessLauncher(environ, ledger.worker, clock),
-            InputResolver(reader, clock, results_dir, allowed_variables(settings, environ)), UsageSampler(plan.hardware.devices).sample, stop,
+            InputResolver(reader, clock, results_dir, allowed_variables(settings, environ), transfers.result_file),
+            UsageSampler(plan.hardware.devices).sample, stop,
             transfers,
         ).run()  # fmt: skip
     finally:
+        looking.cancel()
         await transfers.close()
         await log.close()
         await reader.close()
@@ -123,7 +127,16 @@ def _transfers(settings: Settings, log: EventLog, clock: Clock, results_dir: Pat
     except OSError as error:
         raise WorkerMisconfigured(f"the worker's cache {cache_folder} cannot be made ({error.strerror}): choose another WORKER_DIR") from error
     remote = RemoteFiles(cache, clock, worker_api(settings))
-    return Transfers(SharedFolder(results_dir, log, clock), InputFetcher(results_dir, remote, clock), clock)
+    files = AttemptFiles(remote.api, clock) if remote.api is not None else None
+    return Transfers(results_dir, SharedFolder(results_dir, log, clock), InputFetcher(results_dir, remote, clock), files, clock)
+
+
+async def _say_if_cut_off(transfers: Transfers) -> None:
+    try:
+        if await transfers.is_cut_off():
+            _log.warning(transfers.no_way)
+    except LogError:  # the agent says what is wrong with the log
+        return
 
 
 def _results_folder(settings: Settings) -> Path:

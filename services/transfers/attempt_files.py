@@ -1,0 +1,88 @@
+"""Files of an attempt to and from the API, for workers that do not see its results folder: what is there is durable before this returns.
+
+An API that cannot be reached is waited for, however long: an attempt's own time-out or stop bounds that, and hours of training are not
+thrown away for a restart of a service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+import aiohttp
+
+from mloc.services.artifacts.client import Transfer
+from mloc.services.artifacts.client import TransferError as NotMoved
+from mloc.services.clock import Clock
+from mloc.services.transfers.remote_files import QUIET_SEC, SAY_EACH_SEC, Say
+from mloc.services.transfers.results_api import ApiAddress
+from mloc.services.transfers.transfer_errors import TransferError, shown_size, shown_url
+
+AT_ONCE = 3
+PAUSE_SEC, LONGEST_PAUSE_SEC = 1.0, 30.0
+_WAITS = frozenset({0, 500, 502, 503, 504, 507})  # 0: no answer; 507: its disk is full
+
+
+class AttemptFiles:
+    """One worker's way to the API."""
+
+    def __init__(self, api: ApiAddress, clock: Clock, patience_sec: float = 30.0) -> None:
+        self.api = api
+        self._clock = clock
+        self._patience_sec = patience_sec
+        self._session: aiohttp.ClientSession | None = None
+        self._room = asyncio.Semaphore(AT_ONCE)
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def put_all(self, task: str, attempt: int, files: Sequence[tuple[str, Path]], say: Say) -> None:
+        """Files under their names in the attempt's folder. Raises TransferError for what waiting cannot help, OSError for a file."""
+        moving = [asyncio.ensure_future(self.put(task, attempt, name, file, say)) for name, file in files]
+        try:
+            for one in moving:
+                await one
+        finally:
+            for one in moving:
+                one.cancel()
+            await asyncio.gather(*moving, return_exceptions=True)
+
+    async def put(self, task: str, attempt: int, name: str, file: Path, say: Say) -> None:
+        """One file; the same one again changes nothing."""
+        url = f"{self.api.base}/api/v1/tasks/{quote(task, safe='')}/attempts/{attempt}/files/{quote(name)}"
+        async with self._room:
+            pause = PAUSE_SEC
+            while True:
+                try:
+                    await self._transfer().upload(url, file, progress=self._progress(name, say))
+                    return
+                except NotMoved as error:
+                    if error.status not in _WAITS:
+                        raise TransferError(f"{name} could not be delivered to {shown_url(self.api.base)}: {error}") from error
+                    say(f"{name} waits to be delivered to {shown_url(self.api.base)}: {error}")
+                await self._clock.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE_SEC)
+
+    def _transfer(self) -> Transfer:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(trust_env=True)
+        return Transfer(self._session, headers=self.api.headers, patience_sec=self._patience_sec)
+
+    def _progress(self, name: str, say: Say) -> _Progress:
+        return _Progress(self._clock, name, say)
+
+
+class _Progress:
+    """Says how far a slow upload is."""
+
+    def __init__(self, clock: Clock, name: str, say: Say) -> None:
+        self._clock, self._name, self._say = clock, name, say
+        self._due = clock.monotonic() + QUIET_SEC
+
+    def __call__(self, done: int, size: int) -> None:
+        if (now := self._clock.monotonic()) >= self._due:
+            self._say(f"delivering {self._name}: {shown_size(done)} of {shown_size(size)}")
+            self._due = now + SAY_EACH_SEC

@@ -1,0 +1,73 @@
+"""What a training's result says of its weights besides where they lie: an archive of them, made once, and the URL that it has behind the API.
+
+The archive costs time and disk, so it is made where it was asked for (`output.artifacts`), where the result goes elsewhere (an http
+destination), and where others have no other way to the weights than over HTTP (a results folder that is not shared).
+"""
+
+from __future__ import annotations
+
+import shutil
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from mloc.services.artifacts.packing import pack
+from mloc.services.durable_files import write_durably
+from mloc.services.results.folders import RESULT_FILE
+from mloc.services.results.manifest import ARTIFACTS
+from mloc.services.transfers.results_api import ApiAddress
+
+FINAL = ("final_model", "final_lora")
+SUFFIX = ".tar.gz"
+MOST_RESULT_BYTES = 64 << 20  # of a result that is read for this: larger ones are rows
+
+
+class Delivered(Struct, frozen=True):
+    """A result as it stands in the attempt's folder."""
+
+    sha256: str
+    size_bytes: int
+
+
+def add_archives(folder: Path, task: str, final_folder: str, declared: tuple[str, ...], api: ApiAddress | None, *, always: bool) -> Delivered | None:
+    """Make what is wanted and say so in `responses.json`; None where nothing changed. Blocks. Raises OSError, ArchiveRefused."""
+    path = folder / RESULT_FILE
+    if not path.is_file() or path.stat().st_size > MOST_RESULT_BYTES:
+        return None
+    result: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+    more: dict[str, Any] = {}
+    for name in FINAL:
+        weights = folder / ARTIFACTS / name
+        if f"{name}_path" in result and weights.is_dir() and (always or _is_declared(name, declared)):
+            archive = f"{ARTIFACTS}/{name}{SUFFIX}"
+            if not (folder / archive).is_file():
+                pack(weights, folder / archive)
+            more[f"{name}_archive"] = f"{final_folder}/{archive}"
+            if api is not None:
+                more[f"{name}_archive_url"] = api.file(task, archive)
+    export = result.get("jsonl_export")
+    if api is not None and isinstance(export, dict) and str(export.get("path", "")).startswith(f"{final_folder}/"):
+        more["jsonl_export"] = {**export, "url": api.file(task, export["path"].removeprefix(f"{final_folder}/"))}
+    if not more or all(result.get(name) == value for name, value in more.items()):
+        return None
+    return Delivered(*write_durably(path, [msgspec.json.encode({**result, **more})]))
+
+
+def files_to_deliver(folder: Path) -> list[tuple[str, Path]]:
+    """(name, file) of everything in an attempt's folder; the result itself last. Hidden names are nobody's artifacts."""
+    found = [(path.relative_to(folder), path) for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink()]
+    shown = [(name.as_posix(), path) for name, path in found if not any(part.startswith(".") for part in name.parts)]
+    return sorted(shown, key=lambda file: file[0] == RESULT_FILE)
+
+
+def forget_folder(folder: Path) -> None:
+    """Others have it now."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_declared(name: str, declared: tuple[str, ...]) -> bool:
+    archive = f"{name}{SUFFIX}"
+    return any(wish == f"{name}_archive" or fnmatchcase(archive, wish.removeprefix(f"{ARTIFACTS}/")) for wish in declared)
