@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from itertools import count
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def publish(root: Path, order: Publish) -> Published:
     """
     origin = order.origin
     source, target = root / attempt_folder(origin.task, origin.attempt), root / order.folder
+    _forget_progress(source.parent)
     if source.is_dir():
         _describe(source, order)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -51,6 +53,12 @@ def publish(root: Path, order: Publish) -> Published:
     sync_folder(target.parent)
     result = target / RESULT_FILE
     return Published(size_bytes=result.stat().st_size if result.is_file() else 0)
+
+
+def _forget_progress(attempts: Path) -> None:
+    """Rows and checkpoints that workers uploaded on the way have served."""
+    for progress in (*attempts.glob("[0-9]*/rows"), *attempts.glob("[0-9]*/checkpoints")):
+        shutil.rmtree(progress, ignore_errors=True)
 
 
 def _describe(source: Path, order: Publish) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
@@ -25,9 +26,9 @@ from mloc.services.transfers.results_api import ApiAddress
 from mloc.services.transfers.transfer_errors import TransferError, shown_size, shown_url
 
 QUIET_SEC, SAY_EACH_SEC = 2.0, 5.0
-MOST_MANIFEST_BYTES = 64 << 20
 
 Say = Callable[[str], None]
+_numbers = count()
 
 # what a folder with a model may hold; a URL has no listing
 _FILES_OF_A_MODEL = (
@@ -114,7 +115,7 @@ class RemoteFiles:
         """A folder as RESULTS_DIR/<task> with those files of the result that lie at or below one of these names; None where it has none."""
         if self.api is None:
             return None
-        wanted = [file for file in await self._files_of(task, user, say) if any(_is_at_or_below(file.path, name) for name in below)]
+        wanted = [file for file in await self._files_of(task, say) if any(_is_at_or_below(file.path, name) for name in below)]
         if not wanted:
             return None
         content = f"{_digest_of([(f'{task}/{file.path}', file.sha256) for file in wanted])}.tree"
@@ -127,11 +128,26 @@ class RemoteFiles:
                 self.cache.keep(new, content)
             return self.cache.use(content, user) / task
 
+    async def fetch_to(self, url: str, target: Path, say: Say, sha256: str = "") -> None:
+        """A file of the API to a place outside of the cache."""
+        assert self.api is not None
+        target.parent.mkdir(parents=True, exist_ok=True)
+        await self._download(Request(url, self.api.headers, sha256), target, say)
+
+    async def small(self, url: str, say: Say) -> bytes:
+        """What the API answers."""
+        new = self.cache.place_for_new(f"small-{next(_numbers)}")
+        try:
+            await self.fetch_to(url, new / "answer", say)
+            return (new / "answer").read_bytes()
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
     # --- private ---
 
-    async def _files_of(self, task: str, user: object, say: Say) -> list[File]:
+    async def _files_of(self, task: str, say: Say) -> list[File]:
         assert self.api is not None
-        answer = await self._small(self.api.manifest(task), user, say)
+        answer = await self.small(self.api.manifest(task), say)
         files = msgspec.json.decode(answer, type=_ManifestAnswer).manifest.files
         return [file for file in files if not file.path.startswith("/") and ".." not in Path(file.path).parts]
 
@@ -139,17 +155,7 @@ class RemoteFiles:
         """One that is there came whole in an earlier try: files are renamed into place."""
         if not target.is_file():
             assert self.api is not None
-            target.parent.mkdir(parents=True, exist_ok=True)
-            await self._download(Request(self.api.file(task, file.path), self.api.headers, file.sha256, self.cache.limit_bytes), target, say)
-
-    async def _small(self, url: str, user: object, say: Say) -> bytes:
-        assert self.api is not None
-        new = self.cache.place_for_new(_key(f"small {user} {url}"))
-        try:
-            await self._download(Request(url, self.api.headers, "", MOST_MANIFEST_BYTES), new / "answer", say)
-            return (new / "answer").read_bytes()
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
+            await self.fetch_to(self.api.file(task, file.path), target, say, file.sha256)
 
     async def _add(self, files: dict[str, Path], url: str, name: str, headers: Mapping[str, str], user: object, say: Say) -> bool:
         try:

@@ -17,7 +17,9 @@ from mloc.services.results.results_mark import SharedFolder
 from mloc.services.transfers.attempt_files import AttemptFiles
 from mloc.services.transfers.final_archives import add_archives, files_to_deliver, forget_folder
 from mloc.services.transfers.input_fetching import InputFetcher
+from mloc.services.transfers.progress_uploads import ProgressUploads, Put
 from mloc.services.transfers.remote_files import Say
+from mloc.services.transfers.resuming import Resuming
 from mloc.services.transfers.transfer_errors import TransferError
 
 PAUSE_SEC = 0.5
@@ -32,6 +34,8 @@ class Transfers:
 
     def __init__(self, results_dir: Path, shared: SharedFolder, inputs: InputFetcher, files: AttemptFiles | None, clock: Clock) -> None:
         self._results_dir = results_dir
+        self._resuming = Resuming(results_dir, inputs.remote)
+        self._apart: set[tuple[str, int]] = set()  # attempts that began when the folder was not shared
         self._shared = shared
         self._inputs = inputs
         self._files = files
@@ -42,8 +46,22 @@ class Transfers:
         is_shared = await self.is_shared()
         if not is_shared and self._files is None and (frame.task_type in TRAINING or _output_of(frame).artifacts):
             raise TransferError(self.no_way)
-        here = await self._inputs.fetch((frame.task, frame.attempt), frame.spec, frame.inputs, say, is_shared=is_shared)
-        return msgspec.structs.replace(frame, fetched=here.fetched, inputs=here.inputs) if here.fetched or here.inputs != frame.inputs else frame
+        key = (frame.task, frame.attempt)
+        here = await self._inputs.fetch(key, frame.spec, frame.inputs, say, is_shared=is_shared)
+        if here.fetched or here.inputs != frame.inputs:
+            frame = msgspec.structs.replace(frame, fetched=here.fetched, inputs=here.inputs)
+        if not is_shared:
+            self._apart.add(key)
+        try:
+            return await self._resuming.bring(frame, say, is_shared=is_shared)
+        except OSError as error:
+            raise TransferError(f"what an earlier attempt left cannot be brought here: {error}", retryable=True) from error
+
+    def progress_uploads(self, frame: RunTask, say: Say, put: Put) -> ProgressUploads | None:
+        """For an attempt that was just fetched for; None where others see its rows and checkpoints as they are."""
+        if (frame.task, frame.attempt) not in self._apart or self._files is None:
+            return None
+        return ProgressUploads(frame, self._files, say, put, self._clock)
 
     async def result_file(self, task: str) -> Path | None:
         """A copy of a published task's `responses.json`; None where there is no way to it. Raises TransferError."""
@@ -67,7 +85,7 @@ class Transfers:
                 ended = msgspec.structs.replace(ended, result=b"", sha256=changed.sha256, size_bytes=changed.size_bytes)
             if not is_shared and self._files is not None:
                 await self._files.put_all(frame.task, frame.attempt, await asyncio.to_thread(files_to_deliver, folder), say)
-                await asyncio.to_thread(forget_folder, folder)
+                await asyncio.to_thread(forget_folder, folder.parent)
         except (OSError, ArchiveRefused) as error:
             raise TransferError(f"the result's files cannot be delivered: {error}", retryable=True) from error
         return ended
@@ -75,6 +93,7 @@ class Transfers:
     def release(self, key: tuple[str, int]) -> None:
         """The attempt is over."""
         self._inputs.release(key)
+        self._apart.discard(key)
 
     @property
     def no_way(self) -> str:

@@ -9,6 +9,7 @@ from msgspec import Struct
 from mloc.core.answers import Dispatch
 from mloc.core.events import HeldAttempt
 from mloc.core.host_frames import RunTask
+from mloc.services.transfers.progress_uploads import ProgressUploads
 
 AttemptKey = tuple[str, int]  # (task id, attempt number)
 
@@ -28,6 +29,7 @@ class Attempt(Struct):
     stop_reason: str | None = None
     secrets: tuple[str, ...] = ()
     started_at: float = 0.0  # monotonic seconds
+    uploads: ProgressUploads | None = None  # of what it has so far, where its rows folder is not shared
     given: RunTask | None = None  # what its host got, where its success may have files
 
     @property

@@ -29,6 +29,7 @@ from mloc.services.worker.scrubbing import scrub_text
 from mloc.services.worker.telemetry import TelemetryBuffer
 
 LIGHT_IN_FLIGHT = 1024  # light attempts in the light host at a time
+SETTLE_SEC = 30.0  # for what an attempt had to reach the API when it ended without a result
 LIGHT_BYTES_IN_FLIGHT = 8 * 1024 * 1024  # on their way to it
 
 Moved = TypeVar("Moved")
@@ -143,10 +144,12 @@ class Runs:
                     self._failed(host, attempt, error, duration_ms)
                 case Stopped(reason=reason):
                     self._stopped(host, attempt, attempt.stop_reason or reason)
-                case RowsDone():
-                    self._reports.rows(attempt, frame)
-                case CheckpointDone():
-                    self._reports.checkpoint(attempt, frame)
+                case RowsDone() if attempt.uploads is not None:
+                    attempt.uploads.rows(frame)
+                case CheckpointDone() if attempt.uploads is not None:
+                    attempt.uploads.checkpoint(frame)
+                case RowsDone() | CheckpointDone():
+                    self._put_progress(attempt, frame)
         self.on_room()
 
     def line(self, host: Host, text: str) -> None:
@@ -218,8 +221,19 @@ class Runs:
         if self._transfers is None:
             return frame
 
-        attempt.given = await self._until_stopped(attempt, self._transfers.fetch(frame, self._sayer(attempt)))
+        say = self._sayer(attempt)
+        attempt.given = await self._until_stopped(attempt, self._transfers.fetch(frame, say))
+        if attempt.given is not None:
+            attempt.uploads = self._transfers.progress_uploads(attempt.given, say, lambda done: self._put_progress(attempt, done))
         return attempt.given or frame
+
+    def _put_progress(self, attempt: Attempt, done: RowsDone | CheckpointDone) -> None:
+        if attempt.stage == "ended":
+            return
+        if isinstance(done, RowsDone):
+            self._reports.rows(attempt, done)
+        else:
+            self._reports.checkpoint(attempt, done)
 
     def _sayer(self, attempt: Attempt) -> Callable[[str], None]:
         return lambda line: self._telemetry.line(attempt.key, scrub_text(line, attempt.secrets))
@@ -295,17 +309,41 @@ class Runs:
     def _failed(self, host: Host | None, attempt: Attempt, error: Error, duration_ms: float) -> None:
         if attempt.stop_reason is not None:  # what it says after it was asked to stop is how it stopped
             return self._stopped(host, attempt, attempt.stop_reason)
-        self._reports.failed(attempt, error, duration_ms or (self._clock.monotonic() - attempt.started_at) * 1000)
+        duration_ms = duration_ms or (self._clock.monotonic() - attempt.started_at) * 1000
+        if attempt.uploads is not None:
+            return self._after_uploads(host, attempt, lambda: self._failed(None, attempt, error, duration_ms))
+        self._reports.failed(attempt, error, duration_ms)
         self._let_go(host, attempt)
 
     def _stopped(self, host: Host | None, attempt: Attempt, reason: str | None) -> None:
+        if attempt.uploads is not None:
+            return self._after_uploads(host, attempt, lambda: self._stopped(None, attempt, reason))
         self._reports.stopped(attempt, reason or "")
         self._let_go(host, attempt)
+
+    def _after_uploads(self, host: Host | None, attempt: Attempt, end: Callable[[], None]) -> None:
+        """A later attempt, perhaps elsewhere, goes on from what this one has so far: that is uploaded before its end is told."""
+        if host is not None:
+            self._hand_over(host, attempt)
+        attempt.stage = "delivering"
+        uploads, attempt.uploads = attempt.uploads, None
+
+        async def settle() -> None:
+            assert uploads is not None
+            try:
+                await uploads.settle(SETTLE_SEC)
+            finally:
+                uploads.close()
+            end()
+
+        self._spawn(settle())
 
     def _let_go(self, host: Host | None, attempt: Attempt) -> None:
         """Its last report is in the outbox: what it held is free. `host` is None where it had none yet."""
         attempt.stage = "ended"
         del self._running[attempt.key]
+        if attempt.uploads is not None:
+            attempt.uploads.close()
         if self._transfers is not None:
             self._transfers.release(attempt.key)
         if host is not None:

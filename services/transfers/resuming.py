@@ -1,0 +1,153 @@
+"""What earlier attempts of a task left, on this disk before the next one begins: rows that are done, the newest checkpoint.
+
+It lies in the shared folder, under whichever path that has here, or at the API, where workers without one uploaded it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Struct
+
+from mloc.core.host_frames import RunTask
+from mloc.services.results.folders import attempt_folder
+from mloc.services.transfers.progress_uploads import CHECKPOINTS, LIST_SUFFIX, ROWS, Complete
+from mloc.services.transfers.remote_files import RemoteFiles, Say
+from mloc.services.transfers.transfer_errors import TransferError
+
+_PIECE = re.compile(rf"{ROWS}/(attempt-\d+)\.(\d{{15}})\.jsonl")
+_CHECKPOINT = re.compile(r"/([^/]+)/(\d+)/artifacts/checkpoints/([^/]+)$")
+
+Bring = Callable[["Left", Path], Awaitable[None]]
+
+
+class Left(Struct, frozen=True):
+    """A file in an attempt's folder: of those that say how far it was."""
+
+    attempt: int
+    name: str
+    size: int
+
+
+class LeftFiles(Struct, frozen=True):
+    """What the API answers."""
+
+    files: list[Left]
+
+
+def left_files(results_dir: Path, task: str) -> list[Left]:
+    """Rows and lists of checkpoints in the folders of a task's attempts."""
+    found = []
+    for folder in sorted((results_dir / attempt_folder(task, 0)).parent.glob("*")):
+        if folder.name.isdecimal():
+            for path in (*folder.glob(f"{ROWS}/attempt-*.jsonl"), *folder.glob(f"{CHECKPOINTS}/*{LIST_SUFFIX}")):
+                with contextlib.suppress(FileNotFoundError):
+                    found.append(Left(int(folder.name), path.relative_to(folder).as_posix(), path.stat().st_size))
+    return found
+
+
+class Resuming:
+    """`results_dir` is this worker's."""
+
+    def __init__(self, results_dir: Path, remote: RemoteFiles) -> None:
+        self._results_dir = results_dir
+        self._remote = remote
+
+    async def bring(self, frame: RunTask, say: Say, *, is_shared: bool) -> RunTask:
+        """The frame of a later attempt, with rows in its rows folder and its checkpoint on this disk. Raises TransferError, OSError."""
+        if frame.attempt < 2:
+            return frame
+        left = await asyncio.to_thread(left_files, self._results_dir, frame.task) if is_shared else await self._left_at_api(frame.task, say)
+        if pieces := [file for file in left if _PIECE.fullmatch(file.name) and file.attempt < frame.attempt]:
+            await self._join_rows(frame, pieces, say, is_shared=is_shared)
+        if frame.checkpoint and not Path(frame.checkpoint).is_dir():
+            found = await self._checkpoint(frame, left, say, is_shared=is_shared)
+            frame = msgspec.structs.replace(frame, checkpoint=str(found) if found else "")
+            say(f"going on from {found.name}" if found else "the checkpoint of the earlier attempt is not to be had; beginning anew")
+        return frame
+
+    # --- rows ---
+
+    async def _join_rows(self, frame: RunTask, pieces: list[Left], say: Say, *, is_shared: bool) -> None:
+        parts: dict[str, list[tuple[int, Left]]] = {}
+        for piece in pieces:
+            match = _PIECE.fullmatch(piece.name)
+            assert match is not None
+            parts.setdefault(f"{match[1]}.jsonl", []).append((int(match[2]), piece))
+        for name, found in parts.items():
+            target = Path(frame.rows_folder) / name
+            if target.exists():  # this worker's own
+                continue
+            partial = target.with_name(f"{name}.joining")
+            partial.unlink(missing_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            size = 0
+            for offset, piece in sorted(found, key=lambda one: one[0]):
+                if offset != size:
+                    break  # one before it did not arrive
+                size += await self._append(frame, piece, partial, say, is_shared=is_shared)
+            if size:
+                partial.rename(target)
+                say(f"{size:,} bytes of rows of an earlier attempt are here")
+
+    async def _append(self, frame: RunTask, piece: Left, partial: Path, say: Say, *, is_shared: bool) -> int:
+        held = self._results_dir / attempt_folder(frame.task, piece.attempt) / piece.name
+        if not is_shared:
+            held = partial.with_name("piece.joining")
+            await self._remote.fetch_to(self._url(frame.task, piece.attempt, piece.name), held, say)
+        size = await asyncio.to_thread(_append_file, held, partial)
+        if not is_shared:
+            held.unlink(missing_ok=True)
+        return size
+
+    # --- checkpoints ---
+
+    async def _checkpoint(self, frame: RunTask, left: list[Left], say: Say, *, is_shared: bool) -> Path | None:
+        """The folder on this disk; None where there is none that is complete."""
+        match = _CHECKPOINT.search(frame.checkpoint)
+        if match is None or match[1] != frame.task:
+            return None
+        attempt, name = int(match[2]), match[3]
+        own = self._results_dir / attempt_folder(frame.task, attempt)
+        if (own / "artifacts" / "checkpoints" / name).is_dir():  # the same folder under another mount
+            return own / "artifacts" / "checkpoints" / name
+        listing = f"{CHECKPOINTS}/{name}{LIST_SUFFIX}"
+        if not any((file.attempt, file.name) == (attempt, listing) for file in left):
+            return None
+        if is_shared:
+            return own / CHECKPOINTS / name
+        folder = self._results_dir / attempt_folder(frame.task, attempt) / CHECKPOINTS / name
+        await self._remote.fetch_to(self._url(frame.task, attempt, listing), folder.with_name(f"{name}{LIST_SUFFIX}"), say)
+        complete = msgspec.json.decode(folder.with_name(f"{name}{LIST_SUFFIX}").read_bytes(), type=Complete)
+        for file in complete.files:
+            if ".." in Path(file.path).parts or file.path.startswith("/"):
+                raise TransferError(f"the checkpoint {name} names {file.path!r}")
+            if not (folder / file.path).is_file():
+                await self._remote.fetch_to(self._url(frame.task, attempt, f"{CHECKPOINTS}/{name}/{file.path}"), folder / file.path, say, file.sha256)
+        return folder
+
+    # --- the API ---
+
+    async def _left_at_api(self, task: str, say: Say) -> list[Left]:
+        if self._remote.api is None:
+            return []
+        answer = await self._remote.small(f"{self._remote.api.base}/api/v1/tasks/{quote(task, safe='')}/attempts/files", say)
+        return msgspec.json.decode(answer, type=LeftFiles).files
+
+    def _url(self, task: str, attempt: int, name: str) -> str:
+        assert self._remote.api is not None
+        return f"{self._remote.api.base}/api/v1/tasks/{quote(task, safe='')}/attempts/{attempt}/files/{quote(name)}"
+
+
+def _append_file(source: Path, target: Path) -> int:
+    with source.open("rb") as read, target.open("ab") as write:
+        before = write.tell()
+        shutil.copyfileobj(read, write)
+        return write.tell() - before
