@@ -57,7 +57,7 @@ class AttemptFiles:
             pause = PAUSE_SEC
             while True:
                 try:
-                    await self._transfer().upload(url, file, progress=self._progress(name, say))
+                    await self._transfer().upload(url, file, progress=Progress(self._clock, name, say))
                     return
                 except NotMoved as error:
                     if error.status not in _WAITS:
@@ -71,11 +71,8 @@ class AttemptFiles:
             self._session = aiohttp.ClientSession(trust_env=True)
         return Transfer(self._session, headers=self.api.headers, patience_sec=self._patience_sec)
 
-    def _progress(self, name: str, say: Say) -> _Progress:
-        return _Progress(self._clock, name, say)
 
-
-class _Progress:
+class Progress:
     """Says how far a slow upload is."""
 
     def __init__(self, clock: Clock, name: str, say: Say) -> None:

@@ -7,6 +7,7 @@ destination), and where others have no other way to the weights than over HTTP (
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from mloc.services.artifacts.packing import pack
 from mloc.services.durable_files import write_durably
 from mloc.services.results.folders import RESULT_FILE
 from mloc.services.results.manifest import ARTIFACTS
-from mloc.services.transfers.results_api import ApiAddress
 
 FINAL = ("final_model", "final_lora")
 SUFFIX = ".tar.gz"
 MOST_RESULT_BYTES = 64 << 20  # of a result that is read for this: larger ones are rows
+
+
+UrlOf = Callable[[str], str]
 
 
 class Delivered(Struct, frozen=True):
@@ -32,8 +35,11 @@ class Delivered(Struct, frozen=True):
     size_bytes: int
 
 
-def add_archives(folder: Path, task: str, final_folder: str, declared: tuple[str, ...], api: ApiAddress | None, *, always: bool) -> Delivered | None:
-    """Make what is wanted and say so in `responses.json`; None where nothing changed. Blocks. Raises OSError, ArchiveRefused."""
+def add_archives(folder: Path, final_folder: str, declared: tuple[str, ...], url_of: UrlOf | None, *, always: bool) -> Delivered | None:
+    """Make what is wanted and say so in `responses.json`; None where nothing changed. Blocks. Raises OSError, ArchiveRefused.
+
+    `url_of` gives the URL that a file of the result will have, by its name in there.
+    """
     path = folder / RESULT_FILE
     if not path.is_file() or path.stat().st_size > MOST_RESULT_BYTES:
         return None
@@ -46,12 +52,24 @@ def add_archives(folder: Path, task: str, final_folder: str, declared: tuple[str
             if not (folder / archive).is_file():
                 pack(weights, folder / archive)
             more[f"{name}_archive"] = f"{final_folder}/{archive}"
-            if api is not None:
-                more[f"{name}_archive_url"] = api.file(task, archive)
+            if url_of is not None:
+                more[f"{name}_archive_url"] = url_of(archive)
     export = result.get("jsonl_export")
-    if api is not None and isinstance(export, dict) and str(export.get("path", "")).startswith(f"{final_folder}/"):
-        more["jsonl_export"] = {**export, "url": api.file(task, export["path"].removeprefix(f"{final_folder}/"))}
-    if not more or all(result.get(name) == value for name, value in more.items()):
+    if url_of is not None and isinstance(export, dict) and str(export.get("path", "")).startswith(f"{final_folder}/"):
+        more["jsonl_export"] = {**export, "url": url_of(export["path"].removeprefix(f"{final_folder}/"))}
+    return _with(path, result, more)
+
+
+def add_to_result(folder: Path, more: dict[str, Any]) -> Delivered | None:
+    """Say more in `responses.json`. Blocks. Raises OSError."""
+    path = folder / RESULT_FILE
+    if not path.is_file() or path.stat().st_size > MOST_RESULT_BYTES:
+        return None
+    return _with(path, msgspec.json.decode(path.read_bytes()), more)
+
+
+def _with(path: Path, result: dict[str, Any], more: dict[str, Any]) -> Delivered | None:
+    if all(result.get(name) == value for name, value in more.items()):
         return None
     return Delivered(*write_durably(path, [msgspec.json.encode({**result, **more})]))
 

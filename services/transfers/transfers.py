@@ -13,9 +13,11 @@ from mloc.core.language.task_types import TRAINING
 from mloc.services.artifacts.archive_streams import ArchiveRefused
 from mloc.services.clock import Clock
 from mloc.services.log.event_log import LogUnavailable, ServerChanged
+from mloc.services.results.manifest import ARTIFACTS
 from mloc.services.results.results_mark import SharedFolder
 from mloc.services.transfers.attempt_files import AttemptFiles
-from mloc.services.transfers.final_archives import add_archives, files_to_deliver, forget_folder
+from mloc.services.transfers.destination_upload import TIMEOUT_SEC, HttpDestination, send_artifacts
+from mloc.services.transfers.final_archives import Delivered, UrlOf, add_archives, add_to_result, files_to_deliver, forget_folder
 from mloc.services.transfers.input_fetching import InputFetcher
 from mloc.services.transfers.progress_uploads import ProgressUploads, Put
 from mloc.services.transfers.remote_files import Say
@@ -75,20 +77,29 @@ class Transfers:
         if not is_shared and self._files is None:
             raise TransferError(self.no_way)
         output = _output_of(frame)
-        is_sent = output.destination is not None and output.destination.type == "http"
+        to = _http_destination(output)
         try:
-            api = self._files.api if self._files is not None else None
-            changed = await asyncio.to_thread(
-                add_archives, folder, frame.task, frame.final_folder, output.artifacts, api, always=is_sent or not is_shared
+            declared, always = output.artifacts, to is not None or not is_shared
+            ended = _changed(
+                ended, await asyncio.to_thread(add_archives, folder, frame.final_folder, declared, self._url_of(frame.task, to), always=always)
             )
-            if changed is not None:
-                ended = msgspec.structs.replace(ended, result=b"", sha256=changed.sha256, size_bytes=changed.size_bytes)
+            if to is not None and not (self._files is not None and to.url.startswith(self._files.api.base + "/")):
+                missed = await send_artifacts(to, frame.task, folder, say, self._clock)
+                if missed:
+                    ended = _changed(ended, await asyncio.to_thread(add_to_result, folder, {"artifacts_not_sent": msgspec.to_builtins(missed)}))
             if not is_shared and self._files is not None:
                 await self._files.put_all(frame.task, frame.attempt, await asyncio.to_thread(files_to_deliver, folder), say)
                 await asyncio.to_thread(forget_folder, folder.parent)
         except (OSError, ArchiveRefused) as error:
             raise TransferError(f"the result's files cannot be delivered: {error}", retryable=True) from error
         return ended
+
+    def _url_of(self, task: str, to: HttpDestination | None) -> UrlOf | None:
+        """Where a file of the result can be had over HTTP: at the API, else where the task has its artifacts sent."""
+        if self._files is not None:
+            api = self._files.api
+            return lambda name: api.file(task, name)
+        return None if to is None else lambda name: to.file(task, name.removeprefix(f"{ARTIFACTS}/"))
 
     def release(self, key: tuple[str, int]) -> None:
         """The attempt is over."""
@@ -117,8 +128,12 @@ class Transfers:
             await self._files.close()
 
 
-class _Destination(Struct, frozen=True):
+class _Destination(Struct, frozen=True, rename={"timeout_sec": "timeoutSec"}):
     type: str = "local"
+    url: str | None = None
+    method: str = "POST"
+    headers: dict[str, str] = {}
+    timeout_sec: float | None = None
 
 
 class _Output(Struct, frozen=True):
@@ -128,6 +143,18 @@ class _Output(Struct, frozen=True):
 
 class _Spec(Struct, frozen=True):
     output: _Output = _Output()
+
+
+def _http_destination(output: _Output) -> HttpDestination | None:
+    asked = output.destination
+    if asked is None or asked.type != "http" or not asked.url:
+        return None
+    return HttpDestination(asked.url, asked.method, asked.headers, asked.timeout_sec or TIMEOUT_SEC)
+
+
+def _changed(ended: Succeeded, now: Delivered | None) -> Succeeded:
+    """The success as its result stands in the folder now."""
+    return ended if now is None else msgspec.structs.replace(ended, result=b"", sha256=now.sha256, size_bytes=now.size_bytes)
 
 
 def _output_of(frame: RunTask) -> _Output:

@@ -11,7 +11,10 @@ from aiohttp.test_utils import TestServer
 
 
 class FileServer:
-    """`files` by path. `cut_after`: connections end after so many bytes; `refuse`: statuses to answer first; `asked`: what was asked."""
+    """`files` by path; what is posted becomes one, as at the API.
+
+    `cut_after`: connections end after so many bytes; `refuse`: statuses to answer first; `asked`: what was asked.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -21,17 +24,21 @@ class FileServer:
         self.has_etags = True
         self.held: asyncio.Event | None = None  # the second half of a file waits for it
         self.asked: list[web.Request] = []
+        self.refuse_posts: list[int] = []
+        self.held_posts: asyncio.Event | None = None
         self.on_request: Callable[[], None] = lambda: None
         app = web.Application()
         app.router.add_get("/{path:.*}", self._get)
+        app.router.add_post("/{path:.*}", self._post)
         self._server = TestServer(app)
 
     async def start(self) -> None:
         await self._server.start_server()
 
     async def close(self) -> None:
-        if self.held is not None:
-            self.held.set()
+        for held in (self.held, self.held_posts):
+            if held is not None:
+                held.set()
         await self._server.close()
 
     def url(self, path: str) -> str:
@@ -52,6 +59,19 @@ class FileServer:
         if path not in self.files:
             return web.Response(status=404)
         return await self._send(request, self.files[path])
+
+    async def _post(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(request)
+        content = await request.read()
+        if self.held_posts is not None:
+            await self.held_posts.wait()
+        if self.refuse_posts:
+            return web.json_response({"error": {"message": "not now"}}, status=self.refuse_posts.pop(0))
+        sha256 = hashlib.sha256(content).hexdigest()
+        assert request.headers["X-Content-SHA256"] == sha256
+        path = request.match_info["path"]
+        self.files[path] = content
+        return web.json_response({"path": path, "name": path, "size_bytes": len(content), "sha256": sha256, "url": self.url(path)}, status=201)
 
     async def _send(self, request: web.Request, content: bytes) -> web.StreamResponse:
         etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'

@@ -16,6 +16,7 @@ from mloc.core.events import AttemptStopRequested, Event, Hardware, TaskDispatch
 from mloc.core.host_frames import Quit, RunTask, StopTask, Succeeded
 from mloc.services.clock import SystemClock
 from mloc.services.log.event_log import EventLog, Lease, LogUnavailable
+from mloc.services.transfers.transfers import Transfers
 from mloc.services.worker.agent import Agent, WorkerPlan
 from mloc.services.worker.hardware import Usage
 from mloc.services.worker.host_link import HostExit, HostPlan, HostWatch
@@ -173,6 +174,7 @@ class World:
         self.store = MemoryStore()
         self.launcher = FakeLauncher(obedient=obedient)
         self.variables: dict[str, str] = {}
+        self.transfers: Transfers | None = None
         self.plan = WorkerPlan(
             hardware=Hardware("here", 4.0, 2**30), task_types=("echo", "sft"),
             **{"heartbeat_interval_sec": 0.05, "heartbeat_ttl_sec": 5.0, "drain_sec": 0.2, "stop_grace_sec": 0.2, **plan},
@@ -185,9 +187,9 @@ class World:
         if not ledger.nonce:
             await ledger.name("w1", "nonce")
         clock = SystemClock()
-        resolver = InputResolver(self.reader, clock, self.folder, self.variables)
+        resolver = InputResolver(self.reader, clock, self.folder, self.variables, self.transfers.result_file if self.transfers else None)
         self.stop = asyncio.Event()
-        self.agent = Agent(self.plan, self.log, clock, ledger, self.launcher, resolver, Usage, self.stop)
+        self.agent = Agent(self.plan, self.log, clock, ledger, self.launcher, resolver, Usage, self.stop, self.transfers)
         self.agents.append(asyncio.ensure_future(self.agent.run()))
         await asyncio.sleep(0)
         return self.agent

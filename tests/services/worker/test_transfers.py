@@ -1,0 +1,296 @@
+"""A worker whose results folder nobody else sees: what it fetches before an attempt, and what is at the API before an event tells of it."""
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest_asyncio
+from worker_world import World, dispatch, stop
+
+from mloc.core.events import AttemptFailed, AttemptSucceeded, CheckpointSaved, Error, RowsCompleted
+from mloc.core.host_frames import CheckpointDone, Failed, RowsDone, RunTask, Succeeded
+from mloc.services.clock import SystemClock
+from mloc.services.log.memory_log import MemoryLog
+from mloc.services.log.memory_server import MemoryServer
+from mloc.services.results.results_mark import MarkKeeper, SharedFolder
+from mloc.services.transfers.attempt_files import AttemptFiles
+from mloc.services.transfers.input_cache import InputCache
+from mloc.services.transfers.input_fetching import InputFetcher
+from mloc.services.transfers.progress_uploads import piece_name
+from mloc.services.transfers.remote_files import RemoteFiles
+from mloc.services.transfers.results_api import ApiAddress
+from mloc.services.transfers.transfers import Transfers
+from tests.services.transfers.file_server import FileServer
+
+HOST = "api/v1/tasks"
+
+
+class FarWorld(World):
+    """Its results folder is not the aggregator's, and its API is the test's server."""
+
+    def __init__(self, folder: Path, server: FileServer | None) -> None:
+        log = MemoryServer(lambda: int(time.time() * 1000))
+        super().__init__(lambda: MemoryLog(log), folder / "results", obedient=False)
+        self.folder.mkdir()
+        api = ApiAddress(server.url("").rstrip("/")) if server is not None else None
+        cache = InputCache(folder / "cache", 1 << 30)
+        cache.open()
+        clock = SystemClock()
+        inputs = InputFetcher(self.folder, RemoteFiles(cache, clock, api), clock)
+        files = AttemptFiles(api, clock, patience_sec=1.0) if api is not None else None
+        self.transfers = Transfers(self.folder, SharedFolder(self.folder, self.connect(), clock), inputs, files, clock)
+
+    async def run_frame(self, task: str) -> RunTask:
+        """What a host was given to run this task."""
+        await self.until_true(lambda: any(task in host.tasks for host in self.launcher.heavy))
+        return next(frame for host in self.launcher.heavy for frame in host.frames if isinstance(frame, RunTask) and frame.task == task)
+
+    def host_of(self, task: str) -> Any:
+        return next(host for host in self.launcher.heavy if task in host.tasks)
+
+    async def one(self, type_: str) -> Any:
+        await self.until_types(type_)
+        return (await self.events(type_))[0]
+
+
+async def far_world(folder: Path, server: FileServer | None) -> FarWorld:
+    world = FarWorld(folder, server)
+    await world.truth.set_results_mark("of-another-folder")
+    await world.start()
+    await world.registered()
+    return world
+
+
+@pytest_asyncio.fixture
+async def server() -> AsyncIterator[FileServer]:
+    made = FileServer()
+    await made.start()
+    yield made
+    await made.close()
+
+
+@pytest_asyncio.fixture
+async def far(tmp_path: Path, server: FileServer) -> AsyncIterator[FarWorld]:
+    world = await far_world(tmp_path, server)
+    yield world
+    await world.close()
+    assert world.transfers is not None
+    await world.transfers.close()
+
+
+def trained(frame: RunTask, **more: Any) -> Succeeded:
+    """What a training leaves in its folder, and what its host says then."""
+    folder = Path(frame.folder)
+    (folder / "artifacts" / "final_model").mkdir(parents=True)
+    (folder / "artifacts" / "final_model" / "config.json").write_text("{}")
+    result = json.dumps({"ok": True, "final_model_path": f"{frame.final_folder}/artifacts/final_model", **more}).encode()
+    (folder / "responses.json").write_bytes(result)
+    return Succeeded(frame.task, frame.attempt, b"", hashlib.sha256(result).hexdigest(), len(result), files=True)
+
+
+async def test_a_success_is_told_when_its_files_are_at_the_api(far: FarWorld, server: FileServer) -> None:
+    # given an API that takes its time
+    server.held_posts = asyncio.Event()
+    await far.send(dispatch("t1", light=False))
+    frame = await far.run_frame("t1")
+    # when the host has the result
+    far.host_of("t1").say(trained(frame))
+    await far.until_true(lambda: any(request.method == "POST" for request in server.asked))
+    # then nothing is told yet, and the host is free for another task
+    assert await far.events("AttemptSucceeded") == []
+    assert len(far.agent.runs) == 1
+    # and when the files are there, it is
+    server.held_posts.set()
+    succeeded: AttemptSucceeded = await far.one("AttemptSucceeded")
+    prefix = f"{HOST}/t1/attempts/1/files/"
+    names = {path.removeprefix(prefix) for path in server.files}
+    assert names == {"responses.json", "artifacts/final_model/config.json", "artifacts/final_model.tar.gz"}
+    assert hashlib.sha256(server.files[prefix + "responses.json"]).hexdigest() == succeeded.sha256
+    result = json.loads(server.files[prefix + "responses.json"])
+    assert result["final_model_archive_url"] == server.url("api/v1/results/t1/files/artifacts/final_model.tar.gz")
+    assert not Path(frame.folder).exists()
+
+
+async def test_an_api_that_is_away_is_waited_for(far: FarWorld, server: FileServer) -> None:
+    server.refuse_posts = [503, 507, 500]
+    await far.send(dispatch("t1", light=False))
+    frame = await far.run_frame("t1")
+    far.host_of("t1").say(trained(frame))
+    await far.one("AttemptSucceeded")
+
+
+async def test_a_delivery_that_is_refused_fails_for_a_person(far: FarWorld, server: FileServer) -> None:
+    server.refuse_posts = [403] * 50
+    await far.send(dispatch("t1", light=False))
+    frame = await far.run_frame("t1")
+    far.host_of("t1").say(trained(frame))
+    failed: AttemptFailed = await far.one("AttemptFailed")
+    assert failed.error.type == "DeliveryFailed"
+    assert not failed.error.retryable
+    assert "403" in failed.error.message
+
+
+async def test_a_stop_ends_a_delivery(far: FarWorld, server: FileServer) -> None:
+    server.held_posts = asyncio.Event()
+    await far.send(dispatch("t1", light=False))
+    frame = await far.run_frame("t1")
+    far.host_of("t1").say(trained(frame))
+    await far.until_true(lambda: any(request.method == "POST" for request in server.asked))
+    await far.send(stop("t1"))
+    await far.one("AttemptStopped")
+    assert len(far.agent.runs) == 0
+
+
+async def test_a_stop_ends_a_fetch_before_any_host_was_asked(far: FarWorld, server: FileServer) -> None:
+    server.files["rows.jsonl"] = b'{"a":1}\n' * 1_000_000
+    server.held = asyncio.Event()
+    data = {"type": "jsonl", "url": server.url("rows.jsonl")}
+    await far.send(dispatch("t1", light=False, spec={"taskType": "sft", "data": data}))
+    await far.until_true(lambda: server.asked)
+    await far.send(stop("t1"))
+    await far.one("AttemptStopped")
+    assert not far.launcher.heavy
+
+
+async def test_what_a_url_named_is_on_this_disk_when_the_host_is_asked(far: FarWorld, server: FileServer) -> None:
+    server.files["rows.jsonl"] = b"{}\n"
+    url = server.url("rows.jsonl")
+    await far.send(dispatch("t1", light=False, spec={"taskType": "sft", "data": {"type": "jsonl", "url": url}}))
+    frame = await far.run_frame("t1")
+    assert Path(frame.fetched[url]).read_bytes() == b"{}\n"
+    await far.send(dispatch("t2", light=False, spec={"taskType": "sft", "data": {"type": "jsonl", "url": server.url("missing.jsonl")}}))
+
+
+async def test_a_file_that_is_nowhere_fails_the_attempt_for_a_person(far: FarWorld, server: FileServer) -> None:
+    await far.send(dispatch("t1", light=False, spec={"taskType": "sft", "data": {"type": "jsonl", "url": server.url("missing.jsonl")}}))
+    failed: AttemptFailed = await far.one("AttemptFailed")
+    assert (failed.error.type, failed.error.retryable) == ("InputError", False)
+    assert "404" in failed.error.message
+
+
+async def test_rows_are_told_of_when_their_piece_is_at_the_api(far: FarWorld, server: FileServer) -> None:
+    await far.send(dispatch("t1", light=False))
+    frame = await far.run_frame("t1")
+    part = Path(frame.rows_folder) / "attempt-1.jsonl"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b'{"index":0}\n{"index":1}\n')
+    far.host_of("t1").say(RowsDone("t1", 1, "attempt-1.jsonl", 2, "x"))
+    first: RowsCompleted = await far.one("RowsCompleted")
+    assert (first.part, first.rows) == (piece_name("attempt-1.jsonl", 0), 2)
+    assert server.files[f"{HOST}/t1/attempts/1/files/rows/{first.part}"] == part.read_bytes()
+    # and when the attempt fails, also rows that its host had no time to tell of
+    with part.open("ab") as more:
+        more.write(b'{"index":2}\n{"ind')
+    far.host_of("t1").say(Failed("t1", 1, Error("X", "x")))
+    await far.one("AttemptFailed")
+    assert server.files[f"{HOST}/t1/attempts/1/files/rows/{piece_name('attempt-1.jsonl', 24)}"] == b'{"index":2}\n'
+
+
+async def test_a_checkpoint_is_told_of_when_it_is_complete_at_the_api_though_its_trainer_deletes_it(far: FarWorld, server: FileServer) -> None:
+    await far.send(dispatch("t1", light=False))
+    frame = await far.run_frame("t1")
+    server.held_posts = asyncio.Event()
+    checkpoint = Path(frame.folder) / "artifacts" / "checkpoints" / "checkpoint-5"
+    (checkpoint / "inner").mkdir(parents=True)
+    (checkpoint / "trainer_state.json").write_text("{}")
+    (checkpoint / "inner" / "w").write_bytes(b"weights")
+    far.host_of("t1").say(CheckpointDone("t1", 1, 5, str(checkpoint), "s"))
+    await far.until_true(lambda: any(request.method == "POST" for request in server.asked))
+    assert await far.events("CheckpointSaved") == []
+    for file in (checkpoint / "inner" / "w", checkpoint / "trainer_state.json"):
+        file.unlink()
+    server.held_posts.set()
+    saved: CheckpointSaved = await far.one("CheckpointSaved")
+    prefix = f"{HOST}/t1/attempts/1/files/checkpoints/checkpoint-5"
+    assert (saved.step, saved.path) == (5, str(checkpoint))
+    assert server.files[f"{prefix}/inner/w"] == b"weights"
+    listed = {file["path"] for file in json.loads(server.files[f"{prefix}.files.json"])["files"]}
+    assert listed == {"trainer_state.json", "inner/w"}
+
+
+async def test_a_later_attempt_gets_the_rows_and_the_checkpoint_that_an_earlier_one_uploaded(far: FarWorld, server: FileServer) -> None:
+    # given what a first attempt on another worker left at the API: of its rows the third piece, but not the second
+    files = {
+        "rows/" + piece_name("attempt-1.jsonl", 0): b'{"index":0}\n', "rows/" + piece_name("attempt-1.jsonl", 999): b'{"index":9}\n',
+        "checkpoints/checkpoint-5/trainer_state.json": b"{}",
+    }  # fmt: skip
+    digest = hashlib.sha256(b"{}").hexdigest()
+    files["checkpoints/checkpoint-5.files.json"] = json.dumps({"files": [{"path": "trainer_state.json", "size": 2, "sha256": digest}]}).encode()
+    server.files |= {f"{HOST}/t1/attempts/1/files/{name}": content for name, content in files.items()}
+    left = [{"attempt": 1, "name": name, "size": len(content)} for name, content in files.items()]
+    server.files[f"{HOST}/t1/attempts/files"] = json.dumps({"files": left}).encode()
+    # when this worker makes the second
+    path = "/far/results/.attempts/t1/1/artifacts/checkpoints/checkpoint-5"
+    await far.send(dispatch("t1", attempt=2, light=False, checkpoint=path))
+    frame = await far.run_frame("t1")
+    # then both are on its disk
+    assert (Path(frame.rows_folder) / "attempt-1.jsonl").read_bytes() == b'{"index":0}\n'
+    assert (Path(frame.checkpoint) / "trainer_state.json").read_bytes() == b"{}"
+
+
+async def test_a_checkpoint_that_never_became_complete_is_ignored(far: FarWorld, server: FileServer) -> None:
+    server.files[f"{HOST}/t1/attempts/files"] = b'{"files": []}'
+    await far.send(dispatch("t1", attempt=2, light=False, checkpoint="/far/.attempts/t1/1/artifacts/checkpoints/checkpoint-5"))
+    assert (await far.run_frame("t1")).checkpoint == ""
+
+
+async def test_a_training_without_any_way_out_fails_before_it_begins(tmp_path: Path) -> None:
+    world = await far_world(tmp_path, None)
+    try:
+        await world.send(dispatch("t1", light=False, task_type="sft"))
+        failed: AttemptFailed = await world.one("AttemptFailed")
+        assert not failed.error.retryable
+        assert "ORCHESTRATOR_BASE_URL" in failed.error.message
+        assert not world.launcher.heavy
+    finally:
+        await world.close()
+
+
+async def test_artifacts_go_to_an_http_destination_and_what_does_not_get_there_is_in_the_result(far: FarWorld, server: FileServer) -> None:
+    other = FileServer()
+    await other.start()
+    try:
+        other.refuse_posts = [400]
+        destination = {"type": "http", "url": other.url("hook"), "headers": {"X-Key": "k"}}
+        spec = {"taskType": "sft", "output": {"destination": destination}}
+        await far.send(dispatch("t1", light=False, spec=spec))
+        frame = await far.run_frame("t1")
+        (Path(frame.folder) / "artifacts").mkdir(parents=True)
+        (Path(frame.folder) / "artifacts" / "a.txt").write_text("a")
+        far.host_of("t1").say(trained(frame))
+        await far.one("AttemptSucceeded")
+        assert list(other.files) == ["hook/t1/files/final_model.tar.gz"]
+        assert set(other.statuses_asked_with("X-Key")) == {"k"}
+        result = json.loads(server.files[f"{HOST}/t1/attempts/1/files/responses.json"])
+        assert [missed["name"] for missed in result["artifacts_not_sent"]] == ["a.txt"]
+    finally:
+        await other.close()
+
+
+async def test_a_worker_that_sees_the_aggregators_mark_shares_its_folder(tmp_path: Path) -> None:
+    # given an aggregator that shows its mark, in a folder that this worker has under another path
+    (tmp_path / "results").mkdir()
+    (tmp_path / "mount").symlink_to(tmp_path / "results")
+    log = MemoryLog(MemoryServer(lambda: int(time.time() * 1000)))
+    shared, apart = SharedFolder(tmp_path / "mount", log, SystemClock()), SharedFolder(tmp_path / "mine", log, SystemClock())
+    assert await shared.is_shared(), "without an aggregator nobody says otherwise"
+    keeper = asyncio.ensure_future(MarkKeeper(tmp_path / "results", log, SystemClock()).run())
+    async with asyncio.timeout(10):
+        while not await log.results_mark():
+            await asyncio.sleep(0.005)
+    # then the worker sees it, and one with another folder does not
+    assert await shared.is_shared()
+    assert not await apart.is_shared()
+    # and a new aggregator shows a new one
+    keeper.cancel()
+    before = await log.results_mark()
+    keeper = asyncio.ensure_future(MarkKeeper(tmp_path / "results", log, SystemClock()).run())
+    async with asyncio.timeout(10):
+        while await log.results_mark() == before:
+            await asyncio.sleep(0.005)
+    assert await SharedFolder(tmp_path / "mount", log, SystemClock()).is_shared()
+    keeper.cancel()
