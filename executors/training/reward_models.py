@@ -53,10 +53,9 @@ def reward_weights(wanted: RewardModel, context: Context) -> Weights:
     """Where its weights lie: what `source` says, a stage's output, a folder, or a hub's repository."""
     source = wanted.source
     if source is None:
-        is_made = wanted.task_id or wanted.path or wanted.identifier in context.inputs
-        source = (
-            StageSource(identifier=wanted.identifier, task_id=wanted.task_id, path=wanted.path) if is_made else HuggingFaceSource(wanted.identifier)
-        )
+        is_made = wanted.task_id or wanted.path or wanted.url or wanted.identifier in context.inputs
+        made = StageSource(identifier=wanted.identifier, task_id=wanted.task_id, path=wanted.path, url=wanted.url)
+        source = made if is_made else HuggingFaceSource(wanted.identifier)
     return find_weights(TaskSpec("reward", model=Model(source=source)), context)
 
 

@@ -119,7 +119,8 @@ class _Bringing:
 
     async def _task(self) -> Path | None:
         """The weights that a stage or a task made."""
-        if not (named := self._place.task):
+        named = self._place.task or (self._place.stage if self._place.stage in self._here.inputs else "")
+        if not named:
             return None
         given = self._here.inputs.get(named) or next((given for given in self._here.inputs.values() if given["task_id"] == named), None)
         task = given["task_id"] if given is not None else named

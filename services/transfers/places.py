@@ -12,7 +12,7 @@ from mloc.core.language.model_spec import HttpSource, HuggingFaceSource, LocalSo
 from mloc.core.language.spec import TaskSpec
 from mloc.core.language.training_spec import RewardModel
 
-_TRACES = (b'"url"', b'"path"', b'"taskId"', b'"http"', b'"stage"', b'"identifier":"/', b"://")
+_TRACES = (b'"reward_model"', b'"rewards"', b'"url"', b'"path"', b'"taskId"', b'"http"', b'"stage"', b'"identifier":"/', b"://")
 
 
 class Place(Struct, frozen=True):
@@ -23,6 +23,7 @@ class Place(Struct, frozen=True):
     path: str = ""
     url: str = ""
     task: str = ""
+    stage: str = ""  # a stage's name if it is one, else something of a hub
     headers: dict[str, str] = {}
 
 
@@ -32,7 +33,7 @@ def may_have_places(encoded: bytes) -> bool:
 
 
 def places_of(spec: TaskSpec) -> list[Place]:
-    return [place for place in _all(spec) if place.path or place.url or place.task]
+    return [place for place in _all(spec) if place.path or place.url or place.task or place.stage]
 
 
 def _all(spec: TaskSpec) -> Iterator[Place]:
@@ -47,9 +48,9 @@ def _all(spec: TaskSpec) -> Iterator[Place]:
     yield from _source(spec.model.source, "model.source")
     for number, adapter in enumerate(spec.model.adapters):
         where = f"model.adapters[{number}]"
-        yield Place(where, "weights", adapter.path or "", adapter.url or "", adapter.task_id or "", adapter.headers)
+        yield Place(where, "weights", adapter.path or "", adapter.url or "", adapter.task_id or "", headers=adapter.headers)
     if (load := spec.checkpoint.load) is not None:
-        yield Place("checkpoint.load", "weights", load.path or "", load.url or "", load.task_id or "", load.headers)
+        yield Place("checkpoint.load", "weights", load.path or "", load.url or "", load.task_id or "", headers=load.headers)
     if spec.reward_model is not None:
         yield from _reward_model(spec.reward_model, "reward_model")
     for number, reward in enumerate(spec.rewards):
@@ -59,7 +60,8 @@ def _all(spec: TaskSpec) -> Iterator[Place]:
 
 def _reward_model(model: RewardModel, where: str) -> Iterator[Place]:
     path = model.path or (model.identifier if model.identifier.startswith("/") else "")
-    yield Place(where, "weights", path, model.url or "", model.task_id or "")
+    stage = model.identifier if not path and model.source is None else ""
+    yield Place(where, "weights", path, model.url or "", model.task_id or "", stage)
     yield from _source(model.source, f"{where}.source")
 
 
@@ -69,6 +71,6 @@ def _source(source: ModelSource | None, where: str) -> Iterator[Place]:
             yield Place(where, "weights", url=source.identifier, headers=source.headers)
         case StageSource():
             task = source.task_id or source.identifier
-            yield Place(where, "weights", source.path or "", source.url or "", task, source.headers)
+            yield Place(where, "weights", source.path or "", source.url or "", task, headers=source.headers)
         case LocalSource(identifier=identifier) | HuggingFaceSource(identifier=identifier):
             yield Place(where, "weights", identifier if identifier.startswith("/") else "")

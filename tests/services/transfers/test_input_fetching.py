@@ -184,3 +184,13 @@ async def test_a_fetch_can_be_broken_off_and_gone_on_with(world: World) -> None:
     here = await world.fetch(spec)
     assert Path(next(iter(here.fetched.values()))).read_bytes() == world.server.files["rows.jsonl"]
     assert world.server.statuses_asked_with("Range")[-1] != ""
+
+
+async def test_a_reward_model_may_be_a_stage_or_something_of_a_hub(world: World) -> None:
+    world.publish_remotely("t1", {"artifacts/final_model/config.json": b"{}"})
+    inputs = {"judge": {"task_id": "t1", "folder": "/b/t1", "result": {}}}
+    here = await world.fetch({"reward_model": {"identifier": "judge"}}, inputs)
+    assert (Path(here.inputs["judge"]["folder"]) / "artifacts" / "final_model" / "config.json").is_file()
+    world.server.asked.clear()
+    assert (await world.fetch({"reward_model": {"identifier": "org/judge"}}, inputs)).inputs == inputs
+    assert world.server.asked == []
