@@ -21,7 +21,8 @@ PREFIX = ".mloc-shared-"
 SHOWN_EACH_SEC = 10.0
 OLD_SEC = 3600.0  # files of aggregators before this one; a standby's is younger
 BELIEVED_SEC = 10.0
-LOOKS, LOOK_AGAIN_SEC = 4, 0.25  # an aggregator that just started shows a new name, and NFS may show that late
+LOOKS, LOOK_AGAIN_SEC = 4, 0.25
+SHOWS_LATE_SEC = 90.0  # an aggregator that just started shows a new name, and NFS may take so long to show that elsewhere
 
 _log = structlog.get_logger("results")
 
@@ -63,13 +64,19 @@ class SharedFolder:
         self._log = log
         self._clock = clock
         self._seen: tuple[float, bool] | None = None
+        self._shared_at: float | None = None  # when the mark was last there
         self._lock = asyncio.Lock()
 
     async def is_shared(self) -> bool:
         """Where there never was an aggregator, nobody says otherwise. Raises LogError."""
         async with self._lock:
             if self._seen is None or self._clock.monotonic() - self._seen[0] > BELIEVED_SEC:
-                self._seen = (self._clock.monotonic(), await self._look())
+                is_there = await self._look()
+                now = self._clock.monotonic()
+                if is_there:
+                    self._shared_at = now
+                was_just_there = self._shared_at is not None and now - self._shared_at < SHOWS_LATE_SEC
+                self._seen = (now, is_there or was_just_there)
             return self._seen[1]
 
     async def _look(self) -> bool:

@@ -277,7 +277,7 @@ async def test_a_worker_that_sees_the_aggregators_mark_shares_its_folder(tmp_pat
     (tmp_path / "mount").symlink_to(tmp_path / "results")
     log = MemoryLog(MemoryServer(lambda: int(time.time() * 1000)))
     shared, apart = SharedFolder(tmp_path / "mount", log, SystemClock()), SharedFolder(tmp_path / "mine", log, SystemClock())
-    assert await shared.is_shared(), "without an aggregator nobody says otherwise"
+    assert await SharedFolder(tmp_path / "mine", log, SystemClock()).is_shared(), "without an aggregator nobody says otherwise"
     keeper = asyncio.ensure_future(MarkKeeper(tmp_path / "results", log, SystemClock()).run())
     async with asyncio.timeout(10):
         while not await log.results_mark():
