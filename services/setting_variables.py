@@ -82,7 +82,7 @@ GROUPS: dict[str, dict[str, Variable]] = {
         "uploads_per_task": Variable(kind.whole_number(1, 4096), "Files that may be uploaded for one task."),
         "upload_expire_sec": Variable(kind.seconds(60), "Time after which an upload that nobody goes on with is forgotten.", default_text="86400"),
         "orchestrator_base_url": Variable(
-            kind.url("http", "https"), "Where workers without a shared folder upload results.", planned=True
+            kind.url("http", "https"), "Where workers reach the API: those without a shared folder upload results to it, fetch inputs from it."
         ),
         "orchestrator_url": Variable(
             kind.url("http", "https"), "The API that commands talk to.", default_text="http://127.0.0.1:PORT", planned=True

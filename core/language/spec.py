@@ -72,13 +72,13 @@ class Resources(Section, frozen=True):
 class Destination(Section, frozen=True):
     """Where a result goes besides the default folder: a folder (`local`) or a URL (`http`)."""
 
-    type: Annotated[Literal["local", "http"], about("`http` is accepted and has no effect yet")] = "local"
+    type: Annotated[Literal["local", "http"], about("`http`: a URL that artifacts are sent to")] = "local"
     path: Annotated[str | None, about("below the results folder or an allowed root; `..` is refused")] = None
-    url: Annotated[str | None, planned("where the result is sent")] = None
-    method: Annotated[Literal["POST", "PUT", "PATCH"], planned("how it is sent")] = "POST"
-    headers: Annotated[dict[str, str], planned("sent with it")] = {}
+    url: Annotated[str | None, about("a file goes to `<url>/<task>/files/<name>`")] = None
+    method: Annotated[Literal["POST", "PUT", "PATCH"], about("how it is sent")] = "POST"
+    headers: Annotated[dict[str, str], about("sent with it")] = {}
     timeout_sec: Annotated[
-        PositiveSeconds | None, also("timeout_sec", "timeout"), planned("for sending it")
+        PositiveSeconds | None, also("timeout_sec", "timeout"), about("for sending one file")
     ] = msgspec.field(name="timeoutSec", default=None)
 
 

@@ -75,7 +75,7 @@ class Store:
     """`spare_bytes` are left free for everybody else on that disk."""
 
     def __init__(self, root: Path, spare_bytes: int = 0) -> None:
-        self.root = root
+        self.root = root.absolute()
         self._spare_bytes = spare_bytes
 
     def blob(self, sha256: str) -> Path:

@@ -16,6 +16,8 @@ from mloc.services.results.folders import ARTIFACTS, MANIFEST_FILE
 
 UNLISTED = (".partial",)  # what a killed writer left
 
+ARCHIVES = {f"{name}_archive": f"{name}.tar.gz" for name in ("final_model", "final_lora")}  # what results call them → the files
+
 
 class Origin(Struct, frozen=True, omit_defaults=True, gc=False):
     """Where a result comes from, and what its task declared to be in it."""
@@ -95,7 +97,7 @@ def files_in(folder: Path) -> list[File]:
 
 def has_artifact(folder: Path, name: str) -> bool:
     """Whether a declared name or glob is in the result, at its top or among the artifacts, its shards' included."""
-    wanted = name.strip("/")
+    wanted = ARCHIVES.get(name, name).strip("/")
     if not wanted or ".." in Path(wanted).parts or Path(name).is_absolute():
         return False
     return any(next(place.glob(wanted), None) is not None for place in _places(folder))
@@ -103,7 +105,7 @@ def has_artifact(folder: Path, name: str) -> bool:
 
 def is_named(name: str, path: str) -> bool:
     """Whether a declared name or glob means the file at `path` of a result, or a folder that it lies in."""
-    wanted = name.strip("/").split("/")
+    wanted = ARCHIVES.get(name, name).strip("/").split("/")
     parts = path.split("/")
     for start in (parts, parts[1:] if parts[0] == ARTIFACTS else []):
         if len(start) >= len(wanted) and all(fnmatchcase(part, pattern) for part, pattern in zip(start, wanted, strict=False)):

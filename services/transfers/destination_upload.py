@@ -15,9 +15,9 @@ import aiohttp
 from msgspec import Struct
 
 from mloc.services.clock import Clock
-from mloc.services.results.manifest import ARTIFACTS
+from mloc.services.results.folders import ARTIFACTS
 from mloc.services.transfers.attempt_files import Progress
-from mloc.services.transfers.final_archives import FINAL, SUFFIX
+from mloc.services.transfers.final_archives import FINAL
 from mloc.services.transfers.remote_files import Say
 from mloc.services.transfers.transfer_errors import shown_url
 
@@ -47,7 +47,7 @@ class NotSent(Struct, frozen=True):
 def artifacts_to_send(folder: Path) -> list[tuple[str, Path]]:
     """(name below artifacts/, file). Of weights that have an archive the archive alone; checkpoints stay."""
     root = folder / ARTIFACTS
-    packed = {name for name in FINAL if (root / f"{name}{SUFFIX}").is_file()}
+    packed = {name for name, archive in FINAL.items() if (root / archive).is_file()}
     found = []
     for path in sorted(root.rglob("*")):
         parts = path.relative_to(root).parts

@@ -17,11 +17,10 @@ from msgspec import Struct
 
 from mloc.services.artifacts.packing import pack
 from mloc.services.durable_files import write_durably
-from mloc.services.results.folders import RESULT_FILE
-from mloc.services.results.manifest import ARTIFACTS
+from mloc.services.results.folders import ARTIFACTS, RESULT_FILE
+from mloc.services.results.manifest import ARCHIVES
 
-FINAL = ("final_model", "final_lora")
-SUFFIX = ".tar.gz"
+FINAL = {name: archive for key, archive in ARCHIVES.items() if (name := key.removesuffix("_archive"))}  # weights → their archive
 MOST_RESULT_BYTES = 64 << 20  # of a result that is read for this: larger ones are rows
 
 
@@ -48,7 +47,7 @@ def add_archives(folder: Path, final_folder: str, declared: tuple[str, ...], url
     for name in FINAL:
         weights = folder / ARTIFACTS / name
         if f"{name}_path" in result and weights.is_dir() and (always or _is_declared(name, declared)):
-            archive = f"{ARTIFACTS}/{name}{SUFFIX}"
+            archive = f"{ARTIFACTS}/{FINAL[name]}"
             if not (folder / archive).is_file():
                 pack(weights, folder / archive)
             more[f"{name}_archive"] = f"{final_folder}/{archive}"
@@ -87,5 +86,4 @@ def forget_folder(folder: Path) -> None:
 
 
 def _is_declared(name: str, declared: tuple[str, ...]) -> bool:
-    archive = f"{name}{SUFFIX}"
-    return any(wish == f"{name}_archive" or fnmatchcase(archive, wish.removeprefix(f"{ARTIFACTS}/")) for wish in declared)
+    return any(wish == f"{name}_archive" or fnmatchcase(FINAL[name], wish.removeprefix(f"{ARTIFACTS}/")) for wish in declared)

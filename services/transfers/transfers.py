@@ -13,7 +13,7 @@ from mloc.core.language.task_types import TRAINING
 from mloc.services.artifacts.archive_streams import ArchiveRefused
 from mloc.services.clock import Clock
 from mloc.services.log.event_log import LogUnavailable, ServerChanged
-from mloc.services.results.manifest import ARTIFACTS
+from mloc.services.results.folders import ARTIFACTS
 from mloc.services.results.results_mark import SharedFolder
 from mloc.services.transfers.attempt_files import AttemptFiles
 from mloc.services.transfers.destination_upload import TIMEOUT_SEC, HttpDestination, send_artifacts

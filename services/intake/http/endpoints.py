@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mloc.services.intake.http import (
     routes_admin,
+    routes_attempts,
     routes_health,
     routes_results,
     routes_stats,
@@ -21,6 +22,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *routes_streams.ENDPOINTS,
     *routes_results.ENDPOINTS,
     *routes_uploads.ENDPOINTS,
+    *routes_attempts.ENDPOINTS,
     *routes_workers.ENDPOINTS,
     *routes_stats.ENDPOINTS,
     *routes_admin.ENDPOINTS,
