@@ -88,5 +88,4 @@ def test_a_killed_training_goes_on_elsewhere_and_each_worker_uses_what_the_other
     workers.start(killed)
     assert workers.until_ended(id, DEADLINE_SEC)["state"] == "published"
     assert workers.cell.http("GET", f"/api/v1/results/{id}.answer")[1]["items"][0]["output"] is not None
-    made_by = [json.loads((workers.cell.results / f"{id}.{stage}" / "manifest.json").read_text())["worker"] for stage in ("tune", "answer")]
-    assert made_by == ["one", "two"]
+    assert [workers.task(f"{id}.{stage}")["worker_id"] for stage in ("tune", "answer")] == ["one", "two"]
