@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ def write_durably(path: Path, chunks: Iterable[bytes]) -> tuple[str, int]:
     """Write one file that appears whole or not at all, also over an older one. Returns (sha256 in hex, size in bytes)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_of(path)
     with partial.open("wb") as file:
         for chunk in chunks:
             file.write(chunk)
@@ -25,9 +26,14 @@ def write_durably(path: Path, chunks: Iterable[bytes]) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
+def partial_of(path: Path) -> Path:
+    """A name beside `path` for what is not whole yet; each thread that writes the same file has another."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
+
+
 def replace_file(path: str, content: bytes) -> None:
     """Write one file that appears whole or not at all to whoever reads it now; it may not survive a power cut."""
-    partial = f"{path}.{os.getpid()}.partial"
+    partial = f"{path}.{os.getpid()}.{threading.get_ident()}.partial"
     write_file(partial, content)
     os.replace(partial, path)
 

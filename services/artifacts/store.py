@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Struct
 
 from mloc.services.artifacts.receiving import Receiving
-from mloc.services.durable_files import sync_folder, write_durably
+from mloc.services.durable_files import partial_of, sync_folder, write_durably
 from mloc.services.results.folders import BLOBS, UPLOADS
 
 UNKNOWN_SIZE = -1
@@ -208,7 +208,7 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV):
             raise
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        partial = partial_of(target)
         try:
             shutil.copyfile(source, partial)
             descriptor = os.open(partial, os.O_RDONLY)
