@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mloc.executors.durable_files import sync_tree, write_durably
+from mloc.executors.rows import row_store
 from mloc.executors.rows.row_store import RowStore
-from mloc.executors.rows.rows import row_store
 
 
 def record(index: int, output: str = "x") -> dict[str, object]:
