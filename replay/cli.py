@@ -9,18 +9,24 @@ import argparse
 import asyncio
 import contextlib
 import re
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 
-from mloc.core import moment
-from mloc.replay import service_claims, shown
+from mloc.core import log_ids, moment
+from mloc.core.moment import AtOrdinal
+from mloc.replay import again, service_claims, shown
 from mloc.replay.as_of import TaskUnknown, as_of, history, task_at, task_whole
+from mloc.replay.difference import difference
+from mloc.replay.exporting import STANDARD_OUTPUT, export
 from mloc.replay.progress import progress
 from mloc.replay.rebuild import LogDamaged, OnProgress, rebuild
 from mloc.replay.verify import verify
+from mloc.services.intake.commands.log_session import results_dir
 from mloc.services.log.connection import open_log
 from mloc.services.log.event_log import EventLog, LogError
 from mloc.services.server.address import NoServerError
@@ -37,6 +43,10 @@ EXAMPLES = """examples:
   mloc-replay at -5m                     the cluster five minutes ago
   mloc-replay at '#1234' --task train    one task after the first 1,234 events
   mloc-replay at 2026-01-31T14:05 --json
+  mloc-replay diff -10m now              what changed in the last ten minutes
+  mloc-replay export today.jsonl.zst --since 2026-01-31   a part of the log, for mloc-console --archive
+  mloc-replay task train-1f8k2p0d        submit once more what the log holds of a task
+  mloc-replay task train-1f8k2p0d --output   show again what it gave
 
 exit codes: 0 it is so; 1 it differs or is not there; 2 wrong command line or setting; 3 the log cannot be reached
 """
@@ -52,19 +62,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return OK
     try:
         return asyncio.run(_run(parsed))
+    except BrokenPipeError:  # `mloc-replay at … | head`
+        sys.stderr.close()
+        return OK
     except SettingsError as error:
         return _failed(error, USAGE)
     except (NoServerError, LogError) as error:
         return _failed(error, UNREACHABLE)
-    except (LogDamaged, TaskUnknown) as error:
+    except (LogDamaged, TaskUnknown, again.NotAgain, again.NoOutput) as error:
         return _failed(error, DIFFERS)
     except ValueError as error:  # a moment that is none
         return _failed(error, USAGE)
+    except OSError as error:
+        return _failed(error, DIFFERS)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # `mloc-replay at … | head`
-        sys.stderr.close()
-        return OK
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,10 +98,42 @@ def _parser() -> argparse.ArgumentParser:
     looking.add_argument("--task", metavar="ID", help="one task whole, and the events that made it")
     looking.add_argument("--limit", type=int, default=20, metavar="N", help="tasks shown (default 20; --json has all)")
     looking.set_defaults(go=_at)
-    for command in (rebuilding, verifying, looking):
+    comparing, exporting, repeating = _diff_parser(commands), _export_parser(commands), _task_parser(commands)
+    for command in (rebuilding, verifying, looking, comparing, exporting, repeating):
         command.add_argument("--json", action="store_true", help="for programs")
     add_completion(commands)
     return parser
+
+
+def _diff_parser(commands: Any) -> argparse.ArgumentParser:
+    about = f"Tasks, workers and events that differ between two points of history: each is {moment.ACCEPTED}."
+    comparing: argparse.ArgumentParser = commands.add_parser("diff", help="what changed between two points of history", description=about)
+    comparing.add_argument("first", metavar="ID|TIME", help="for example -10m")
+    comparing.add_argument("second", metavar="ID|TIME", nargs="?", default="now", help="default: now")
+    comparing.add_argument("--limit", type=int, default=40, metavar="N", help="changes shown (default 40; --json has all)")
+    comparing.set_defaults(go=_diff)
+    return comparing
+
+
+def _export_parser(commands: Any) -> argparse.ArgumentParser:
+    about = """Write the log, or a part of it, a line ["<id>", {event}] each. Secrets are not in the log, so they are not in the file."""
+    exporting: argparse.ArgumentParser = commands.add_parser("export", help="the log as a file, for mloc-console --archive", description=about)
+    exporting.add_argument("file", type=Path, metavar="FILE", help="compressed where it ends in .zst; - for standard output")
+    exporting.add_argument("--since", metavar="ID|TIME", help="after this point (default: the beginning; a console needs that)")
+    exporting.add_argument("--until", metavar="ID|TIME", help="up to this point (default: the end)")
+    exporting.add_argument("--task", default="", metavar="ID", help="only events that name this task")
+    exporting.set_defaults(go=_export)
+    return exporting
+
+
+def _task_parser(commands: Any) -> argparse.ArgumentParser:
+    about = "Submit once more what the log holds of a task, a pipeline with all its stages, under new ids; or show again what it gave."
+    repeating: argparse.ArgumentParser = commands.add_parser("task", help="submit a task of the log again, or show its output", description=about)
+    repeating.add_argument("task", metavar="ID", help="id or name of any task that the log ever took")
+    repeating.add_argument("--output", action="store_true", help="print the result that it gave, as JSON")
+    repeating.add_argument("--dry-run", action="store_true", help="show what would be submitted")
+    repeating.set_defaults(go=_task)
+    return repeating
 
 
 async def _run(parsed: argparse.Namespace) -> int:
@@ -133,6 +177,49 @@ async def _at(parsed: argparse.Namespace, log: EventLog, settings: Settings) -> 
     position = {"position": found.position, "events": found.events}
     _show(parsed, {**position, "task": whole, "history": events} if parsed.json else shown.task_text(whole, events))
     return OK
+
+
+async def _diff(parsed: argparse.Namespace, log: EventLog, settings: Settings) -> int:
+    now = await log.now_ms()
+    found = await difference(log, moment.parse(parsed.first, now), moment.parse(parsed.second, now), await _progress(log))
+    _show(parsed, msgspec.to_builtins(found) if parsed.json else shown.difference_text(found, parsed.limit))
+    return OK
+
+
+async def _export(parsed: argparse.Namespace, log: EventLog, settings: Settings) -> int:
+    after = await _id(log, parsed.since) if parsed.since else log_ids.START
+    until = await _id(log, parsed.until) if parsed.until else None
+    written = await export(log, parsed.file, sys.stdout.buffer, after=after, until=until, task=parsed.task, on_progress=await _progress(log))
+    if parsed.file != STANDARD_OUTPUT:
+        _show(parsed, msgspec.to_builtins(written) if parsed.json else shown.exported_text(written))
+    return OK
+
+
+async def _task(parsed: argparse.Namespace, log: EventLog, settings: Settings) -> int:
+    family = await again.family_of(log, parsed.task, await _progress(log))
+    results = results_dir(settings)
+    if parsed.output:
+        found = await again.output_of(log, family[0].task, results)
+        if isinstance(found, Path):
+            with found.open("rb") as file:
+                shutil.copyfileobj(file, sys.stdout.buffer)
+        else:
+            sys.stdout.buffer.write(found + b"\n")
+        sys.stdout.buffer.flush()
+        return OK
+    anew = await again.again(log, family, results)
+    if not parsed.dry_run:
+        await again.submit(log, anew.submission, settings.backlog_limit)
+    _show(parsed, shown.again_json(anew, parsed.dry_run) if parsed.json else shown.again_text(anew, parsed.dry_run))
+    return OK
+
+
+async def _id(log: EventLog, text: str) -> str:
+    """The id up to which a point of history reaches. Raises ValueError."""
+    at = moment.parse(text, await log.now_ms())
+    if isinstance(at, AtOrdinal):
+        raise ValueError(f"{text}: export takes a time or an event id")
+    return moment.last_id(at)
 
 
 async def _progress(log: EventLog) -> OnProgress:

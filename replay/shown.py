@@ -9,7 +9,10 @@ import msgspec
 from mloc.core import log_ids, moment
 from mloc.core.task import FINAL, Task
 from mloc.core.worker import Worker
+from mloc.replay.again import Again
 from mloc.replay.as_of import AsOf, Happened
+from mloc.replay.difference import Change, Difference, Point
+from mloc.replay.exporting import Exported
 from mloc.replay.rebuild import Rebuilt
 from mloc.replay.verify import Verdict, Verified
 
@@ -104,6 +107,56 @@ def as_of_json(found: AsOf) -> dict[str, Any]:
         "position": found.position, "events": found.events, "time": found.time, "digest": found.digest, "counts": found.counts,
         "workers": [named(worker) for worker in found.workers], "tasks": [named(task) for task in found.tasks],
     }  # fmt: skip
+
+
+def difference_text(found: Difference, limit: int) -> str:
+    """Both points, the events between them, and each change on a line."""
+    happened = ", ".join(f"{count:,} {name}" for name, count in sorted(found.by_type.items(), key=lambda item: -item[1]))
+    width = max((len(change.id) for change in found.changes[:limit]), default=0)
+    lines = [
+        *_point_lines("from", found.first),
+        *_point_lines("to", found.second),
+        f"events    {happened or 'none'}",
+        "",
+        *(f"  {change.kind:6} {change.id:{width}}  {_change(change)}" for change in found.changes[:limit]),
+    ]
+    if not found.changes:
+        lines.append("  no task and no worker differs")
+    elif len(found.changes) > limit:
+        lines.append(f"  showing {limit} of {len(found.changes):,}; --limit N for more, --json has all")
+    return "\n".join(lines)
+
+
+def exported_text(written: Exported) -> str:
+    if not written.entries:
+        return f"{written.path}: no entry is in that part of the log"
+    return f"{written.path}: {written.entries:,} entries, {written.first} to {written.last}; mloc-console --archive {written.path} shows them"
+
+
+def again_text(anew: Again, is_dry_run: bool) -> str:
+    head = "would be submitted again" if is_dry_run else "submitted again"
+    lines = [f"{old} → {new}" for old, new in anew.tasks]
+    if is_dry_run:
+        lines = [old for old, _ in anew.tasks]
+    return "\n".join([f"{head}: {len(lines)} task{'s' if len(lines) > 1 else ''}", *(f"  {line}" for line in lines)])
+
+
+def again_json(anew: Again, is_dry_run: bool) -> dict[str, Any]:
+    return {"ok": True, "dry_run": is_dry_run, "tasks": [{"again_of": old, "task_id": None if is_dry_run else new} for old, new in anew.tasks]}
+
+
+def _point_lines(label: str, point: Point) -> list[str]:
+    return [f"{label:9} #{point.events:,}  {point.position}  {point.time}", f"          {_counts(point.counts)}"]
+
+
+def _change(change: Change) -> str:
+    if change.how == "came":
+        return f"new, {change.after}"
+    if change.how == "went":
+        return f"left the state ({change.before})"
+    moved = f"{change.before} → {change.after}" if change.before != change.after else change.after
+    others = [name for name in change.fields if name != "phase" and not name.endswith("_ms")]
+    return f"{moved}  ({', '.join(others)})" if others else moved
 
 
 def named(value: Task | Worker) -> dict[str, Any]:
