@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,14 +15,18 @@ def write_durably(path: Path, chunks: Iterable[bytes]) -> tuple[str, int]:
     path.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
     partial = partial_of(path)
-    with partial.open("wb") as file:
-        for chunk in chunks:
-            file.write(chunk)
-            digest.update(chunk)
-            size += len(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with partial.open("wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+                digest.update(chunk)
+                size += len(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
     return digest.hexdigest(), size
 
@@ -29,6 +34,16 @@ def write_durably(path: Path, chunks: Iterable[bytes]) -> tuple[str, int]:
 def partial_of(path: Path) -> Path:
     """A name beside `path` for what is not whole yet; each thread that writes the same file has another."""
     return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
+
+
+def copy_durably(source: Path, target: Path) -> None:
+    """A copy that may be seen before it is whole."""
+    shutil.copyfile(source, target)
+    descriptor = os.open(target, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def replace_file(path: str, content: bytes) -> None:

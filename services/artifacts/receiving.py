@@ -25,7 +25,7 @@ class Receiving:
         self._descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             self._lock()
-            if not self._is_at(part):
+            if not self.is_at(part):
                 raise BlockingIOError("it has just become a blob")
             self._digest, self.offset = hashlib.sha256(), 0
             while piece := os.read(self._descriptor, _READ_BYTES):
@@ -38,7 +38,8 @@ class Receiving:
             raise
         self._unsynced = 0
 
-    def _is_at(self, part: Path) -> bool:
+    def is_at(self, part: Path) -> bool:
+        """Whether the file that is written still has this name."""
         try:
             return os.path.samestat(os.fstat(self._descriptor), part.stat())
         except FileNotFoundError:

@@ -4,13 +4,15 @@
     .uploads/<id>.json, .part     whose file an upload is, and what of it has arrived
 
 An upload's id follows from whose file it is and its sha256, so that asking again for the same upload finds what arrived the first time.
-Several processes may share a store: an upload is locked while somebody writes it. All here blocks; callers use threads.
+Several processes may share a store: an upload is locked while somebody writes it, and what makes, uses or removes a name of its content
+happens one at a time under the store's own lock. All here blocks; callers use threads.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -24,12 +26,15 @@ import msgspec
 from msgspec import Struct
 
 from mloc.services.artifacts.receiving import Receiving
-from mloc.services.durable_files import partial_of, sync_folder, write_durably
+from mloc.services.durable_files import copy_durably, partial_of, sync_folder, write_durably
 from mloc.services.results.folders import BLOBS, UPLOADS
 
 UNKNOWN_SIZE = -1
+LOCK = ".lock"
 _ID = re.compile(r"[0-9a-f]{32}")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV)
+_PLACE_TRIES = 5  # folders may be moved or cleared away under a file that is being placed
 
 
 class StoreError(Exception):
@@ -87,15 +92,16 @@ class Store:
         """Note whose upload it will be; gives its id, one that nobody else has if it is to be apart. Raises DiskFull, OSError."""
         self.make_room(upload.size)
         id = upload.id if upload.sha256 and not apart else secrets.token_hex(16)
-        known = self.upload(id)
-        if known is None or (known.is_done and not self.blob(known.sha256).exists()):
-            write_durably(self._note(id), [msgspec.json.encode(upload)])
+        with self._alone():
+            known = self.upload(id)
+            if known is None or (known.is_done and not self.blob(known.sha256).exists()):
+                write_durably(self._note(id), [msgspec.json.encode(upload)])
         return id
 
     def known(self, upload: Upload) -> Blob | None:
         """The content, where the store has it already: nothing need be sent."""
         path = self.blob(upload.sha256)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self._alone():
             if upload.sha256 and (size := path.stat().st_size) == upload.size:
                 os.utime(path)
                 return Blob(path, upload.sha256, size)
@@ -128,44 +134,82 @@ class Store:
         return receiving
 
     def finish(self, id: str, receiving: Receiving) -> Blob:
-        """What has arrived is the whole: make it a blob. Repeating it does no harm. Raises OSError."""
+        """What has arrived is the whole: make it a blob. Repeating it does no harm. Raises UploadDone, OSError."""
         receiving.sync()
-        blob = self.blob(receiving.sha256)
+        part, blob = self._part(id), self.blob(receiving.sha256)
         blob.parent.mkdir(parents=True, exist_ok=True)
-        if blob.exists():
-            os.utime(blob)  # in use again
-            self._part(id).unlink(missing_ok=True)  # another sender of the same may have finished it
-        else:
-            with contextlib.suppress(FileNotFoundError):  # another one was faster in this moment: looked at below
-                os.rename(self._part(id), blob)
-            os.chmod(blob, 0o444)
+        with self._alone():
+            is_there = receiving.is_at(part)
+            if blob.exists():
+                os.utime(blob)  # in use again
+                if is_there:
+                    part.unlink()
+            elif is_there:
+                os.utime(part)
+                os.rename(part, blob)
+                os.chmod(blob, 0o444)
+            else:  # given up or expired meanwhile, and nobody else has brought the same
+                raise UploadDone("this upload was given up")
         sync_folder(blob.parent)
         return Blob(blob, receiving.sha256, receiving.offset)
 
     def done(self, id: str, upload: Upload) -> None:
         """The file is in its place. The note stays for who did not hear the answer, until it expires."""
-        write_durably(self._note(id), [msgspec.json.encode(upload)])
-        self._part(id).unlink(missing_ok=True)
+        with self._alone():
+            write_durably(self._note(id), [msgspec.json.encode(upload)])
+            self._part(id).unlink(missing_ok=True)
 
     def drop(self, id: str) -> None:
         """Forget an upload and what arrived of it."""
-        self._part(id).unlink(missing_ok=True)
-        self._note(id).unlink(missing_ok=True)
+        with self._alone():
+            self._part(id).unlink(missing_ok=True)
+            self._note(id).unlink(missing_ok=True)
 
     # --- places ---
 
     def place(self, blob: Blob, path: str) -> Path:
-        """Make the blob the file at `path`, below the root, durably; the same file there already is as good. Raises NameTaken, OSError."""
+        """Make the blob the file at `path`, below the root, durably; the same file there already is as good.
+
+        Raises NameTaken, UploadDone where the blob expired meanwhile, OSError."""
         target = self.root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        for left in reversed(range(_PLACE_TRIES)):
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._place(blob, target)
+                for folder in (target.parent, *target.parent.relative_to(self.root).parents):
+                    sync_folder(self.root / folder)
+                return target
+            except FileNotFoundError as error:
+                if not blob.path.exists():
+                    raise UploadDone("its content was not used in time and has expired") from error
+                if not left:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    def _place(self, blob: Blob, target: Path) -> None:
         try:
-            link_or_copy(blob.path, target)
+            with self._alone():
+                os.link(blob.path, target)
         except FileExistsError:
             if not is_file_of(target, blob):
-                raise NameTaken(f"{path} is there already, with another content") from None
-        for folder in (target.parent, *target.parent.relative_to(self.root).parents):
-            sync_folder(self.root / folder)
-        return target
+                raise NameTaken(f"{target.relative_to(self.root)} is there already, with another content") from None
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            self._copy(blob, target)
+
+    def _copy(self, blob: Blob, target: Path) -> None:
+        """Where the file system has no links. Raises NameTaken, OSError."""
+        partial = partial_of(target)
+        try:
+            copy_durably(blob.path, partial)
+            with self._alone():
+                if not target.exists():
+                    os.rename(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+        if not is_file_of(target, blob):
+            raise NameTaken(f"{target.relative_to(self.root)} is there already, with another content")
 
     def make_room(self, size: int) -> None:
         """Raises DiskFull where so much more does not fit."""
@@ -181,46 +225,41 @@ class Store:
         before = (time.time() if now is None else now) - older_than_sec
         number = freed = 0
         for file in self._files():
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError), self._alone():
                 status = file.stat()
-                if status.st_mtime >= before or (file.parent.parent.name == BLOBS and status.st_nlink > 1):
+                if self._touched(file) >= before or (file.parent.parent.name == BLOBS and status.st_nlink > 1):
                     continue
                 file.unlink()
                 number, freed = number + 1, freed + (status.st_size if status.st_nlink == 1 else 0)
         return number, freed
+
+    def _touched(self, file: Path) -> float:
+        """A note is as young as what arrives of its upload."""
+        part = file.with_suffix(".part")
+        return max(file.stat().st_mtime, part.stat().st_mtime if file.suffix == ".json" and part.exists() else 0)
 
     def _files(self) -> Iterator[Path]:
         """Parts before notes: an upload without its note is not found, one without its part begins anew."""
         yield from sorted((self.root / UPLOADS).glob("*"), reverse=True)
         yield from (self.root / BLOBS).glob("??/*")
 
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else, here or in another process, makes, uses or removes a name of some content meanwhile. For moments only. Raises OSError."""
+        lock = self.root / BLOBS / LOCK
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
     def _note(self, id: str) -> Path:
         return self.root / UPLOADS / f"{id}.json"
 
     def _part(self, id: str) -> Path:
         return self.root / UPLOADS / f"{id}.part"
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """A second name of the same bytes; a copy only where the file system has no links. Raises FileExistsError, OSError."""
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV):
-            raise
-        partial = partial_of(target)
-        try:
-            shutil.copyfile(source, partial)
-            descriptor = os.open(partial, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            if target.exists():
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
-            os.rename(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def is_file_of(path: Path, blob: Blob) -> bool:

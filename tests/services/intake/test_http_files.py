@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import io
 import json
 import os
 from pathlib import Path
@@ -14,7 +15,7 @@ from yarl import URL
 from mloc.core.events import AttemptStarted, TaskDispatched
 from mloc.services.artifacts import uploading
 from mloc.services.artifacts.digests import repr_digest
-from mloc.services.artifacts.store import Store
+from mloc.services.artifacts.store import LOCK, Store
 from mloc.services.results.folders import attempt_folder
 from tests.services.intake.conftest import WORKER, Api, serving
 
@@ -55,10 +56,10 @@ async def got(api: Api, path: str, status: int = 200, **headers: str) -> bytes:
 
 
 def stored_files(api: Api) -> list[Path]:
-    """Every file below RESULTS_DIR, each inode once."""
+    """Every file below RESULTS_DIR that holds some of a content, each inode once."""
     seen = {}
     for path in sorted(api.results.rglob("*")):
-        if path.is_file() and path.suffix != ".json":
+        if path.is_file() and path.suffix != ".json" and path.name != LOCK:
             seen.setdefault(path.stat().st_ino, path)
     return list(seen.values())
 
@@ -107,7 +108,7 @@ async def test_each_attempt_has_files_of_its_own(api, task):
 
 @pytest.mark.parametrize("form", ["form", "raw"])
 async def test_a_wrong_checksum_stores_nothing(api, task, form):
-    data = aiohttp.FormData({"file": CONTENT}) if form == "form" else CONTENT
+    data = aiohttp.FormData({"file": io.BytesIO(CONTENT)}) if form == "form" else CONTENT
     response = await api.post(f"/api/v1/results/{task}/files/a.bin", data, headers={"X-Content-SHA256": sha(b"other")})
     error = (await response.json())["error"]
     assert (response.status, error["code"]) == (422, "wrong_content")
@@ -121,10 +122,10 @@ async def test_a_wrong_checksum_stores_nothing(api, task, form):
 async def test_a_form_is_as_good_as_the_raw_body(api, task):
     form = aiohttp.FormData()
     form.add_field("note", "hello")
-    form.add_field("file", CONTENT, filename="../../evil")
+    form.add_field("file", io.BytesIO(CONTENT), filename="../../evil")
     response = await api.post(f"/api/v1/results/{task}/files/a.bin", form, headers={"X-Content-SHA256": sha(CONTENT)})
     assert (response.status, (await response.json())["sha256"]) == (201, sha(CONTENT))
-    response = await api.post(f"/api/v1/results/{task}/files/b.bin", aiohttp.FormData({"data": b"x"}))
+    response = await api.post(f"/api/v1/results/{task}/files/b.bin", aiohttp.FormData({"data": io.BytesIO(b"x")}))
     assert (await response.json())["error"]["code"] in ("no_file", "unreadable_body")
 
 

@@ -84,7 +84,10 @@ def test_a_destination_gets_the_files_too(tmp_path: Path) -> None:
     assert (tmp_path / "t" / "responses.json").read_bytes() == RESULT
 
 
-@pytest.mark.parametrize("path", ["../elsewhere", "a/../../b", "/etc/mloc", ".", "", ".attempts/x", "other", "other/artifacts", "link/x"])
+OTHERS = (".attempts/x", ".blobs/ab/x", ".uploads", "other", "other/artifacts", "link/x")
+
+
+@pytest.mark.parametrize("path", ["../elsewhere", "a/../../b", "/etc/mloc", ".", "", *OTHERS])
 def test_a_destination_that_is_not_safe_is_refused_and_the_default_folder_has_the_result(tmp_path: Path, path: str) -> None:
     root = tmp_path / "results"
     root.mkdir()
