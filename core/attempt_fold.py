@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from mloc.core import task as tasks
 from mloc.core.cluster import Cluster
+from mloc.core.dispatch_policy import ROUND_ROBIN
 from mloc.core.events import (
     AttemptFailed,
     AttemptLost,
@@ -34,9 +35,11 @@ def dispatch(cluster: Cluster, id: str, event: TaskDispatched, now: int) -> None
             event.task, event.attempt, event.worker, event.incarnation, id, event.devices,
             need.gpu_memory if need else 0, need.light if need else False,
         )  # fmt: skip
-        cluster.holdings.add(attempt)
+        cluster.holdings.add(attempt, need)
         if not fits or worker.draining:
             cluster.holdings.mark_unneeded(attempt)
+    if cluster.dispatch_policy == ROUND_ROBIN:
+        cluster.last_worker = event.worker
     if task is not None and fits:
         if task.parent:
             touch_parent(cluster, task, now)

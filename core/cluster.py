@@ -45,6 +45,7 @@ class Stored(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     doomed: dict[str, str]
     unneeded: dict[str, dict[str, list[int]]]  # worker → task → attempt numbers
     met: dict[str, dict[str, str]]
+    last_worker: str = ""
 
 
 _digest_encoder = msgspec.msgpack.Encoder(order="deterministic")
@@ -63,7 +64,8 @@ class Cluster:
         self.attempt_base = 0  # attempt numbers are larger than this
         self.submissions = 0
         self.unknown = 0  # entries of types that this program does not know
-        self.dispatch_policy = ""
+        self.dispatch_policy = ""  # as `placement` names them; empty: the default
+        self.last_worker = ""  # that got a dispatch, while the policy is one that asks
         self.mean_ms: dict[str, float] = {}  # task type → moving mean of an attempt's duration
         self.tasks: dict[str, Task] = {}
         self.specs: dict[str, bytes] = {}  # JSON by task, while the task is open; a shard uses its parent's
@@ -215,7 +217,7 @@ class Cluster:
         return Stored(
             self.fold_version, self.position, self.log_id, self.run_id, self.first_ms, self.attempt_base, self.submissions, self.unknown,
             self.dispatch_policy, self.mean_ms, list(self.tasks.values()), list(self.ended), list(self.workers.values()),
-            sorted(self.holdings.all(), key=lambda a: (a.worker, a.task, a.number)), self.doomed, unneeded, self.met,
+            sorted(self.holdings.all(), key=lambda a: (a.worker, a.task, a.number)), self.doomed, unneeded, self.met, self.last_worker,
         )  # fmt: skip
 
     def digest(self) -> str:
@@ -241,12 +243,16 @@ def from_bytes(data: bytes) -> Cluster:
     if stored.fold_version != FOLD_VERSION:
         raise ValueError(f"the snapshot was made by fold version {stored.fold_version}, this program has {FOLD_VERSION}")
     cluster = Cluster()
-    for name in ("position", "log_id", "run_id", "first_ms", "attempt_base", "submissions", "unknown", "dispatch_policy", "mean_ms", "doomed", "met"):
+    for name in (
+        "position", "log_id", "run_id", "first_ms", "attempt_base", "submissions", "unknown", "dispatch_policy", "last_worker", "mean_ms",
+        "doomed", "met",
+    ):  # fmt: skip
         setattr(cluster, name, getattr(stored, name))
     cluster.specs = specs
     cluster.workers = {worker.id: worker for worker in stored.workers}
+    needs = {task.id: task.need for task in stored.tasks}
     for attempt in stored.attempts:
-        cluster.holdings.add(attempt)
+        cluster.holdings.add(attempt, needs.get(attempt.task))
     cluster.holdings.unneeded = {
         (task, number): worker for worker, tasks in stored.unneeded.items() for task, numbers in tasks.items() for number in numbers
     }

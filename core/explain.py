@@ -10,11 +10,11 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from mloc.core import placement
+from mloc.core import dispatch_policy, placement
 from mloc.core.cluster import Cluster
 from mloc.core.events import Need
 from mloc.core.nearest_fit import nearest_fit
-from mloc.core.placement import Room
+from mloc.core.placement import Room, Rule
 from mloc.core.task import FINAL, Task
 from mloc.core.worker import Worker
 
@@ -52,11 +52,11 @@ def explain(cluster: Cluster, task: Task) -> Explanation:
         return Explanation("sent", f"attempt {task.tries} {'runs on' if task.phase == 'running' else 'was sent to'} worker {task.worker}")
     if task.children:
         return _of_children(cluster, task)
-    return explain_need(cluster, task.need, _held(cluster, task)) if task.need else Explanation("held", "the task states no need")
+    return explain_need(cluster, task.need, _held(cluster, task), task) if task.need else Explanation("held", "the task states no need")
 
 
-def explain_need(cluster: Cluster, need: Need, held: str = "") -> Explanation:
-    """Where a need would go now; `held` says what else keeps its task back."""
+def explain_need(cluster: Cluster, need: Need, held: str = "", task: Task | None = None) -> Explanation:
+    """Where a need would go now; `held` says what else keeps its task back. Without a task, a worker that tasks are tied to is not known."""
     verdicts = tuple(_verdict(cluster, worker_id, need) for worker_id in sorted(cluster.workers))
     alive = [worker for worker in cluster.workers.values() if worker.phase == "alive"]
     if not alive:
@@ -69,7 +69,16 @@ def explain_need(cluster: Cluster, need: Need, held: str = "") -> Explanation:
         return Explanation("held", held, verdicts)
     if not any(verdict.has_room for verdict in verdicts):
         return Explanation("busy", f"{_count(sum(v.fits for v in verdicts), 'worker')} that would fit: all busy", verdicts)
-    return Explanation("next", "next in line", verdicts, worker=_first_choice(cluster, need))
+    fitting = [verdict.worker for verdict in verdicts if verdict.fits]
+    rule = placement.rule_of(cluster)
+    if task is None and rule.is_pinned:
+        rule = Rule()
+    chosen = placement.choose({id: Room(cluster, cluster.workers[id]) for id in fitting}, fitting, task or Task("", need=need), rule)
+    if chosen is None:
+        assert task is not None
+        tied_to = dispatch_policy.pinned(rule.policy, task, fitting)
+        return Explanation("busy", f"{tied_to}, which it is tied to by the dispatch policy {rule.policy}, is busy", verdicts)
+    return Explanation("next", "next in line", verdicts, worker=chosen[0])
 
 
 def _of_misfits(cluster: Cluster, need: Need, alive: list[Worker], verdicts: tuple[WorkerVerdict, ...]) -> Explanation:
@@ -86,18 +95,15 @@ def _of_misfits(cluster: Cluster, need: Need, alive: list[Worker], verdicts: tup
     return Explanation("never_fits", f"no worker fits; {shown.worker}: {shown.why}", verdicts, change=change)
 
 
-def _first_choice(cluster: Cluster, need: Need) -> str:
-    rooms = {worker.id: Room(cluster, worker) for worker in cluster.workers.values() if not placement.misfit(cluster, worker, need)}
-    chosen = placement.choose(rooms, list(rooms), Task("", need=need))
-    return chosen[0] if chosen else ""
-
-
 def _verdict(cluster: Cluster, worker_id: str, need: Need) -> WorkerVerdict:
     worker = cluster.workers[worker_id]
     if misfit := placement.misfit(cluster, worker, need):
         return WorkerVerdict(worker_id, fits=False, has_room=False, why=misfit)
-    room = Room(cluster, worker).place(need) is not None
-    return WorkerVerdict(worker_id, fits=True, has_room=room, why="it has room" if room else "it is busy")
+    room = Room(cluster, worker)
+    if room.place(need) is not None:
+        return WorkerVerdict(worker_id, fits=True, has_room=True, why="it has room")
+    short = room.shortage(need)
+    return WorkerVerdict(worker_id, fits=True, has_room=False, why=f"it is busy: {short}" if short else "it is busy")
 
 
 def _held(cluster: Cluster, task: Task) -> str:

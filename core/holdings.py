@@ -1,4 +1,4 @@
-"""What each worker holds: attempts, the devices and slots that they take, and which of them are not needed any more.
+"""What each worker holds: attempts, the devices, slots, cores and memory that they take, and which of them are not needed any more.
 
 An index beside the workers; the attempts in it are frozen, and only the fold changes it.
 """
@@ -6,6 +6,7 @@ An index beside the workers; the attempts in it are frozen, and only the fold ch
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import fsum
 
 from msgspec.structs import replace
 
@@ -22,6 +23,7 @@ class Holdings:
         self._light: dict[str, int] = {}
         self._slots: dict[str, int] = {}
         self._devices: dict[str, dict[int, list[AttemptKey]]] = {}
+        self._reserved: dict[str, dict[AttemptKey, tuple[float, int]]] = {}  # cores and bytes, of attempts whose tasks ask for some
 
     def find(self, worker: str, key: AttemptKey) -> Attempt | None:
         held = self.by_worker.get(worker)
@@ -55,7 +57,13 @@ class Holdings:
         memories = [self.by_worker[worker][key].device_memory for key in holders]
         return all(memories) and sum(memories) + need.gpu_memory <= device.memory
 
-    def add(self, attempt: Attempt) -> None:
+    def reserved(self, worker: str) -> tuple[float, int]:
+        """Cores and bytes of memory that the worker's attempts asked for."""
+        asked = self._reserved.get(worker)
+        return (fsum(cpu for cpu, _ in asked.values()), sum(memory for _, memory in asked.values())) if asked else (0.0, 0)
+
+    def add(self, attempt: Attempt, need: Need | None) -> None:
+        """`need` is that of the attempt's task, None where nothing is known of it."""
         key = (attempt.task, attempt.number)
         held = self.by_worker.get(attempt.worker)
         if held is None:
@@ -66,6 +74,8 @@ class Holdings:
         self._count(attempt, 1)
         for device in attempt.devices:
             self._devices.setdefault(attempt.worker, {}).setdefault(device, []).append(key)
+        if need is not None and (need.cpu or need.memory) and not attempt.light:
+            self._reserved.setdefault(attempt.worker, {})[key] = (need.cpu, need.memory)
 
     def remove(self, worker: str, key: AttemptKey) -> Attempt | None:
         held = self.by_worker.get(worker)
@@ -77,6 +87,8 @@ class Holdings:
         self._count(attempt, -1)
         for device in attempt.devices:
             self._devices[worker][device].remove(key)
+        if reserved := self._reserved.get(worker):
+            reserved.pop(key, None)
         return attempt
 
     def clear(self, worker: str) -> list[Attempt]:
@@ -98,6 +110,7 @@ class Holdings:
         other.by_worker = {worker: dict(held) for worker, held in self.by_worker.items()}
         other.unneeded, other._light, other._slots = dict(self.unneeded), dict(self._light), dict(self._slots)
         other._devices = {worker: {device: list(keys) for device, keys in devices.items()} for worker, devices in self._devices.items()}
+        other._reserved = {worker: dict(asked) for worker, asked in self._reserved.items() if asked}
         return other
 
     def _count(self, attempt: Attempt, by: int) -> None:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from msgspec import Struct
+
+from mloc.core import dispatch_policy
 from mloc.core.cluster import Cluster
 from mloc.core.events import Device, Need
 from mloc.core.task import Task
@@ -15,6 +18,7 @@ from mloc.core.worker import Worker
 AHEAD_MS = 100.0  # work that needs no device may be sent this much ahead of need
 LIGHT_FIRST = 64  # light attempts in flight while their duration is not known yet
 LIGHT_MOST = 1024
+LEAST_CPU = 1e-6  # cores: what sums of fractions may be off by
 
 
 class Room:
@@ -25,12 +29,15 @@ class Room:
         self._cluster = cluster
         self._light = cluster.holdings.light(worker.id)
         self._slots = cluster.holdings.slots(worker.id)
+        self._reserved: tuple[float, int] | None = None  # cores and bytes that its attempts asked for; looked up when a need asks for some
         self._devices: set[int] = set()  # taken in this round
 
     def place(self, need: Need) -> tuple[int, ...] | None:
         """Device indexes for the need (empty where it needs none); None where there is no room now."""
         if need.light:
             return () if self._light < _light_window(self._cluster, need) else None
+        if (need.cpu or need.memory) and self.shortage(need):
+            return None
         if not need.gpus:
             return () if self._slots < self.worker.slots + _slots_ahead(self._cluster, need, self.worker.slots) else None
         free = [
@@ -41,13 +48,34 @@ class Room:
         ]  # fmt: skip
         return tuple(free[: need.gpus]) if len(free) >= need.gpus else None
 
+    def shortage(self, need: Need) -> str:
+        """Which of its cores or memory are too few beside what its attempts asked for; "" for neither. Light work reserves nothing."""
+        if need.light or not (need.cpu or need.memory):
+            return ""
+        cpu, memory = self._taken()
+        hardware = self.worker.hardware
+        if need.cpu and cpu + need.cpu > hardware.cpus + LEAST_CPU:
+            return f"{max(0.0, hardware.cpus - cpu):.3g} of its {hardware.cpus:g} CPUs are free, {need.cpu:g} are needed"
+        if need.memory and memory + need.memory > hardware.memory > 0:
+            free = max(0, hardware.memory - memory)
+            return f"{free / 2**30:.1f} of its {hardware.memory / 2**30:.1f} GiB of memory are free, {need.memory / 2**30:.1f} are needed"
+        return ""
+
     def take(self, need: Need, devices: tuple[int, ...]) -> None:
+        if (need.cpu or need.memory) and not need.light:
+            cpu, memory = self._taken()
+            self._reserved = cpu + need.cpu, memory + need.memory
         if need.light:
             self._light += 1
         elif devices:
             self._devices.update(devices)
         else:
             self._slots += 1
+
+    def _taken(self) -> tuple[float, int]:
+        if self._reserved is None:
+            self._reserved = self._cluster.holdings.reserved(self.worker.id)
+        return self._reserved
 
     def load(self, need: Need) -> int:
         """How busy the worker is with work of the need's sort; the least loaded gets the next one."""
@@ -98,26 +126,45 @@ def devices_of_type(worker: Worker, need: Need) -> list[Device]:
     return [device for device in worker.hardware.devices if need.gpu_type.lower() in ("any", "", *_names(device.name))]
 
 
-def choose(rooms: Mapping[str, Room], fitting: list[str], task: Task) -> tuple[str, tuple[int, ...]] | None:
-    """The best worker with room now, and the devices there; None where all that fit are busy.
+class Rule(Struct, frozen=True, gc=False):
+    """How to choose: the policy by name (empty: the default), and the worker that got a task last, where it asks for that."""
 
-    Warm engine first, then not the worker of the last failure while another one has room, then the least loaded, then the cheapest.
+    policy: str = ""
+    last_worker: str = ""
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether a task that finds no room says nothing of those behind it."""
+        return self.policy in dispatch_policy.PINNED
+
+    def after(self, worker: str) -> Rule:
+        return Rule(self.policy, worker) if self.policy == dispatch_policy.ROUND_ROBIN else self
+
+
+def rule_of(cluster: Cluster) -> Rule:
+    return Rule(cluster.dispatch_policy, cluster.last_worker)
+
+
+def choose(rooms: Mapping[str, Room], fitting: list[str], task: Task, rule: Rule) -> tuple[str, tuple[int, ...]] | None:
+    """The best worker with room now, and the devices there; None where all that the task may go to are busy.
+
+    Not the worker of the last failure while another one has room, then one where it starts at once, then as the policy has it.
     """
     need = task.need
     assert need is not None
-    best: tuple[tuple[bool, bool, bool, int, float, str], tuple[int, ...]] | None = None
-    for id in fitting:
+    score_of = dispatch_policy.score_of(rule.policy)
+    best: tuple[tuple[bool, bool, dispatch_policy.Score], str, tuple[int, ...]] | None = None
+    for id in (dispatch_policy.pinned(rule.policy, task, fitting),) if rule.is_pinned and fitting else fitting:
         room = rooms[id]
         devices = room.place(need)
         if devices is None:
             continue
         load = room.load(need)
         behind = not need.light and not need.gpus and load >= room.worker.slots
-        cold = bool(need.engine) and need.engine not in room.worker.engines
-        score = (id == task.failed_on, behind, cold, load, room.worker.cost_per_hour, id)
+        score = (id == task.failed_on, behind, score_of(room.worker, task, load, rule.last_worker))
         if best is None or score < best[0]:
-            best = score, devices
-    return (best[0][-1], best[1]) if best else None
+            best = score, id, devices
+    return best[1:] if best else None
 
 
 def _light_window(cluster: Cluster, need: Need) -> int:

@@ -5,6 +5,7 @@ After a crash at any point, folding to the tail and deciding again is right. Fol
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 
@@ -13,12 +14,14 @@ from msgspec import Struct
 from mloc.core import placement, retry
 from mloc.core import task as tasks
 from mloc.core.cluster import Cluster
+from mloc.core.dispatch_policy import DEFAULT as DEFAULT_POLICY
 from mloc.core.events import (
     AttemptLost,
     AttemptRecalled,
     AttemptStopRequested,
     Event,
     Need,
+    PolicyChanged,
     TaskCancelled,
     TaskDispatched,
     TaskRequeued,
@@ -29,13 +32,16 @@ from mloc.core.events import (
 from mloc.core.placement import Room
 from mloc.core.sharding import shard_count
 
+MOST_PASSED_OVER = 256  # tasks of one need that wait for a worker of their own are looked at before the next round
+
 
 class Limits(Struct, frozen=True, gc=False):
-    """What bounds a round of decisions."""
+    """What bounds a round of decisions, and how workers are to be chosen: the log says it before it is done."""
 
     heartbeat_ttl_ms: int = 120_000
     grace_sec: float = 10.0  # from the request to stop to the kill
     max_answers: int = 256
+    dispatch_policy: str = DEFAULT_POLICY
 
 
 def decide(cluster: Cluster, now_ms: int, seen_ms: Mapping[str, int], limits: Limits) -> list[Event]:
@@ -45,13 +51,15 @@ def decide(cluster: Cluster, now_ms: int, seen_ms: Mapping[str, int], limits: Li
         for worker in cluster.workers.values()
         if worker.phase == "alive" and worker.id in seen_ms and now_ms - seen_ms[worker.id] > limits.heartbeat_ttl_ms
     }
+    changes = list(_policy_changes(cluster, limits))
     answers = chain(
+        changes,
         (WorkerLost(worker=id, incarnation=cluster.workers[id].incarnation, silent_ms=silent) for id, silent in lost.items()),
         _cancellations(cluster),
         _time_outs(cluster, now_ms),
         _requeues(cluster),
         _recalls_and_stops(cluster, lost, limits),
-        _dispatches(cluster, now_ms, lost),
+        () if changes else _dispatches(cluster, now_ms, lost),
     )
     return list(islice(answers, limits.max_answers))
 
@@ -107,7 +115,14 @@ def _why_stop(cluster: Cluster, id: str) -> str:
     return task.reason or f"the task is {task.phase} without this attempt"
 
 
+def _policy_changes(cluster: Cluster, limits: Limits) -> Iterator[Event]:
+    if limits.dispatch_policy != (cluster.dispatch_policy or DEFAULT_POLICY):
+        yield PolicyChanged(dispatch=limits.dispatch_policy, by="scheduler")
+
+
 def _dispatches(cluster: Cluster, now_ms: int, lost: Mapping[str, int]) -> Iterator[Event]:
+    rule = placement.rule_of(cluster)
+    passed_over: Counter[Need] = Counter()
     rooms = {w.id: Room(cluster, w) for w in cluster.workers.values() if w.phase == "alive" and w.id not in lost}
     fitting: dict[Need, list[str]] = {}
     closed: set[Need] = set()
@@ -117,15 +132,18 @@ def _dispatches(cluster: Cluster, now_ms: int, lost: Mapping[str, int]) -> Itera
             continue
         if need not in fitting:
             fitting[need] = [id for id, room in rooms.items() if not placement.misfit(cluster, room.worker, need)]
-        place = placement.choose(rooms, fitting[need], task)
+        place = placement.choose(rooms, fitting[need], task, rule)
         if place is None:
-            closed.add(need)
+            passed_over[need] += 1
+            if not rule.is_pinned or passed_over[need] >= MOST_PASSED_OVER or all(rooms[id].place(need) is None for id in fitting[need]):
+                closed.add(need)
         elif task.parallel is not None and task.phase == "ready":
             free = sum(rooms[id].place(need) is not None for id in fitting[need])
             yield TaskSharded(task=task.id, count=shard_count(task.parallel, task.items, free), items=task.items)
         else:
             worker, devices = place
             rooms[worker].take(need, devices)
+            rule = rule.after(worker)
             attempt = max(task.last, cluster.attempt_base) + 1
             yield TaskDispatched(
                 task=task.id, attempt=attempt, worker=worker, incarnation=rooms[worker].worker.incarnation, devices=devices

@@ -22,9 +22,10 @@ def register(cluster: Cluster, event: WorkerRegistered, now: int) -> None:
             _orphan(cluster, attempt, "its worker started again without it", now)
     for held in event.attempts:
         task = cluster.tasks.get(held.task)
-        memory = task.need.gpu_memory if task and task.need else 0
+        need = task.need if task else None
+        memory = need.gpu_memory if need else 0
         attempt = Attempt(held.task, held.attempt, event.worker, event.incarnation, "", held.devices, memory, held.light, started=True)
-        cluster.holdings.add(attempt)
+        cluster.holdings.add(attempt, need)
         if task is None or not _adopt(cluster, task, attempt, now):
             cluster.holdings.mark_unneeded(attempt)
 

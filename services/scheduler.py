@@ -60,9 +60,16 @@ class Scheduler:
         return longest if due is None else max(1, min(longest, due - now_ms))
 
 
+def limits_of(settings: Settings) -> Limits:
+    """What decisions are bounded by, as the settings have it."""
+    return Limits(
+        heartbeat_ttl_ms=int(settings.heartbeat_ttl_sec * 1000), grace_sec=settings.stop_grace_sec, dispatch_policy=settings.dispatch_policy
+    )  # fmt: skip
+
+
 def run(settings: Settings) -> int:
     """The service's process; gives the exit code."""
-    limits = Limits(heartbeat_ttl_ms=int(settings.heartbeat_ttl_sec * 1000), grace_sec=settings.stop_grace_sec)
+    limits = limits_of(settings)
 
     async def serve(log: EventLog, stop: asyncio.Event) -> None:
         scheduler = Scheduler(limits)

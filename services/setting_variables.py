@@ -2,10 +2,9 @@
 
 from msgspec import Struct
 
+from mloc.core.dispatch_policy import POLICIES
 from mloc.services import setting_kinds as kind
 from mloc.services.setting_kinds import Kind
-
-POLICIES = ("best-fit", "first-fit", "min-satisfying", "round-robin", "static", "fixed-pipeline")
 
 
 class Variable(Struct, frozen=True):
@@ -120,8 +119,8 @@ GROUPS: dict[str, dict[str, Variable]] = {
     "Scheduling": {
         "dispatch_policy": Variable(
             kind.choice(*POLICIES),
-            "How a worker is chosen.",
-            older=("ORCHESTRATOR_DISPATCH_MODE", "ORCHESTRATOR_WORKER_SELECTION"), planned=True,
+            "How the scheduler chooses of the workers that fit and have room; [running](running.md#which-worker-gets-a-task) tells them apart.",
+            older=("ORCHESTRATOR_DISPATCH_MODE", "ORCHESTRATOR_WORKER_SELECTION"),
         ),
         "enable_context_reuse": Variable(kind.BOOLEAN, "Prefer the worker that has the engine warm.", planned=True),
         "enable_stage_weight_stickiness": Variable(

@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from mloc.core.dispatch_policy import DEFAULT as DEFAULT_POLICY
 from mloc.services.setting_variables import Variable, variables
 
 DOTENV = ".env"
@@ -70,7 +71,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     ppo_model: str | None = None
 
     # Scheduling
-    dispatch_policy: str = "best-fit"
+    dispatch_policy: str = DEFAULT_POLICY
     enable_context_reuse: bool = True
     enable_stage_weight_stickiness: bool = True
     enable_task_merge: bool = True

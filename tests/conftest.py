@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import pytest_asyncio
 import structlog
@@ -18,6 +19,10 @@ from tests.log_server import LogServer
 
 _TYPINGS = str(Path(__file__).parents[1] / "typings")
 os.environ["PYTHONPATH"] = os.pathsep.join(part for part in (_TYPINGS, os.environ.get("PYTHONPATH", "")) if part)
+
+# how long an example takes says how busy the machine is, no more
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 # a suite that was started in the background ignores ctrl-C, and so would every process that a test starts
 signal.signal(signal.SIGINT, signal.default_int_handler)

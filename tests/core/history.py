@@ -66,8 +66,10 @@ class History:
     def task(self, id: str) -> Task:
         return self.cluster.tasks[id]
 
-    def worker(self, id: str = "w", incarnation: int = 1, *, devices: int = 0, slots: int = 1, attempts: tuple = (), run_id: str = "run") -> None:
-        hardware = Hardware(cpus=8, memory=64 * GIB, devices=tuple(Device(i, "NVIDIA H200", 80 * GIB) for i in range(devices)))
+    def worker(
+        self, id: str = "w", incarnation: int = 1, *, devices: int = 0, slots: int = 1, attempts: tuple = (), run_id: str = "run", cpus: float = 8.0
+    ) -> None:
+        hardware = Hardware(cpus=cpus, memory=64 * GIB, devices=tuple(Device(i, "NVIDIA H200", 80 * GIB) for i in range(devices)))
         self.add(
             WorkerRegistered(
                 worker=id, incarnation=incarnation, run_id=run_id, hardware=hardware, slots=slots, attempts=attempts,
