@@ -15,7 +15,7 @@ from msgspec import Struct
 from mloc.core import log_ids
 from mloc.core.cluster import FOLD_VERSION
 
-VERSION = 1  # of these tables and of what is put into them: another one is built anew
+VERSION = 2  # of these tables and of what is put into them: another one is built anew
 EVERYTHING, OWNER, PROJECT, KIND, WORKER = range(5)  # facets of `counts`
 NO_WORD = 0
 MONTH, DAY, HOUR = range(3)  # grains of `stats`
@@ -39,6 +39,7 @@ CREATE INDEX tasks_parent ON tasks (parent) WHERE parent != 0;
 CREATE INDEX tasks_ended ON tasks (ended_ms);
 CREATE INDEX tasks_rush ON tasks (rush);
 CREATE INDEX tasks_name ON tasks (name);
+CREATE INDEX tasks_kind_name ON tasks (kind, name);
 CREATE INDEX tasks_due ON tasks (due_ms) WHERE due_ms != 0;
 CREATE TABLE bodies (rank INTEGER PRIMARY KEY, id TEXT NOT NULL, entry_id TEXT NOT NULL, body BLOB NOT NULL);
 CREATE INDEX bodies_id ON bodies (id);
