@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from mloc.core.language.model_spec import ModelSource
-from mloc.core.language.section import Names, NonNegativeInt, Section, about, also
+from mloc.core.language.section import Names, NonNegativeInt, PositiveSeconds, Section, about, also
 
 
 class RewardModel(Section, frozen=True):
@@ -31,7 +31,8 @@ class Reward(Section, frozen=True):
     min_length: Annotated[NonNegativeInt | None, about("in characters")] = None
     max_length: Annotated[NonNegativeInt | None, about("in characters")] = None
     target_length: Annotated[NonNegativeInt | None, about("in characters")] = None
-    code: Annotated[str | None, also("function"), about("a Python function")] = None
+    code: Annotated[str | None, also("function"), about("a Python function: `def reward(prompt, completion, …)`, run in a sandbox")] = None
+    timeout_sec: Annotated[PositiveSeconds, also("timeout"), about("for one call of the Python function")] = 30.0
     model: Annotated[RewardModel | str | None, about("that scores it")] = None
 
 

@@ -35,8 +35,13 @@ def run(task: RunTask, engine: None, context: Context) -> Iterator[Report]:
     kind = task.task_type.upper()
     config_class, trainer_class = getattr(trl, f"{kind}Config"), getattr(trl, f"{kind}Trainer")
     defaults = _sampling(decode_spec(task.spec))
-    recipe = Recipe(config_class, _prompts, lambda made: _trainer(trainer_class, made), MEASURES, needs_reference=True, defaults=defaults)
-    yield from train(task, context, recipe)
+    terms: list[Term] = []
+    recipe = Recipe(config_class, _prompts, lambda made: _trainer(trainer_class, made, terms), MEASURES, needs_reference=True, defaults=defaults)
+    try:
+        yield from train(task, context, recipe)
+    finally:
+        for term in terms:
+            term.close()
 
 
 def _sampling(spec: TaskSpec) -> dict[str, Any]:
@@ -61,10 +66,10 @@ def _prompts(rows: Iterable[Row]) -> list[dict[str, Any]]:
     return made
 
 
-def _trainer(trainer_class: Any, made: Prepared) -> Any:
+def _trainer(trainer_class: Any, made: Prepared, terms: list[Term]) -> Any:
     from datasets import Dataset
 
-    terms = reward_terms(rewards_of(made.spec), made.context)
+    terms += reward_terms(rewards_of(made.spec), made.context)
     config = made.given["args"]
     if config.reward_weights is None:
         config.reward_weights = [term.weight for term in terms]

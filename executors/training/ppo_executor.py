@@ -27,7 +27,7 @@ from mloc.executors.training.ppo_checkpoint import Progressed
 from mloc.executors.training.ppo_rollouts import actor_critic
 from mloc.executors.training.ppo_settings import PpoSettings, ppo_settings
 from mloc.executors.training.ppo_update import Learner, update
-from mloc.executors.training.rewards import reward_terms, rewards_of
+from mloc.executors.training.rewards import Term, reward_terms, rewards_of
 from mloc.executors.training.trained_weights import adapter_of, final_folder, prepared, save_final
 from mloc.executors.training.training_reports import complete_checkpoint
 from mloc.executors.training.trl_training import load_trainable
@@ -51,7 +51,18 @@ def run(task: RunTask, engine: None, context: Context) -> Iterator[Report]:
     settings, notes = ppo_settings(spec, context)
     rows = list(load_rows(spec, context))
     yield Progress((*notes, f"{len(rows)} prompts; loading the models"))
-    learner, prompts, name = _learner(task, spec, settings, rows, context)
+    terms = reward_terms(rewards_of(spec), context)
+    try:
+        yield from _trained(task, spec, settings, rows, terms, context, began)
+    finally:
+        for term in terms:
+            term.close()
+
+
+def _trained(
+    task: RunTask, spec: TaskSpec, settings: PpoSettings, rows: Sequence[Row], terms: list[Term], context: Context, began: float
+) -> Iterator[Report]:
+    learner, prompts, name = _learner(spec, settings, rows, terms, context)
     updates = _updates(settings, len(prompts), learner.accelerator.num_processes)
     at = Progressed(kl_coef=settings.kl_coef)
     if (saved := complete_checkpoint(context.checkpoint)) is not None:
@@ -73,7 +84,7 @@ def run(task: RunTask, engine: None, context: Context) -> Iterator[Report]:
 
 
 def _learner(
-    task: RunTask, spec: TaskSpec, settings: PpoSettings, rows: Sequence[Row], context: Context
+    spec: TaskSpec, settings: PpoSettings, rows: Sequence[Row], terms: list[Term], context: Context
 ) -> tuple[Learner, list[tuple[Row, str]], str]:
     """(everything that an update needs, each prompt with its chat marks, the model's name)."""
     import torch
@@ -103,9 +114,8 @@ def _learner(
     scheduler = get_scheduler(settings.lr_scheduler_type, optimizer, warmup, updates)
     model, optimizer = accelerator.prepare(model, optimizer)
     learner = Learner(
-        settings, accelerator, model, reference, loaded.tokenizer, optimizer, scheduler, reward_terms(rewards_of(spec), context),
-        _sampling(spec, settings),
-    )  # fmt: skip
+        settings, accelerator, model, reference, loaded.tokenizer, optimizer, scheduler, terms, _sampling(spec, settings)
+    )
     return learner, [(row, prompt_text(row, spec.inference, loaded.tokenizer)) for row in rows], loaded.name
 
 

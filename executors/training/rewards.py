@@ -16,6 +16,7 @@ from mloc.core.language.spec import TaskSpec
 from mloc.core.language.training_spec import Reward, RewardModel
 from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.rows.rows import Row
+from mloc.executors.training.python_reward import PythonReward
 from mloc.executors.training.reward_models import load_scorer
 
 ANSWER_COLUMNS = ("answer", "reference", "solution", "response", "completion", "label", "target")
@@ -36,11 +37,12 @@ Score = Callable[[Sequence[Answer]], list[float]]
 
 
 class Term(Struct, frozen=True):
-    """One part of a reward. `name` is unique among the parts."""
+    """One part of a reward. `name` is unique among the parts. `close` lets go of what it holds."""
 
     name: str
     weight: float
     score: Score
+    close: Callable[[], None] = lambda: None
 
 
 def rewards_of(spec: TaskSpec) -> tuple[Reward, ...]:
@@ -59,7 +61,12 @@ def reward_terms(rewards: Iterable[Reward], context: Context) -> list[Term]:
     for reward in rewards:
         name = reward.name or reward.type
         number = sum(term.name.partition("#")[0] == name for term in terms)
-        terms.append(Term(f"{name}#{number + 1}" if number else name, reward.weight, _score(reward, context)))
+        name = f"{name}#{number + 1}" if number else name
+        if reward.type == "python":
+            written = PythonReward(reward, context)
+            terms.append(Term(name, reward.weight, lambda answers, by=written: by.score([(a.turns, a.text, a.row) for a in answers]), written.close))
+        else:
+            terms.append(Term(name, reward.weight, _score(reward, context)))
     return terms
 
 
@@ -87,8 +94,7 @@ def _score(reward: Reward, context: Context) -> Score:
             return _json_schema(reward)
         case "model":
             return _by_model(reward, context)
-        case "python":
-            return _by_function(reward)
+    raise ExecutorError("BadSetting", f"rewards: there is no term of type {reward.type}")
 
 
 def _accuracy(answer: Answer, column: str | None) -> float:
@@ -173,6 +179,3 @@ def _by_model(reward: Reward, context: Context) -> Score:
     scorer = load_scorer(wanted, context)
     return lambda answers: scorer([answer.turns for answer in answers], [answer.text for answer in answers])
 
-
-def _by_function(reward: Reward) -> Score:
-    raise ExecutorError("NotSupported", "rewards: a term of type python is not in this version")

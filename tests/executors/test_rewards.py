@@ -81,3 +81,57 @@ def test_a_term_that_cannot_be_computed_is_refused(reward: dict[str, Any], said:
 def test_a_row_without_a_reference_is_named_with_the_columns_that_it_has() -> None:
     with pytest.raises(ExecutorError, match="row 0 has no column 'truth' to compare with; it has answer"):
         scored("4", "4", type="accuracy", column="truth")
+
+
+def by_python(code: str, *answers: tuple[str, Row], **more: Any) -> list[float]:
+    (term,) = reward_terms([Reward("python", code=code, **more)], context())
+    try:
+        return term.score([Answer([{"role": "user", "content": row.prompt}], text, row) for text, row in answers])
+    finally:
+        term.close()
+
+
+A, B = Row(4, prompt="2 and 2?", columns={"prompt": "2 and 2?", "answer": "4"}), Row(5, prompt="Say hi.", columns={"answer": "hi"})
+
+
+def test_a_python_function_scores_an_answer_at_a_time_with_the_columns_that_it_names() -> None:
+    code = "import re\ndef reward(prompt, completion, answer):\n    return float(answer in completion) + 0.1 * len(re.findall('2', prompt))"
+    assert by_python(code, ("It is 4.", A), ("ho", B)) == [1.2, 0.0]
+
+
+def test_a_python_function_scores_a_batch_as_those_of_trl_do() -> None:
+    each = "None if c == 'ho' else len(c) + int(a == '4') for c, a in zip(completions, columns['answer'])"
+    code = f"def short(prompts, completions, **columns):\n    return [{each}]"
+    assert by_python(code, ("four", A), ("ho", B)) == [5.0, 0.0]
+
+
+def test_conversations_reach_the_function_as_turns() -> None:
+    row = Row(0, messages=[{"role": "user", "content": "hi"}])
+    (term,) = reward_terms([Reward("python", code="def reward(completion, **more): return len(completion[0]['content'])")], context())
+    assert term.score([Answer(row.messages or [], "four", row)]) == [4.0]
+    term.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def reward(completion):\n    return 1 / 0", r"'reward': it failed at row 4: ZeroDivisionError: division by zero \(line 2\)"),
+        ("def reward(completions):\n    return [1]", "it gave a list of 1 for 2 answers"),
+        ("def reward(completion):\n    return 'good'", "it gave 'good' at row 4"),
+        ("def reward(completion):\n    return float('nan')", "it gave nan at row 4"),
+        ("def reward(completion) return", "is not Python"), ("x = 1", "defines no function"),
+        ("def reward(text): return 1", "must take `completion`"),
+        ("import nothing_of_this_name\ndef reward(completion): return 1", "its code cannot be run: ModuleNotFoundError"),
+        ("def reward(completion, solution): return 1", "missing 1 required positional argument: 'solution'"),
+        ("import os\ndef reward(completion): os.abort()", "it failed at row 4: its process ended"),
+    ],
+)  # fmt: skip
+def test_a_python_function_that_fails_says_where_and_is_not_tried_again(code: str, said: str) -> None:
+    with pytest.raises(ExecutorError, match=said) as raised:
+        by_python(code, ("a", A), ("b", B))
+    assert not raised.value.retryable
+
+
+def test_a_python_function_that_does_not_end_is_ended() -> None:
+    with pytest.raises(ExecutorError, match=r"it took longer than 0\.5 s"):
+        by_python("def reward(completion):\n    while True: pass", ("a", A), timeout_sec=0.5)
