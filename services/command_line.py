@@ -11,6 +11,7 @@ from typing import cast
 
 from msgspec import structs
 
+from mloc.services.check import command as check
 from mloc.services.exit_codes import FAILED, MISCONFIGURED, UNAVAILABLE, USAGE
 from mloc.services.exports.arguments import add_commands as add_exports
 from mloc.services.settings import Settings, SettingsError, load_settings, read_environment
@@ -30,6 +31,7 @@ EXAMPLES = """examples:
   REDIS_URL=redis://host mloc worker   one more worker for an event log elsewhere
   mloc start --node-type orchestrator  API, scheduler, aggregator, metrics, without a worker
   mloc doctor                      what this machine can run and what it lacks
+  mloc check                       small tasks through a running deployment: does it do what it is for?
   mloc demo                        the whole way once, on tiny models
   mloc export results --format csv     results as tables, in a new folder below ./exports
   mloc report --since 7d               what tasks did, as Markdown
@@ -96,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(go=_demo)
 
     add_exports(commands, _export, _report)
+    check.add_to(commands).set_defaults(go=_check)
     add_completion(commands).set_defaults(go=_completion)
     return parser
 
@@ -161,6 +164,12 @@ def _report(parsed: argparse.Namespace) -> int:
     from mloc.services.exports.commands import run_report
 
     return run_report(load_settings(), parsed)
+
+
+def _check(parsed: argparse.Namespace) -> int:
+    settings = load_settings()
+    _logs(structs.replace(settings, log_format="console", log_level="WARNING", notes=()), "check", to_file=False)
+    return check.run(settings, parsed)
 
 
 def _run_up(workers: int, fast: bool) -> int:
