@@ -3,12 +3,14 @@
     python benchmarks/rows.py [--rows 1000000] [--shards 16] [--workers 1] [--write]
 
 Real processes: `mloc up` with its workers, an echo task that reads the rows and records each one, the result fetched over HTTP and by the
-command. What is measured of each process is the peak of its resident memory (VmHWM). `--write` keeps the figures in results/rows.json.
+command, and exported as a table. What is measured of each process is the peak of its resident memory (VmHWM). `--write` keeps the figures in
+results/rows.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
 import json
 import os
@@ -53,16 +55,20 @@ def measure(rows: int, shards: int, workers: int) -> dict[str, Any]:
             fetched = _download(f"{cell.url}/api/v1/results/{id}")
             downloaded = time.monotonic()
             printed = cell.print_result(id)
+            exported = cell.export()
             peaks = cell.peaks()
         finally:
             cell.close()
         _check(fetched, rows)
         if printed["sha256"] != fetched["sha256"]:
             raise RuntimeError("the command gives another result than the API")
+        if exported["indices"] != list(range(rows)):
+            raise RuntimeError(f"{len(exported['indices'])} rows were exported of {rows}, or not in order")
         return {
             "rows": rows, "shards": shards, "workers": workers, "source_mib": _mib(source.stat().st_size), "result_mib": _mib(fetched["bytes"]),
             "submitted_to_published_sec": round(published - began, 1), "rows_per_sec": round(rows / (published - began)),
-            "download_sec": round(downloaded - published, 1), "peak_rss_mib": peaks | {"command": printed["peak_rss_mib"]},
+            "download_sec": round(downloaded - published, 1),
+            "peak_rss_mib": peaks | {"command": printed["peak_rss_mib"], "export": exported["peak_rss_mib"]},
         }  # fmt: skip
 
 
@@ -106,6 +112,17 @@ class Cell:
                 last, peak = chunk, max(peak, _peak(process.pid))
             digest.update(last.removesuffix(b"\n"))  # the command ends its last line
         return {"sha256": digest.hexdigest(), "peak_rss_mib": peak}
+
+    def export(self) -> dict[str, Any]:
+        """`mloc export results`: the rows' numbers in its table, and its own peak."""
+        command = (sys.executable, "-m", "mloc.services.command_line", "export", "results", "--state", "published")
+        peak = 0.0
+        with subprocess.Popen(command, env=self._environ, cwd=self._folder, stdout=subprocess.DEVNULL) as process:
+            while process.poll() is None:
+                peak = max(peak, _peak(process.pid))
+                time.sleep(0.02)
+        with (self._folder / "exports/results/v0001/items.csv").open(newline="") as table:
+            return {"indices": [int(row["index"]) for row in csv.DictReader(table)], "peak_rss_mib": peak}
 
     def peaks(self) -> dict[str, float]:
         """The largest peak among the processes of each kind, in MiB."""

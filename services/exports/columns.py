@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -23,13 +22,13 @@ ITEMS: Columns = {
 """`metadata` and `more` (whatever else an item holds) are JSON."""
 
 
-def task_row(view: View, result: View) -> View:
-    """A row of TASKS; `result` is {} for a task without one."""
+def task_row(view: View, result: View, items: int | None) -> View:
+    """A row of TASKS; `result` is {} for a task without one, `items` the number of its rows."""
     usage, error = _mapping(result.get("usage")), view["error"] or {}
     row = {name: view.get(name) for name in TASKS} | {
         "labels": _json(view["labels"]) if view["labels"] else "",
         "error_type": error.get("type"), "error_message": error.get("message"), "model": result.get("model"),
-        "items": len(result["items"]) if isinstance(result.get("items"), list) else None,
+        "items": items,
         **{name: usage.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens", "latency_sec")},
         "training": _json(result["training"]) if result.get("training") else "",
         "final_model_path": result.get("final_model_path"), "final_lora_path": result.get("final_lora_path"),
@@ -37,20 +36,18 @@ def task_row(view: View, result: View) -> View:
     return {name: _typed(row[name], kind) for name, kind in TASKS.items()}
 
 
-def item_rows(view: View, result: View) -> Iterator[View]:
-    """Rows of ITEMS, in the order of the result."""
-    items = result.get("items")
-    for index, item in enumerate(items if isinstance(items, list) else []):
-        item = item if isinstance(item, dict) else {"output": item}
-        error = _mapping(item.get("error"))
-        rest = {name: value for name, value in item.items() if name not in ("index", "prompt", "output", "finish_reason", "error", "metadata")}
-        row = {
-            "task_id": view["task_id"], "name": view["name"], "model": result.get("model"), "index": item.get("index", index),
-            "prompt": item.get("prompt"), "output": item.get("output"), "finish_reason": item.get("finish_reason"),
-            "error_type": error.get("type"), "error_message": error.get("message"),
-            "metadata": _json(item["metadata"]) if item.get("metadata") else "", "more": _json(rest) if rest else "",
-        }  # fmt: skip
-        yield {name: _typed(row[name], kind) for name, kind in ITEMS.items()}
+def item_row(view: View, model: Any, index: int, item: Any) -> View:
+    """A row of ITEMS for the item at `index` of a result."""
+    item = item if isinstance(item, dict) else {"output": item}
+    error = _mapping(item.get("error"))
+    rest = {name: value for name, value in item.items() if name not in ("index", "prompt", "output", "finish_reason", "error", "metadata")}
+    row = {
+        "task_id": view["task_id"], "name": view["name"], "model": model, "index": item.get("index", index),
+        "prompt": item.get("prompt"), "output": item.get("output"), "finish_reason": item.get("finish_reason"),
+        "error_type": error.get("type"), "error_message": error.get("message"),
+        "metadata": _json(item["metadata"]) if item.get("metadata") else "", "more": _json(rest) if rest else "",
+    }  # fmt: skip
+    return {name: _typed(row[name], kind) for name, kind in ITEMS.items()}
 
 
 def _typed(value: Any, kind: type) -> Any:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import tempfile
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
-
 from mloc.services.exports.arguments import FILTERS
-from mloc.services.exports.columns import ITEMS, TASKS, item_rows, task_row
+from mloc.services.exports.columns import ITEMS, TASKS, item_row, task_row
 from mloc.services.exports.folder import new_version
 from mloc.services.exports.report import report
+from mloc.services.exports.stored_results import opened_result
 from mloc.services.exports.tables import Table
 from mloc.services.intake.commands.opening import open_source
 from mloc.services.intake.commands.output import print_json, say
@@ -43,10 +40,13 @@ async def _export(settings: Settings, asked: argparse.Namespace) -> int:
             Table(folder, "items", ITEMS, asked.format) as items,
         ):
             async for view in _views(source, asked):
-                result = await _result(source, view)
-                tasks.write(task_row(view, result))
-                for row in item_rows(view, result) if not view.get("shard") else ():  # a shard's are in its parent's
-                    items.write(row)
+                async with opened_result(source, view) as (result, rows):
+                    count = 0
+                    for row in rows or ():
+                        if not view.get("shard"):  # a shard's are in its parent's
+                            items.write(item_row(view, result.get("model"), count, row))
+                        count += 1
+                tasks.write(task_row(view, result, count if rows is not None else None))
     if asked.json:
         print_json({"ok": True, "path": str(place[0]), "tasks": tasks.rows, "items": items.rows})
     else:
@@ -81,23 +81,6 @@ async def _views(source: Source, asked: argparse.Namespace) -> AsyncIterator[Vie
         number += 1
         if len(page["tasks"]) < MAX_PAGE_SIZE:  # the total may be a lower bound
             return
-
-
-async def _result(source: Source, view: View) -> dict[str, Any]:
-    """One at a time is held; {} for a task without a result, or one that is no JSON object."""
-    if view["state"] != "published":
-        return {}
-    if await source.large_result(view["task_id"]):
-        with tempfile.TemporaryFile() as stored:
-            await source.copy_result(view["task_id"], stored)
-            stored.seek(0)
-            text: bytes | None = stored.read()
-    else:
-        text = await source.result(view["task_id"])
-    with contextlib.suppress(msgspec.DecodeError):
-        value = msgspec.json.decode(text or b"{}")
-        return value if isinstance(value, dict) else {}
-    return {}
 
 
 def _query(asked: argparse.Namespace) -> dict[str, Any]:

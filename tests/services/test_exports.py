@@ -29,7 +29,7 @@ from mloc.core.events import (
     WorkerRegistered,
 )
 from mloc.services.command_line import main
-from mloc.services.exports.columns import ITEMS, TASKS, item_rows
+from mloc.services.exports.columns import ITEMS, TASKS, item_row
 from mloc.services.exports.report import p95, report, union_ms
 from mloc.services.intake.cli import main as intake
 
@@ -153,7 +153,7 @@ VALUES = st.one_of(st.none(), st.booleans(), st.integers(), st.text(), st.lists(
 
 @given(st.dictionaries(st.sampled_from([*ITEMS, "usage", "x"]), VALUES))
 def test_a_row_has_every_column_with_its_type_whatever_an_item_holds(item: dict[str, Any]) -> None:
-    (row,) = item_rows(VIEW, {"items": [item]})
+    row = item_row(VIEW, "m", 0, item)
     assert set(row) == set(ITEMS)
     assert all(value is None or type(value) is ITEMS[name] for name, value in row.items())
 
