@@ -19,10 +19,10 @@ from mloc.services.artifacts.packing import pack
 from mloc.services.durable_files import write_durably
 from mloc.services.results.folders import ARTIFACTS, RESULT_FILE
 from mloc.services.results.manifest import ARCHIVES
+from mloc.services.results.row_lines import is_row_lines, with_members, without_rows
 
 FINAL = {name: archive for key, archive in ARCHIVES.items() if (name := key.removesuffix("_archive"))}  # weights → their archive
-MOST_RESULT_BYTES = 64 << 20  # of a result that is read for this: larger ones are rows
-
+MOST_RESULT_BYTES = 64 << 20  # of a result without lines that is read for this
 
 UrlOf = Callable[[str], str]
 
@@ -35,14 +35,14 @@ class Delivered(Struct, frozen=True):
 
 
 def add_archives(folder: Path, final_folder: str, declared: tuple[str, ...], url_of: UrlOf | None, *, always: bool) -> Delivered | None:
-    """Make what is wanted and say so in `responses.json`; None where nothing changed. Blocks. Raises OSError, ArchiveRefused.
+    """Make what is wanted and say so in `responses.json`; None where nothing changed. Blocks.
 
-    `url_of` gives the URL that a file of the result will have, by its name in there.
+    `url_of` gives the URL that a file of the result will have, by its name in there. Raises OSError, ArchiveRefused, and msgspec.MsgspecError
+    where the result is no JSON object.
     """
-    path = folder / RESULT_FILE
-    if not path.is_file() or path.stat().st_size > MOST_RESULT_BYTES:
+    result = _members_of(folder / RESULT_FILE)
+    if result is None:
         return None
-    result: dict[str, Any] = msgspec.json.decode(path.read_bytes())
     more: dict[str, Any] = {}
     for name in FINAL:
         weights = folder / ARTIFACTS / name
@@ -56,21 +56,30 @@ def add_archives(folder: Path, final_folder: str, declared: tuple[str, ...], url
     export = result.get("jsonl_export")
     if url_of is not None and isinstance(export, dict) and str(export.get("path", "")).startswith(f"{final_folder}/"):
         more["jsonl_export"] = {**export, "url": url_of(export["path"].removeprefix(f"{final_folder}/"))}
-    return _with(path, result, more)
+    return _with(folder / RESULT_FILE, result, more)
 
 
 def add_to_result(folder: Path, more: dict[str, Any]) -> Delivered | None:
-    """Say more in `responses.json`. Blocks. Raises OSError."""
-    path = folder / RESULT_FILE
-    if not path.is_file() or path.stat().st_size > MOST_RESULT_BYTES:
+    """Say more in `responses.json`. Blocks. Raises OSError, msgspec.MsgspecError."""
+    result = _members_of(folder / RESULT_FILE)
+    return None if result is None else _with(folder / RESULT_FILE, result, more)
+
+
+def _members_of(path: Path) -> dict[str, Any] | None:
+    """Of a result, without its rows where they have lines of their own; None where there is none, or it is too large to look at."""
+    if not path.is_file():
         return None
-    return _with(path, msgspec.json.decode(path.read_bytes()), more)
+    if is_row_lines(path):
+        return {name: msgspec.json.decode(value) for name, value in without_rows(path).items()}
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, Any]) if path.stat().st_size <= MOST_RESULT_BYTES else None
 
 
 def _with(path: Path, result: dict[str, Any], more: dict[str, Any]) -> Delivered | None:
+    """Rows keep their lines: whoever reads the result next holds one of them at a time."""
     if all(result.get(name) == value for name, value in more.items()):
         return None
-    return Delivered(*write_durably(path, [msgspec.json.encode({**result, **more})]))
+    changed = with_members(path, more) if is_row_lines(path) else [msgspec.json.encode({**result, **more})]
+    return Delivered(*write_durably(path, changed))
 
 
 def files_to_deliver(folder: Path) -> list[tuple[str, Path]]:

@@ -13,7 +13,7 @@ from mloc.core.language.task_types import TRAINING
 from mloc.services.artifacts.archive_streams import ArchiveRefused
 from mloc.services.clock import Clock
 from mloc.services.log.event_log import LogUnavailable, ServerChanged
-from mloc.services.results.folders import ARTIFACTS
+from mloc.services.results.folders import ARTIFACTS, RESULT_FILE
 from mloc.services.results.results_mark import SharedFolder
 from mloc.services.transfers.attempt_files import AttemptFiles
 from mloc.services.transfers.destination_upload import TIMEOUT_SEC, HttpDestination, send_artifacts
@@ -92,6 +92,8 @@ class Transfers:
                 await asyncio.to_thread(forget_folder, folder.parent)
         except (OSError, ArchiveRefused) as error:
             raise TransferError(f"the result's files cannot be delivered: {error}", retryable=True) from error
+        except msgspec.MsgspecError as error:
+            raise TransferError(f"{RESULT_FILE} of the attempt is no JSON object: {error}") from error
         return ended
 
     def _url_of(self, task: str, to: HttpDestination | None) -> UrlOf | None:
