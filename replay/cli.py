@@ -18,6 +18,7 @@ from typing import Any, cast
 import msgspec
 
 from mloc.core import log_ids, moment
+from mloc.core.dispatch_policy import POLICIES
 from mloc.core.moment import AtOrdinal
 from mloc.replay import again, service_claims, shown
 from mloc.replay.as_of import TaskUnknown, as_of, history, task_at, task_whole
@@ -26,6 +27,7 @@ from mloc.replay.exporting import STANDARD_OUTPUT, export
 from mloc.replay.progress import progress
 from mloc.replay.rebuild import LogDamaged, OnProgress, rebuild
 from mloc.replay.verify import verify
+from mloc.replay.what_if import Variant, what_if
 from mloc.services.intake.commands.log_session import results_dir
 from mloc.services.log.connection import open_log
 from mloc.services.log.event_log import EventLog, LogError
@@ -44,6 +46,7 @@ EXAMPLES = """examples:
   mloc-replay at '#1234' --task train    one task after the first 1,234 events
   mloc-replay at 2026-01-31T14:05 --json
   mloc-replay diff -10m now              what changed in the last ten minutes
+  mloc-replay what-if --workers 4        how long all of it would have taken on four workers
   mloc-replay export today.jsonl.zst --since 2026-01-31   a part of the log, for mloc-console --archive
   mloc-replay task train-1f8k2p0d        submit once more what the log holds of a task
   mloc-replay task train-1f8k2p0d --output   show again what it gave
@@ -98,8 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     looking.add_argument("--task", metavar="ID", help="one task whole, and the events that made it")
     looking.add_argument("--limit", type=int, default=20, metavar="N", help="tasks shown (default 20; --json has all)")
     looking.set_defaults(go=_at)
-    comparing, exporting, repeating = _diff_parser(commands), _export_parser(commands), _task_parser(commands)
-    for command in (rebuilding, verifying, looking, comparing, exporting, repeating):
+    others = [add(commands) for add in (_diff_parser, _what_if_parser, _export_parser, _task_parser)]
+    for command in (rebuilding, verifying, looking, *others):
         command.add_argument("--json", action="store_true", help="for programs")
     add_completion(commands)
     return parser
@@ -113,6 +116,21 @@ def _diff_parser(commands: Any) -> argparse.ArgumentParser:
     comparing.add_argument("--limit", type=int, default=40, metavar="N", help="changes shown (default 40; --json has all)")
     comparing.set_defaults(go=_diff)
     return comparing
+
+
+def _what_if_parser(commands: Any) -> argparse.ArgumentParser:
+    about = (
+        "Run history again on a virtual clock, with the real decisions, under other conditions. Tasks take as long and fail as often as they did; "
+        "workers are never lost."
+    )
+    trying: argparse.ArgumentParser = commands.add_parser("what-if", help="history with another policy, fleet or retry limit", description=about)
+    trying.add_argument("--policy", choices=POLICIES, default="", help="how a worker is chosen, as DISPATCH_POLICY names it")
+    trying.add_argument("--workers", type=int, default=0, metavar="N", help="so many workers, like those that were there")
+    trying.add_argument("--max-attempts", type=int, default=0, metavar="N", help="attempts of each task")
+    trying.add_argument("--backoff-sec", type=float, default=-1.0, metavar="S", help="the step of the pause between attempts")
+    trying.add_argument("--until", metavar="ID|TIME", help="history up to this point (default: the end)")
+    trying.set_defaults(go=_what_if)
+    return trying
 
 
 def _export_parser(commands: Any) -> argparse.ArgumentParser:
@@ -183,6 +201,16 @@ async def _diff(parsed: argparse.Namespace, log: EventLog, settings: Settings) -
     now = await log.now_ms()
     found = await difference(log, moment.parse(parsed.first, now), moment.parse(parsed.second, now), await _progress(log))
     _show(parsed, msgspec.to_builtins(found) if parsed.json else shown.difference_text(found, parsed.limit))
+    return OK
+
+
+async def _what_if(parsed: argparse.Namespace, log: EventLog, settings: Settings) -> int:
+    if min(parsed.workers, parsed.max_attempts) < 0:
+        raise ValueError("--workers and --max-attempts are 1 or more")
+    variant = Variant(parsed.policy, parsed.workers, parsed.max_attempts, parsed.backoff_sec)
+    until = moment.parse(parsed.until, await log.now_ms()) if parsed.until else None
+    found = await what_if(log, variant, until, await _progress(log))
+    _show(parsed, {"variant": variant, **msgspec.to_builtins(found)} if parsed.json else shown.what_if_text(found))
     return OK
 
 

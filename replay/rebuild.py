@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator
 
 from mloc.core import codec, log_ids, moment
 from mloc.core.cluster import Cluster
+from mloc.core.codec import UnknownEvent
+from mloc.core.events import Event
 from mloc.core.fold import evolve
 from mloc.core.moment import AtOrdinal, Moment
 from mloc.replay.entries import entries
 from mloc.services.log.event_log import Entry, EventLog
 
+Look = Callable[[Entry, Event | UnknownEvent, Cluster], None]
 OnProgress = Callable[[int, str], None]  # (entries folded, id of the last one)
 
 
@@ -34,8 +37,8 @@ class Rebuilt:
     def events_per_sec(self) -> float:
         return self.events / self.seconds if self.seconds else 0.0
 
-    def fold(self, entry: Entry) -> None:
-        """Fold one entry. Raises LogDamaged."""
+    def fold(self, entry: Entry) -> Event | UnknownEvent:
+        """Fold one entry; gives its event. Raises LogDamaged."""
         try:
             event = codec.decode(entry.type, entry.payload)
         except codec.CodecError as error:
@@ -48,10 +51,13 @@ class Rebuilt:
         self.events += 1
         self.by_type[entry.type] = self.by_type.get(entry.type, 0) + 1
         evolve(self.cluster, entry.id, event)
+        return event
 
 
-async def rebuild(log: EventLog, at: Moment | None = None, on_progress: OnProgress | None = None, until: str | None = None) -> Rebuilt:
-    """Fold the whole log, or as much of it as belongs to `at`. Raises LogDamaged, LogUnavailable."""
+async def rebuild(
+    log: EventLog, at: Moment | None = None, on_progress: OnProgress | None = None, until: str | None = None, look: Look | None = None
+) -> Rebuilt:
+    """Fold the whole log, or as much of it as belongs to `at`; `look` sees each event after it was folded. Raises LogDamaged, LogUnavailable."""
     rebuilt = Rebuilt()
     most = at.count if isinstance(at, AtOrdinal) else None
     bound = until if at is None or isinstance(at, AtOrdinal) else await _bound(log, moment.last_id(at))
@@ -59,7 +65,9 @@ async def rebuild(log: EventLog, at: Moment | None = None, on_progress: OnProgre
     with collector_off():
         async for batch in entries(log, until=bound):
             for entry in batch if most is None else batch[: most - rebuilt.events]:
-                rebuilt.fold(entry)
+                event = rebuilt.fold(entry)
+                if look is not None:
+                    look(entry, event, rebuilt.cluster)
             if most is not None and rebuilt.events >= most:
                 break
             if on_progress:

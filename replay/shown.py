@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -13,9 +14,27 @@ from mloc.replay.again import Again
 from mloc.replay.as_of import AsOf, Happened
 from mloc.replay.difference import Change, Difference, Point
 from mloc.replay.exporting import Exported
+from mloc.replay.measures import Measured
 from mloc.replay.rebuild import Rebuilt
 from mloc.replay.verify import Verdict, Verified
+from mloc.replay.what_if import WhatIf
 
+_MEASURES: tuple[tuple[str, Callable[[Measured], int | float]], ...] = (
+    ("tasks", lambda one: one.tasks),
+    ("published", lambda one: one.published),
+    ("dead-lettered", lambda one: one.dead_lettered),
+    ("cancelled, timed out", lambda one: one.ended_otherwise),
+    ("not ended", lambda one: one.open),
+    ("attempts", lambda one: one.attempts),
+    ("workers used", lambda one: one.workers),
+    ("all of it, s", lambda one: one.makespan_sec),
+    ("wait, mean s", lambda one: one.wait_mean_sec),
+    ("wait, p95 s", lambda one: one.wait_p95_sec),
+    ("turnaround, mean s", lambda one: one.turnaround_mean_sec),
+    ("turnaround, p95 s", lambda one: one.turnaround_p95_sec),
+    ("busy, s", lambda one: one.busy_sec),
+    ("cost", lambda one: one.cost),
+)
 SHORT_DIGEST = 16  # of 64 characters; --json has all
 
 
@@ -127,6 +146,16 @@ def difference_text(found: Difference, limit: int) -> str:
     return "\n".join(lines)
 
 
+def what_if_text(found: WhatIf) -> str:
+    """Three columns: history, the same conditions on the virtual clock, and the other ones."""
+    columns = (found.was, found.same, found.then)
+    rows = [("", "as it was", "simulated", "what if"), *((label, *(_number(show(one)) for one in columns)) for label, show in _MEASURES)]
+    lines = [f"{label:22}{was:>14}{same:>14}{then:>14}".rstrip() for label, was, same, then in rows]
+    if found.guessed:
+        lines.append(f"{found.guessed:,} attempts took the mean of their type, or ended as the task's last one did: history has none like them")
+    return "\n".join([*lines, "compare the last two columns: the first has the losses, restarts and round trips that the clock leaves out"])
+
+
 def exported_text(written: Exported) -> str:
     if not written.entries:
         return f"{written.path}: no entry is in that part of the log"
@@ -157,6 +186,10 @@ def _change(change: Change) -> str:
     moved = f"{change.before} → {change.after}" if change.before != change.after else change.after
     others = [name for name in change.fields if name != "phase" and not name.endswith("_ms")]
     return f"{moved}  ({', '.join(others)})" if others else moved
+
+
+def _number(value: int | float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
 
 
 def named(value: Task | Worker) -> dict[str, Any]:

@@ -123,3 +123,14 @@ def test_the_output_of_a_task_is_shown_again(history: History, capfdbinary: pyte
 def test_what_cannot_be_done_is_said(history: History, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, says: str) -> None:
     assert cli.main(arguments) == code
     assert says in capsys.readouterr().err
+
+
+def test_what_if_shows_three_courses_and_takes_known_policies(history: History, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["what-if", "--workers", "3", "--policy", "round-robin"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split("  ")[-1].strip() == "what if"
+    assert next(line.split()[1:] for line in lines if line.startswith("published")) == ["4", "4", "4"]
+    assert cli.main(["what-if", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["same"] == found["then"]
+    assert cli.main(["what-if", "--workers", "-1"]) == 2
