@@ -26,7 +26,7 @@ from mloc.services.worker.reports import Reports
 from mloc.services.worker.runs import Runs
 from mloc.services.worker.session import Session
 from mloc.services.worker.telemetry import TelemetryBuffer
-from mloc.services.worker.waiting import wait_at_most
+from mloc.services.worker.waiting import SAY_EVERY_SEC, Reminder, wait_at_most
 
 FIRST_PAUSE_SEC, LONGEST_PAUSE_SEC = 0.05, 1.0
 REFUSED_PAUSE_SEC = 0.5
@@ -129,6 +129,7 @@ class Agent:
     async def _register(self) -> int:
         """Under a new incarnation, with the attempts that run and those whose last report is not acknowledged. Raises WorkerRefused."""
         pause, refused_sec = FIRST_PAUSE_SEC, 0.0
+        reminder = Reminder(self._clock, SAY_EVERY_SEC)
         while True:
             try:
                 return await self._register_once()
@@ -140,8 +141,9 @@ class Agent:
                 refused_sec += REFUSED_PAUSE_SEC
                 await self._clock.sleep(REFUSED_PAUSE_SEC)
             except (LogUnavailable, ServerChanged, IncarnationLost) as error:
-                if pause >= LONGEST_PAUSE_SEC / 2:
-                    _log.warning("cannot register yet; trying again", reason=str(error))
+                lasts = isinstance(error, LogUnavailable) or pause >= LONGEST_PAUSE_SEC / 2  # the others pass by themselves
+                if lasts and reminder.due():
+                    _log.warning("waiting for the event log, to register there", reason=str(error), waited_sec=reminder.waited_sec)
                 await self._clock.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE_SEC)
 

@@ -21,6 +21,7 @@ from mloc.services.worker.inbox import Inbox, Stop
 from mloc.services.worker.outbox import Outbox
 from mloc.services.worker.reports import Reports
 from mloc.services.worker.runs import Runs
+from mloc.services.worker.waiting import SAY_EVERY_SEC, Reminder
 
 SHORTEST_BLOCK_SEC, LONGEST_BLOCK_SEC = 0.1, 1.0  # of a read; after it the pending entries may be due
 FIRST_PAUSE_SEC, LONGEST_PAUSE_SEC = 0.02, 1.0
@@ -222,7 +223,7 @@ class Session:
     # --- signs of life ---
 
     async def _beat_forever(self) -> None:
-        failed = False
+        trouble: Reminder | None = None
         while True:
             usage = self._usage()
             beat = Heartbeat(
@@ -231,15 +232,15 @@ class Session:
             )  # fmt: skip
             try:
                 await self._log.heartbeat(beat, self._ttl_ms)
-                if failed:
-                    _log.info("the log takes heartbeats again")
-                failed = False
+                if trouble is not None:
+                    _log.info("the log takes heartbeats again", waited_sec=trouble.waited_sec)
+                trouble = None
             except LogUnavailable as error:
-                if not failed:
-                    _log.warning("the log does not take a heartbeat", error=str(error))
-                failed = True
+                trouble = trouble or Reminder(self._clock, SAY_EVERY_SEC)
+                if trouble.due():
+                    _log.warning("waiting for the event log, which takes no heartbeat", reason=str(error), waited_sec=trouble.waited_sec)
             self._read_pending = True
-            await self._clock.sleep(min(self._interval, LONGEST_PAUSE_SEC) if failed else self._interval)
+            await self._clock.sleep(min(self._interval, LONGEST_PAUSE_SEC) if trouble is not None else self._interval)
 
 
 def _inputs_of(attempt: Attempt) -> dict[str, str]:

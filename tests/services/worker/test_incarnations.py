@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from worker_world import World, dispatch, stop, succeeded
 
 from mloc.core.answers import Answer
@@ -14,6 +15,7 @@ from mloc.core.host_frames import EngineLoaded
 from mloc.services.log.event_log import ServerChanged, WorkerRefused
 from mloc.services.log.memory_log import MemoryLog
 from mloc.services.log.memory_server import MemoryServer
+from mloc.services.worker import agent
 
 
 class Place(World):
@@ -217,3 +219,23 @@ async def test_a_worker_leaves_in_time_when_the_log_is_gone_and_keeps_its_result
     await place.start()
     assert (await place.registered(2)).attempts == (HeldAttempt("a", 1),)
     await place.until_types("AttemptSucceeded")
+
+
+@pytest.mark.parametrize(("every_sec", "most"), [(3600.0, 1), (0.0, 4)])
+async def test_a_worker_that_finds_no_log_says_what_it_waits_for_at_once_and_at_intervals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_sec: float, most: int
+) -> None:
+    # given a log that cannot be reached four times
+    monkeypatch.setattr(agent, "SAY_EVERY_SEC", every_sec)
+    place = Place(tmp_path)
+    place.log.fail("run_id", times=4)
+    # when the worker starts
+    with capture_logs() as lines:
+        await place.start()
+        await place.registered()
+    await place.close()
+    # then it said so, and registered when the log was there
+    said = [line for line in lines if line["event"].startswith("waiting for the event log")]
+    assert len(said) == most
+    assert said[0]["reason"] == "no connection"
+    assert said[0]["log_level"] == "warning"
