@@ -16,7 +16,7 @@ from mloc.core.cluster import Cluster
 from mloc.core.events import Need
 from mloc.core.worker import Worker
 
-MOST_WORKERS = 256  # looked at, by id: the answer is advice, and must not become slow on a large fleet
+MOST_SHAPES = 256  # looked at closely: the answer is advice, and must not become slow on a large fleet of machines that all differ
 
 
 class Change(Struct, frozen=True, gc=False):
@@ -45,18 +45,40 @@ class NearestFit(Struct, frozen=True, gc=False):
 
 def nearest_fit(cluster: Cluster, need: Need) -> NearestFit | None:
     """The fit with the fewest changes, of several the one that gives up least; None where no worker that lives offers the type, or one fits as
-    it is."""
-    found: NearestFit | None = None
-    for id in sorted(cluster.workers)[:MOST_WORKERS]:
+    it is. Workers of one shape would all need the same, so the first of them by id stands for them."""
+    found: tuple[tuple[int, float], str, NearestFit] | None = None
+    shapes = dict[tuple[object, ...], Worker]()
+    for id in sorted(cluster.workers):
         worker = cluster.workers[id]
         if worker.phase != "alive" or worker.run_id != cluster.run_id or need.task_type not in worker.task_types:
             continue
         if not placement.misfit(cluster, worker, need):
             return None
+        shapes.setdefault(_shape(worker), worker)
+    for worker in sorted(shapes.values(), key=lambda worker: _distance(worker, need))[:MOST_SHAPES]:
         fit = _of_worker(cluster, worker, need)
-        if fit is not None and (found is None or _cost(fit, need) < _cost(found, need)):
-            found = fit
-    return found
+        if fit is not None and (found is None or (_cost(fit, need), fit.worker) < found[:2]):
+            found = _cost(fit, need), fit.worker, fit
+    return found[2] if found is not None else None
+
+
+def _shape(worker: Worker) -> tuple[object, ...]:
+    """All of a worker that `misfit` looks at, but what is the same for all that come into question."""
+    hardware = worker.hardware
+    devices = tuple((device.name, device.memory) for device in hardware.devices)
+    return hardware.cpus, hardware.memory, devices, worker.tags, worker.draining, worker.disabled
+
+
+def _distance(worker: Worker, need: Need) -> tuple[int, int, float, int, str]:
+    """A quick guess at how much would have to change: what is too small or missing, then the larger worker first."""
+    hardware = worker.hardware
+    typed = placement.devices_of_type(worker, need) if need.gpus else []
+    large = sum(device.memory >= need.gpu_memory for device in typed)
+    short = (
+        not set(need.tags) <= worker.tags, need.cpu > hardware.cpus, need.memory > hardware.memory > 0, len(typed) < need.gpus, large < need.gpus,
+        worker.draining, worker.disabled,
+    )  # fmt: skip
+    return sum(short), -sum(device.memory for device in hardware.devices), -hardware.cpus, -hardware.memory, worker.id
 
 
 def _of_worker(cluster: Cluster, worker: Worker, need: Need) -> NearestFit | None:

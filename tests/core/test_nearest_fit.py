@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from mloc.core import nearest_fit as nearest_fits
 from mloc.core.cluster import Cluster
 from mloc.core.events import Device, Hardware, LogStarted, Need, WorkerDrainRequested, WorkerElasticChanged, WorkerRegistered
 from mloc.core.explain import explain_need
 from mloc.core.fold import evolve
-from mloc.core.nearest_fit import nearest_fit
+from mloc.core.nearest_fit import _cost, nearest_fit
 from mloc.core.placement import misfit
 
 GIB = 2**30
@@ -88,3 +89,26 @@ def test_a_dry_look_names_the_worker_that_the_scheduler_would_choose():
     cluster = fleet(worker("w2", cpus=8.0), SMALL)
     assert explain_need(cluster, Need("sft", cpu=6.0)).worker == "w2"
     assert explain_need(cluster, Need("sft", cpu=9.0)).change == "cpu 8 instead of 9 would fit w2"
+
+
+@given(FLEETS, NEEDS, st.integers(0, 12), st.randoms(use_true_random=False))
+def test_in_a_large_fleet_the_fit_is_the_one_of_its_shapes(shapes, need, copies, chance):
+    # given each of a few workers many times over, in any order of ids
+    few = fleet(*shapes)
+    many = [replace(shape, worker=f"{chance.randrange(10**9)}-{number}") for shape in shapes for number in range(copies * 40 + 1)]
+    large = fleet(*many)
+    # then what would have to change is what would have to change among the few
+    expected, found = nearest_fit(few, need), nearest_fit(large, need)
+    assert (found is None) == (expected is None)
+    if found is not None and expected is not None:
+        assert _cost(found, need) == _cost(expected, need)
+        assert not misfit(large, large.workers[found.worker], found.need)
+
+
+def test_the_only_worker_that_nearly_fits_is_found_behind_thousands_and_few_are_looked_at_closely(monkeypatch):
+    small = [worker(f"a{number}", memory=2 * GIB + number, gpus=(("L4", 24),)) for number in range(3000)]
+    cluster = fleet(*small, worker("z", memory=16 * GIB, gpus=(("NVIDIA H100", 80),)))
+    looked = []
+    monkeypatch.setattr(nearest_fits, "_of_worker", lambda *a, real=nearest_fits._of_worker: looked.append(a) or real(*a))
+    assert str(nearest_fit(cluster, Need("sft", memory=16 * GIB, gpus=1, gpu_memory=96 * GIB))) == "gpu.memory 80Gi instead of 96Gi would fit z"
+    assert len(looked) <= nearest_fits.MOST_SHAPES
