@@ -11,8 +11,11 @@ from collections import deque
 from collections.abc import Iterator
 
 import msgspec
+from msgspec.structs import replace
 
 from mloc.core import log_ids
+from mloc.core.callbacks import at_end
+from mloc.core.calls import Calls
 from mloc.core.holdings import Holdings
 from mloc.core.order import Ordered, ReadyQueues, ascending
 from mloc.core.task import FINAL, Task
@@ -81,6 +84,7 @@ class Cluster:
         self.deadlines: list[tuple[int, str, int]] = []  # heap of (deadline, task, attempt)
         self.dependants: dict[str, list[str]] = {}
         self.retries: dict[str, None] = {}  # tasks with an undecided retry request
+        self.calls = Calls()  # of receivers that wait to be told
         # for a reader that copies tasks elsewhere: task → (its value when this was emptied last, its value now); None where nobody asks
         self.touched: dict[str, tuple[Task | None, Task]] | None = None
 
@@ -124,6 +128,8 @@ class Cluster:
     def put(self, old: Task | None, new: Task) -> None:
         """Keep a task's new value and every index that follows from its phase."""
         id, phase = new.id, new.phase
+        if new.callbacks:
+            new = self._with_callbacks(old, new)
         self.tasks[id] = new
         if self.touched is not None:
             known = self.touched.get(id)
@@ -152,6 +158,15 @@ class Cluster:
             self._finish(new)
         if self.backoffs or self.deadlines:
             self._trim_heaps()
+
+    def _with_callbacks(self, old: Task | None, new: Task) -> Task:
+        if old is None or old.phase != new.phase:
+            new = replace(new, callbacks=at_end(new.callbacks, new.phase, new.since_ms))
+        before = old.callbacks if old is not None else ()
+        for at, one in enumerate(new.callbacks):
+            if at >= len(before) or one is not before[at]:
+                self.calls.keep(new.id, one)
+        return new
 
     def link(self, task: Task) -> None:
         """Remember whom a new task waits for."""
@@ -182,6 +197,8 @@ class Cluster:
         self.dependants.pop(id, None)
 
     def _is_referred_to(self, task: Task) -> bool:
+        if any(one.state == "due" for one in task.callbacks):
+            return True
         others = (task.parent, *task.children, *self.dependants.get(task.id, ()))
         return any(id in self.tasks and self.tasks[id].phase not in FINAL for id in others if id)
 
@@ -206,7 +223,7 @@ class Cluster:
         other.by_phase = {phase: dict(ids) for phase, ids in self.by_phase.items()}
         other.dependants = {id: list(waiting) for id, waiting in self.dependants.items()}
         other.backoffs, other.deadlines = list(self.backoffs), list(self.deadlines)
-        other.holdings, other.ready = self.holdings.copy(), self.ready.copy()
+        other.holdings, other.ready, other.calls = self.holdings.copy(), self.ready.copy(), self.calls.copy()
         other.touched = None
         return other
 
@@ -275,6 +292,8 @@ def _index(cluster: Cluster, tasks: list[Task]) -> None:
             heapq.heappush(cluster.deadlines, (deadline(task), task.id, task.current))
         if task.retry_by:
             cluster.retries[task.id] = None
+        for callback in task.callbacks:
+            cluster.calls.keep(task.id, callback)
 
 
 def deadline(task: Task) -> int:

@@ -31,12 +31,12 @@ def _dispatch(cluster: Cluster, task: Task) -> Dispatch:
     need = task.need
     return Dispatch(
         task.task_type, msgspec.Raw(cluster.spec_of(task)), bool(need and need.light), need.engine if need else "", task.shard,
-        _inputs(cluster, task) if task.depends_on else {}, task.checkpoint, task.parent if task.shard else task.id,
+        inputs_of(cluster, task) if task.depends_on else {}, task.checkpoint, task.parent if task.shard else task.id,
         need.gpu_memory if need else 0,
     )  # fmt: skip
 
 
-def _inputs(cluster: Cluster, task: Task) -> dict[str, InputRef]:
+def inputs_of(cluster: Cluster, task: Task) -> dict[str, InputRef]:
     """Results that the task may refer to: by stage name inside its pipeline, by id and by name otherwise."""
     owner = cluster.tasks.get(task.parent) if task.shard else task
     inputs: dict[str, InputRef] = {}

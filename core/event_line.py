@@ -13,6 +13,8 @@ from mloc.core.events import (
     AttemptStopped,
     AttemptStopRequested,
     AttemptSucceeded,
+    CallbackFailed,
+    CallbackMade,
     CancelRequested,
     CheckpointSaved,
     EngineReady,
@@ -72,6 +74,8 @@ def describe(event: Event | UnknownEvent) -> str:
             return f"{event.name}, {event.size_bytes:,} bytes" + (f", of attempt {event.attempt}" if event.attempt else "")
         case ResultPublished():
             return "the result is final" + (f", {event.size_bytes:,} bytes" if event.size_bytes else "")
+        case CallbackMade() | CallbackFailed():
+            return _callback(event)
         case WorkerRegistered() | WorkerLost() | WorkerRetired() | WorkerDrainRequested() | WorkerElasticChanged():
             return _worker(event)
         case EngineReady() | EngineSlept() | EngineWoke():
@@ -130,6 +134,14 @@ def _request(event: CancelRequested | RetryRequested | TaskPriorityChanged | Pol
             return f"dispatch {event.dispatch} {by}".rstrip()
         case RetryRequested():
             return by
+
+
+def _callback(event: CallbackMade | CallbackFailed) -> str:
+    told = {"result": "the result was sent", "notice": "the webhook was called"}.get(event.what, event.what)
+    if isinstance(event, CallbackMade):
+        return f"{told}, answered with {event.status}"
+    after = f"; again in {event.again_ms / 1000:.3g} s" if event.again_ms else "; given up"
+    return f"{told.replace('was', 'could not be')}: {_first_line(event.error)}{after}"
 
 
 def _worker(event: WorkerRegistered | WorkerLost | WorkerRetired | WorkerDrainRequested | WorkerElasticChanged) -> str:

@@ -85,6 +85,18 @@ class HeldAttempt(Struct, frozen=True, omit_defaults=True, gc=False):
     light: bool = False
 
 
+class Receiver(Struct, frozen=True, omit_defaults=True, gc=False):
+    """Who is told of a task's end over HTTP: with the whole `result`, or by a `notice` that it ended and how. Texts may hold references."""
+
+    what: str
+    url: str
+    method: str = "POST"
+    headers: dict[str, str] = {}
+    timeout_sec: float = 0.0  # 0: as the setting says
+    on: tuple[str, ...] = ()  # the ends that are told (succeeded, failed, cancelled, timed_out); empty: all
+    secret: str = ""  # signs the notice
+
+
 # --- the log and its services ----------------------------------------------------------------------------------------------------------
 
 
@@ -148,6 +160,8 @@ class TaskSubmitted(Event, frozen=True):
     max_attempts: int = 3
     backoff_sec: float = 10.0
     timeout_sec: float = 0.0  # of one attempt; 0: none
+    receivers: tuple[Receiver, ...] = ()
+    has_secrets: bool = False  # kept apart from the log, until the task has ended and everyone was told
     idempotency_key: str = ""
     body_sha256: str = ""
 
@@ -412,11 +426,31 @@ class ResultPublished(Event, frozen=True):
     files: bool = False
 
 
+class CallbackMade(Event, frozen=True):
+    """A receiver took what a task's end had for it. `ended_ms` names the end: a dead letter may end again."""
+
+    task: str
+    what: str
+    ended_ms: int
+    status: int = 0
+
+
+class CallbackFailed(Event, frozen=True):
+    """A receiver could not be told; the next try comes after `again_ms`, none where that is 0."""
+
+    task: str
+    what: str
+    ended_ms: int
+    status: int = 0  # 0: there was no answer
+    error: str = ""
+    again_ms: int = 0
+
+
 AnyEvent = (
     TaskSubmitted | TaskDispatched | AttemptStarted | AttemptSucceeded | ResultPublished
     | LogStarted | ServerRestarted | LeaderElected | FoldVersionActivated | PolicyChanged
     | CancelRequested | RetryRequested | TaskPriorityChanged | WorkerDrainRequested | WorkerElasticChanged
     | TaskSharded | AttemptRecalled | AttemptStopRequested | AttemptLost | TaskRequeued | TaskDeadLettered | TaskTimedOut
     | TaskCancelled | WorkerLost | WorkerRegistered | WorkerRetired | EngineReady | EngineSlept | EngineWoke
-    | RowsCompleted | CheckpointSaved | AttemptFailed | AttemptStopped | ArtifactStored
+    | RowsCompleted | CheckpointSaved | AttemptFailed | AttemptStopped | ArtifactStored | CallbackMade | CallbackFailed
 )  # fmt: skip

@@ -15,6 +15,7 @@ from mloc.core import log_ids
 from mloc.core import task as tasks
 from mloc.core import worker as workers
 from mloc.core.attempt_fold import current_task, dead_letter, dispatch, end_without_verdict, fail, lose_attempt, requeue, start, succeed
+from mloc.core.callback_fold import called
 from mloc.core.cluster import Cluster
 from mloc.core.codec import UnknownEvent
 from mloc.core.events import (
@@ -27,6 +28,8 @@ from mloc.core.events import (
     AttemptStopped,
     AttemptStopRequested,
     AttemptSucceeded,
+    CallbackFailed,
+    CallbackMade,
     CancelRequested,
     CheckpointSaved,
     EngineReady,
@@ -110,6 +113,8 @@ def _evolve_seldom(cluster: Cluster, event: AnyEvent | UnknownEvent, now: int) -
         case ArtifactStored():
             if task := cluster.tasks.get(event.task):
                 cluster.put(task, tasks.with_stored(task, event))
+        case CallbackMade() | CallbackFailed():
+            called(cluster, event, now)
         case WorkerRegistered():
             register(cluster, event, now)
         case WorkerLost():

@@ -15,6 +15,7 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
+from mloc.core.callbacks import Callback, waiting
 from mloc.core.events import ArtifactStored, Error, Need, Parallel, TaskSubmitted
 from mloc.core.sharding import shard_range
 
@@ -101,6 +102,8 @@ class Task(Struct, frozen=True, omit_defaults=True, gc=False):
     result_inline: bool = True
     result_files: bool = False
     stored: tuple[StoredFile, ...] = ()  # uploaded, in order
+    callbacks: tuple[Callback, ...] = ()  # who is told of its end
+    has_secrets: bool = False
 
 
 def submitted(event: TaskSubmitted, order: int, pending: int, now_ms: int) -> Task:
@@ -112,6 +115,7 @@ def submitted(event: TaskSubmitted, order: int, pending: int, now_ms: int) -> Ta
         stage=event.stage, children=event.children, depends_on=event.depends_on, pending=pending, parallel=event.parallel,
         items=event.items, max_attempts=event.max_attempts, backoff_sec=event.backoff_sec, timeout_sec=event.timeout_sec,
         phase="waiting" if pending or is_parent else "ready", since_ms=now_ms, submitted_ms=now_ms,
+        callbacks=waiting(event.receivers) if event.receivers else (), has_secrets=event.has_secrets,
     )  # fmt: skip
 
 
@@ -119,7 +123,8 @@ def shard_of(parent: Task, index: int, count: int, now_ms: int) -> Task:
     """The i-th shard of a sharded task: a task of its own that shares the parent's spec."""
     return replace(
         parent,
-        id=f"{parent.id}.s{index}", name=f"{parent.name}.s{index}", parent=parent.id, stage="", children=(), parallel=None,
+        id=f"{parent.id}.s{index}", name=f"{parent.name}.s{index}", parent=parent.id, stage="", children=(), parallel=None, callbacks=(),
+        has_secrets=False,
         shard=(index, count), items=len(shard_range(index, count, parent.items)), phase="ready", since_ms=now_ms,
     )  # fmt: skip
 

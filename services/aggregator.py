@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from typing import cast
 
 from mloc.core import aggregation
 from mloc.core.cluster import Cluster
 from mloc.core.codec import UnknownEvent
 from mloc.core.events import AttemptSucceeded, Event, ResultPublished, TaskCancelled, TaskDeadLettered, TaskSharded, TaskSubmitted, TaskTimedOut
+from mloc.services.callbacks.callbacks import CLOSING, Callbacks, Policy
 from mloc.services.clock import Clock, SystemClock
 from mloc.services.log.connection import open_log
 from mloc.services.log.event_log import Entry, EventLog
@@ -24,7 +26,7 @@ from mloc.services.results.tree_projection import TreeProjection
 from mloc.services.results.writer_link import WriterProcess
 from mloc.services.service_loop import IDLE_BLOCK_MS, ServiceLoop
 from mloc.services.service_run import holder, run_service, snapshots_of
-from mloc.services.settings import Settings
+from mloc.services.settings import Settings, allowed_variables, read_environment
 
 _FAILURES = {TaskDeadLettered: "dead_lettered", TaskCancelled: "cancelled", TaskTimedOut: "timed_out"}
 _FEEDING = frozenset({AttemptSucceeded, ResultPublished, TaskSubmitted, TaskSharded})
@@ -35,14 +37,17 @@ class Aggregator:
 
     name = "aggregator"
 
-    def __init__(self, effects: Effects, trees: TreeProjection | None = None) -> None:
+    def __init__(self, effects: Effects, trees: TreeProjection | None = None, callbacks: Callbacks | None = None) -> None:
         self._effects = effects
         self._trees = trees
+        self._callbacks = callbacks
 
     def decide(self, cluster: Cluster, now_ms: int) -> list[Event]:
         events, effects = aggregation.decide(cluster, self._effects.done)
         if effects:
             self._effects.ask(cluster, effects)
+        if self._callbacks is not None:
+            events += self._callbacks.decide(cluster, now_ms)
         return events
 
     def started(self, cluster: Cluster, now_ms: int) -> None:
@@ -52,6 +57,8 @@ class Aggregator:
         kind = type(event)
         if kind is ResultPublished:
             self._effects.forget(event.task, event.attempt)  # type: ignore[union-attr]
+        if self._callbacks is not None and kind in CLOSING:
+            self._callbacks.folded(cluster, cast(Event, event))
         if self._trees is None or isinstance(event, UnknownEvent):
             return
         if isinstance(event, TaskSubmitted) and not matters(event):
@@ -63,7 +70,17 @@ class Aggregator:
         return None
 
     def block_ms(self, cluster: Cluster, now_ms: int) -> int:
-        return IDLE_BLOCK_MS
+        """Until a receiver is to be called again, at most a second; calls under way wake the loop when they end."""
+        due = cluster.calls.next_due_ms()
+        return IDLE_BLOCK_MS if due is None or due <= now_ms else min(IDLE_BLOCK_MS, due - now_ms)
+
+
+def policy_of(settings: Settings) -> Policy:
+    """How receivers are called."""
+    return Policy(
+        settings.callback_allowed_hosts, settings.callback_timeout_sec, settings.callback_tries, settings.callback_backlog,
+        settings.orchestrator_base_url or "", allowed_variables(settings, read_environment()),
+    )  # fmt: skip
 
 
 def run(settings: Settings) -> int:
@@ -84,13 +101,15 @@ async def _serve(settings: Settings, clock: Clock, log: EventLog, stop: asyncio.
     stack.push_async_callback(slow.close)
     effects = Effects(reading, clock, slow, lambda: loop.wake.set())
     stack.push_async_callback(effects.close)
+    callbacks = Callbacks(reading, settings.host_results_dir, policy_of(settings), lambda: loop.wake.set())
+    stack.push_async_callback(callbacks.close)
     trees = TreeProjection(
         reading, clock, TreeCursor(cursor_path(settings.state_dir)), quick, slow,
         position=lambda: loop.cluster.position, versions_of=lambda worker: _versions(loop.cluster, worker),
         allowed_roots=settings.allowed_output_roots,
     )  # fmt: skip
     loop = ServiceLoop(
-        log, clock, Aggregator(effects, trees), holder(), stop=stop, snapshots=snapshots_of(settings, Aggregator.name)
+        log, clock, Aggregator(effects, trees, callbacks), holder(), stop=stop, snapshots=snapshots_of(settings, Aggregator.name)
     )
     mark = asyncio.create_task(MarkKeeper(settings.host_results_dir, reading, clock).run())
     stack.callback(mark.cancel)

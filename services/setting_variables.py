@@ -87,6 +87,19 @@ GROUPS: dict[str, dict[str, Variable]] = {
             kind.url("http", "https"), "The API that commands talk to.", default_text="http://127.0.0.1:PORT", planned=True
         ),
     },
+    "Callbacks": {
+        "callback_allowed_hosts": Variable(
+            kind.HOSTS,
+            "Where results and webhooks may be sent: names, `*.example.org`, networks such as 10.0.0.0/8. Addresses of clouds' metadata "
+            "services (link-local ones) never are.",
+            default_text="anywhere",
+        ),
+        "callback_timeout_sec": Variable(kind.seconds(0.1), "Time that a receiver has to answer, where the task states none."),
+        "callback_tries": Variable(
+            kind.whole_number(1, 100), "Calls of one receiver before it is given up; pauses double from 1 s to 1 h, so that 15 take some 4 hours."
+        ),
+        "callback_backlog": Variable(kind.whole_number(1), "Most callbacks that wait; the oldest are given up above it."),
+    },
     "Worker": {
         "worker_id": Variable(kind.WORD, "Name of the worker.", default_text="made once, kept in WORKER_DIR"),
         "worker_slots": Variable(kind.whole_number(1, 4096), "Tasks without a GPU that a worker runs at a time."),

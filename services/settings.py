@@ -55,6 +55,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     orchestrator_base_url: str | None = None
     orchestrator_url: str | None = None
 
+    # Callbacks
+    callback_allowed_hosts: tuple[str, ...] = ()
+    callback_timeout_sec: float = 30.0
+    callback_tries: int = 15
+    callback_backlog: int = 100_000
+
     # Worker
     worker_id: str | None = None
     worker_slots: int = 1

@@ -16,6 +16,7 @@ from mloc.core.language.spec import TaskSpec, encode_spec
 
 MASK = "***"
 REMEMBERED_BYTES = 1024
+_CALLED = (("notify", "url"), ("output", "destination", "url"))
 _ONLY_ROWS = (ListData, MessagesData, PreferencesData)
 
 _SECRET_KEY = re.compile(
@@ -25,6 +26,10 @@ _SECRET_KEY = re.compile(
 _NO_SECRET_KEY = re.compile(r"(?i)^(?:pad|eos|bos|unk|sep|cls|mask|image|video|audio|stop|start|end|prefix|suffix|decoder_start)_token$")
 _SECRET_VALUE = re.compile(r"(?:Bearer|Basic|Token) +(?!\$\{)\S{4,}|(?:hf|sk|ghp|github_pat|glpat|xox[abp]|AKIA)[_-]?[A-Za-z0-9_-]{16,}")
 _URL_PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://[^/@\s:]*:(?!\$\{)[^/@\s]+@\S+", re.IGNORECASE)
+_SECRET_IN_URL = re.compile(
+    r"https?://(?:[^?]*[?&](?:[^?]*&)?[^=&]*(?:token|key|secret|sig|signature|passw|credential)[^=&]*=(?!\$\{)[^&]+"
+    r"|hooks\.slack\.com/|discord(?:app)?\.com/api/webhooks/|[^/]+\.webhook\.office\.com/).*", re.IGNORECASE,
+)  # of who is called back: the address alone lets one in
 _TRACES = (b"authorization", b"token", b"key", b"secret", b"passw", b"pwd", b"credential", b"cookie", b"x-auth", b"bearer ", b"basic ", b"://")
 _PREFIXES = (rb"hf", rb"sk", rb"ghp", rb"github_pat", rb"glpat", rb"xox[abp]", rb"AKIA")
 _TOKEN_TRACES = tuple(re.compile(prefix + rb"[A-Za-z0-9_-]{16}").search for prefix in _PREFIXES)  # with a literal start each is 20 times quicker
@@ -87,6 +92,8 @@ def _is_secret(value: str, path: Path) -> bool:
     start = path[1:] if path[:1] == ("spec",) else path
     if not value or is_content(start) or is_reference(value) or "${env." in value or "${secret." in value:
         return False
+    if start in _CALLED and _SECRET_IN_URL.fullmatch(value):
+        return True
     key = next((step for step in reversed(path) if isinstance(step, str)), "")
     if _SECRET_KEY.search(key) and not _NO_SECRET_KEY.search(key):
         return True

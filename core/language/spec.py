@@ -72,13 +72,15 @@ class Resources(Section, frozen=True):
 class Destination(Section, frozen=True):
     """Where a result goes besides the default folder: a folder (`local`) or a URL (`http`)."""
 
-    type: Annotated[Literal["local", "http"], about("`http`: a URL that artifacts are sent to")] = "local"
+    type: Annotated[
+        Literal["local", "http"], about("`http` sends the result and the artifacts to `url`, beside the copy in the results folder")
+    ] = "local"
     path: Annotated[str | None, about("below the results folder or an allowed root; `..` is refused")] = None
-    url: Annotated[str | None, about("a file goes to `<url>/<task>/files/<name>`")] = None
+    url: Annotated[str | None, about("where the result is sent; artifacts go to `<url>/<task>/files/<name>`")] = None
     method: Annotated[Literal["POST", "PUT", "PATCH"], about("how it is sent")] = "POST"
-    headers: Annotated[dict[str, str], about("sent with it")] = {}
+    headers: Annotated[dict[str, str], about("sent with it; literal secrets among them stay out of the log")] = {}
     timeout_sec: Annotated[
-        PositiveSeconds | None, also("timeout_sec", "timeout"), about("for sending one file")
+        PositiveSeconds | None, also("timeout_sec", "timeout"), about("for each try to send it; 30 when left out, 600 for large files")
     ] = msgspec.field(name="timeoutSec", default=None)
 
 
@@ -106,11 +108,12 @@ class Retry(Section, frozen=True):
 
 
 class Notify(Section, frozen=True):
-    """A webhook that is called when the task ends."""
+    """A webhook that is called when the task ends: with POST, until it answers with 2xx or is given up."""
 
     url: Annotated[str, about("what is called")]
     headers: Annotated[dict[str, str], about("sent with the call")] = {}
     on: Annotated[tuple[Literal["succeeded", "failed", "cancelled", "timed_out"], ...], about("the ends that are told; all of them when empty")] = ()
+    secret: Annotated[str | None, about("signs the call as Standard Webhooks do, so that you can tell it is ours")] = None
 
 
 class Deferred(Section, frozen=True):
@@ -145,7 +148,7 @@ class TaskSpec(Section, frozen=True):
     retry: Annotated[Retry, AT_INTAKE, about("what becomes of a failure")] = Retry()
     timeout_sec: Annotated[PositiveSeconds | None, AT_INTAKE, about("of one attempt, in seconds; then it is stopped")] = None
     ttl_sec: Annotated[PositiveSeconds | None, AT_INTAKE, planned("how long the result is kept")] = None
-    notify: Annotated[Notify | None, planned("a webhook for its end; a text is its url")] = None
+    notify: Annotated[Notify | None, about("a webhook for its end; a text is its url")] = None
     depends_on: Annotated[
         Names, AT_INTAKE, also("depends_on"), about("ids or names of tasks submitted before")
     ] = msgspec.field(name="dependsOn", default=())

@@ -21,6 +21,7 @@ from mloc.core.language.secrets import may_hold_secrets, move_secrets
 from mloc.core.language.spec import TaskSpec, encode_spec
 from mloc.core.language.task_types import TRAINING
 from mloc.core.need import inline_items, need_of, parallel_of
+from mloc.core.receivers import receivers_of
 
 MAX_SPEC_BYTES = 1 << 20
 _MODEL_TASKS = frozenset({"inference", *TRAINING})
@@ -109,13 +110,17 @@ def _event(
 ) -> tuple[TaskSubmitted, dict[str, str]]:
     """The task's event, and the secrets that it needs."""
     metadata = plan.metadata
+    secrets: dict[str, str] = {}
     if task.role == "pipeline":
+        told = task.spec
+        if may_hold_secrets(told):
+            told, secrets = move_secrets(told)
         return TaskSubmitted(
             task=ids[task.suffix], name=task.name, kind=task.kind, owner=metadata.owner, project=metadata.project, labels=metadata.labels,
-            priority=task.spec.slo.priority, children=tuple(ids[child] for child in task.children),
-        ), {}  # fmt: skip
+            priority=task.spec.slo.priority, children=tuple(ids[child] for child in task.children), receivers=receivers_of(told, is_pipeline=True),
+            has_secrets=bool(secrets),
+        ), secrets  # fmt: skip
     spec = _with_model(task, defaults)
-    secrets: dict[str, str] = {}
     encoded = encode_spec(spec)
     if may_hold_secrets(spec):
         spec, secrets = move_secrets(spec)
@@ -131,6 +136,7 @@ def _event(
         parent=ids[""] if task.role == "stage" else "", stage=task.suffix if task.role == "stage" else "",
         depends_on=depends_on, met=met, parallel=parallel_of(spec), items=inline_items(spec),
         max_attempts=retry.max_attempts, backoff_sec=retry.backoff_sec, timeout_sec=spec.timeout_sec or 0.0,
+        receivers=receivers_of(spec), has_secrets=bool(secrets),
     ), secrets  # fmt: skip
 
 

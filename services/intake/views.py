@@ -9,10 +9,12 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from mloc.core.callbacks import Callback
 from mloc.core.cluster import Cluster
 from mloc.core.events import Error, TaskSubmitted
-from mloc.core.language.secrets import masked
+from mloc.core.language.secrets import MASK, masked
 from mloc.core.task import FINAL, STATUS, Phase, Task
+from mloc.services.transfers.transfer_errors import shown_url
 
 Status = Literal["PENDING", "DISPATCHED", "RUNNING", "DONE", "FAILED"]
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
@@ -44,6 +46,21 @@ class RowsView(Struct, frozen=True):
 class CheckpointView(Struct, frozen=True):
     path: str
     step: int
+
+
+class CallbackView(Struct, frozen=True):
+    """Who is told of the task's end and how far that is: `state` is waiting (for the end), due, made or given_up; `status` the last answer's.
+
+    The address stands without what may be secret in it."""
+
+    what: Literal["result", "notice"]
+    url: str
+    state: Literal["waiting", "due", "made", "given_up"]
+    tries: int
+    at: Time | None
+    next_at: Time | None
+    status: int | None
+    error: str
 
 
 class TaskView(Struct, frozen=True, kw_only=True):
@@ -79,6 +96,7 @@ class TaskView(Struct, frozen=True, kw_only=True):
     shard: ShardView | UnsetType = UNSET
     rows: RowsView | UnsetType = UNSET
     checkpoint: CheckpointView | UnsetType = UNSET
+    callbacks: tuple[CallbackView, ...] | UnsetType = UNSET
     children_done: int | UnsetType = UNSET
     children_dead_lettered: int | UnsetType = UNSET
 
@@ -135,6 +153,14 @@ def error_view(error: Error) -> ErrorView:
     return ErrorView(error.type, error.message, error.retryable)
 
 
+def callback_view(callback: Callback) -> CallbackView:
+    is_due = callback.state == "due"
+    return CallbackView(
+        callback.receiver.what, MASK if "${" in callback.receiver.url else shown_url(callback.receiver.url),  # type: ignore[arg-type]
+        callback.state, callback.tries, iso(callback.at_ms), iso(callback.due_ms) if is_due else None, callback.status or None, callback.error,
+    )  # fmt: skip
+
+
 def status_of(phase: Phase) -> Status:
     """The older name of a state."""
     return STATUS[phase]  # type: ignore[return-value]  # the assertion above holds it
@@ -167,6 +193,7 @@ def _fields(cluster: Cluster, task: Task) -> dict[str, Any]:
         "shard": ShardView(*task.shard) if task.shard is not None else UNSET,
         "rows": RowsView(task.rows, task.items or None) if task.rows or task.items else UNSET,
         "checkpoint": CheckpointView(task.checkpoint, task.checkpoint_step) if task.checkpoint else UNSET,
+        "callbacks": tuple(callback_view(one) for one in task.callbacks) if task.callbacks else UNSET,
         "children_done": task.done if task.children else UNSET,
         "children_dead_lettered": task.dead if task.children else UNSET,
     }  # fmt: skip

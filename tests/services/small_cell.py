@@ -30,6 +30,7 @@ from mloc.core.fold import evolve
 from mloc.core.scheduling import Limits
 from mloc.core.task import Task
 from mloc.services.aggregator import Aggregator
+from mloc.services.callbacks.callbacks import Callbacks, Policy
 from mloc.services.clock import SystemClock
 from mloc.services.log.event_log import EventLog, Report
 from mloc.services.log.memory_log import MemoryLog
@@ -88,11 +89,12 @@ class Cell:
             yield
 
     @asynccontextmanager
-    async def aggregator(self, writer: ResultWriter | None = None) -> AsyncIterator[TreeProjection]:
+    async def aggregator(self, writer: ResultWriter | None = None, policy: Policy | None = None) -> AsyncIterator[TreeProjection]:
         """Ends as at SIGTERM: what was folded is written."""
         writer = writer or InlineWriter(self.results)
         reading, clock = MemoryLog(self.server), SystemClock()
         effects = Effects(reading, clock, writer, lambda: loop.wake.set())
+        callbacks = Callbacks(reading, self.results, policy, lambda: loop.wake.set()) if policy is not None else None
         self.state.mkdir(parents=True, exist_ok=True)
         trees = TreeProjection(
             reading, clock, TreeCursor(cursor_path(self.state)), writer, writer,
@@ -100,7 +102,7 @@ class Cell:
         )  # fmt: skip
         stop_trees = asyncio.Event()
         stop = asyncio.Event()
-        loop = ServiceLoop(MemoryLog(self.server), clock, Aggregator(effects, trees), "a", stop=stop)
+        loop = ServiceLoop(MemoryLog(self.server), clock, Aggregator(effects, trees, callbacks), "a", stop=stop)
         running = [asyncio.ensure_future(loop.run()), asyncio.ensure_future(trees.run(stop_trees))]
         try:
             yield trees
@@ -110,6 +112,8 @@ class Cell:
             stop_trees.set()
             await running[1]
             await effects.close()
+            if callbacks is not None:
+                await callbacks.close()
 
     @asynccontextmanager
     async def worker(self, behaviour: Behaviour = echo, name: str = "w") -> AsyncIterator[None]:

@@ -151,6 +151,20 @@ def _row(view: View, now_ms: int) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def _told(callback: View) -> str:
+    """One receiver and how far telling it is."""
+    named = f"{'result to' if callback['what'] == 'result' else 'webhook'} {callback['url']}"
+    tries = f"{callback['tries']} {'try' if callback['tries'] == 1 else 'tries'}"
+    match callback["state"]:
+        case "waiting":
+            return f"{named} when it ends"
+        case "made":
+            return f"{named} delivered at {callback['at']} ({callback['status']}, {tries})"
+        case "given_up":
+            return f"{named} given up after {tries}: {one_line(callback['error'], 300)}"
+    return f"{named} is due" + (f", again at {callback['next_at']}; {tries} so far: {one_line(callback['error'], 300)}" if callback["tries"] else "")
+
+
 def _facts(view: View, why: str, place: str) -> list[tuple[str, str]]:
     tries, error = view["attempts"], view["error"]
     facts = [
@@ -161,5 +175,6 @@ def _facts(view: View, why: str, place: str) -> list[tuple[str, str]]:
         ("worker", view["worker_id"]), ("attempts", f"{tries}, {view['failures']} failed of at most {view['max_attempts']}" if tries else ""),
         ("submitted", view["submitted_at"]), ("started", view["started_at"]), ("ended", view["ended_at"]),
         ("error", f"{error['type']}: {one_line(error['message'], 500)}" if error else ""), ("result", place),
+        *(("told", _told(one)) for one in view.get("callbacks", ())),
     ]  # fmt: skip
     return [(name, value) for name, value in facts if value]

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mloc.core.language import yaml_source
@@ -28,6 +28,7 @@ def quickly(text: str) -> Any:
 @given(st.dictionaries(TEXTS, VALUES, max_size=5))
 def test_the_quick_way_and_yamls_give_the_same_values(value: dict[str, Any]) -> None:
     text = json.dumps(value, ensure_ascii=False)
+    assume("\\u" not in text)  # a backslash before a u: perhaps half of a pair, which YAML's reader is asked about
     found = quickly(text)
     assert found is not NONE
     slowly = list(yaml_source._documents(yaml_source.Parser(text).get_event, []))
