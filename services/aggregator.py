@@ -79,7 +79,7 @@ def policy_of(settings: Settings) -> Policy:
     """How receivers are called."""
     return Policy(
         settings.callback_allowed_hosts, settings.callback_timeout_sec, settings.callback_tries, settings.callback_backlog,
-        settings.orchestrator_base_url or "", allowed_variables(settings, read_environment()),
+        base_url=settings.orchestrator_base_url or "", variables=allowed_variables(settings, read_environment()),
     )  # fmt: skip
 
 

@@ -23,6 +23,9 @@ def spec_of(spec: str) -> TaskSpec:
     "taskType: echo\nmodel: {transformers: {token: s3cr3t}}", "taskType: echo\nmodel: {vllm: {hf_token: s3cr3t}}",
     "taskType: echo\ntraining: {hub_token: s3cr3t}", "taskType: echo\nretrieval: {qdrant: {api_key: s3cr3t}}",
     "taskType: echo\nnotify: 'https://me:s3cr3t@h/x'", "taskType: echo\nagent: {tools: [{mcp: {env: {DB_PASSWORD: s3cr3t}}}]}",
+    "taskType: echo\nnotify: 'https://h/x?run=1&access_token=s3cr3t&b=2'", "taskType: echo\nnotify: https://hooks.slack.com/services/T0/B0/s3cr3t",
+    "taskType: echo\nnotify: {url: 'https://h/x', secret: s3cr3t}",
+    "taskType: echo\noutput: {destination: {type: http, url: 'https://bucket/x?X-Amz-Signature=s3cr3t'}}",
 ])  # fmt: skip
 def test_a_literal_secret_is_moved_out_and_comes_back_when_it_is_resolved(spec: str) -> None:
     given = spec_of(spec)
@@ -40,6 +43,7 @@ def test_a_literal_secret_is_moved_out_and_comes_back_when_it_is_resolved(spec: 
 @pytest.mark.parametrize("spec", [
     HTTP % "{Accept: text/html, X-Run: '5'}", HTTP % "{Authorization: 'Bearer ${env.TOKEN}'}", HTTP % "{Authorization: '${TOKEN}'}",
     "taskType: sft\ndata: {prompts: [a]}\ntraining: {eos_token: '<end>', pad_token: '<pad>', max_new_tokens: 5}",
+    "taskType: echo\nnotify: 'https://h/token/key?run=nightly&token=${env.HOOK}'",
     "taskType: echo\ndata: {items: [{token: abc, password: x}]}", *VALID.values(),
 ])  # fmt: skip
 def test_what_is_no_literal_secret_stays(spec: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,9 +25,6 @@ class Told:
     @property
     def json(self) -> Any:
         return json.loads(self.body)
-
-
-Answer = Callable[[Told], "web.StreamResponse | asyncio.Future[Any]"]
 
 
 class Receiver:

@@ -131,6 +131,20 @@ def test_literal_secrets_do_not_reach_the_events():
     assert b"abcdef" not in msgspec.json.encode(submission.events)
     assert b"${secret." in bytes(submission.events[0].spec)
     assert list(submission.secrets["hello-1"].values()) == ["Bearer abcdef"]
+    assert submission.events[0].has_secrets
+    (receiver,) = submission.events[0].receivers
+    assert (receiver.what, receiver.url) == ("result", "http://x")
+    assert receiver.headers["Authorization"].startswith("${secret.")
+
+
+def test_a_pipelines_stages_send_their_results_and_the_pipeline_tells_its_own_end():
+    shared = "  notify: {url: 'https://h/done', headers: {X-Token: abcdef}}\n  output: {destination: {type: http, url: 'http://x'}}\n"
+    submission = submit(PIPELINE.replace("  dependsOn: [earlier]\n", "") + shared)
+    parent, *stages = submission.events
+    assert [receiver.what for receiver in parent.receivers] == ["notice"]
+    assert {receiver.what for stage in stages for receiver in stage.receivers} == {"result"}
+    assert b"abcdef" not in msgspec.json.encode(submission.events)
+    assert (parent.has_secrets, list(submission.secrets)) == (True, [parent.task])
 
 
 def test_the_idempotency_key_is_in_the_events_themselves():
