@@ -24,6 +24,7 @@ from mloc.services.intake.http.api_limits import limited, streams_do_not_count
 from mloc.services.intake.http.api_state import OPENAPI, STATE, ApiState
 from mloc.services.intake.http.endpoint_routes import add_routes
 from mloc.services.intake.http.endpoints import ENDPOINTS
+from mloc.services.intake.http.malformed_requests import listen
 from mloc.services.intake.http.openapi import openapi_document
 from mloc.services.intake.http.request_body import MAX_BODY_BYTES
 from mloc.services.log.connection import open_log
@@ -64,10 +65,11 @@ async def serve(settings: Settings) -> int:
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SEC)
     stop = stop_on_signals()
     say = structlog.get_logger()
+    listening: asyncio.Server | None = None
     try:
         await runner.setup()
         try:
-            await web.TCPSite(runner, host, port).start()
+            listening = await listen(runner, host, port)
         except OSError as error:
             print(f"mloc intake-api: {_cannot_listen(error, host, port)}", file=sys.stderr)
             return MISCONFIGURED
@@ -83,6 +85,8 @@ async def serve(settings: Settings) -> int:
             await following
         return CLEAN
     finally:
+        if listening is not None:
+            listening.close()
         await runner.cleanup()
         await log.close()
 

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
+from pathlib import Path
 
 import pytest
+from aiohttp import web
 
+from mloc.services.intake.http.api import build_app
 from mloc.services.intake.http.api_limits import TokenBuckets
+from mloc.services.intake.http.malformed_requests import listen
+from mloc.services.log.memory_log import MemoryLog
+from mloc.services.log.memory_server import MemoryServer
+from mloc.services.observer import Observer
+from mloc.services.settings import Settings
 from tests.services.intake.conftest import ECHO, serving
 
 
@@ -106,3 +116,39 @@ async def test_an_api_that_only_reads_answers_every_write_with_403(memory_server
             response = await api.post(path, ECHO)
             assert (response.status, (await response.json())["error"]["code"]) == (403, "read_only")
         assert (await api.get("/api/v1/tasks")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "code"),
+    [
+        (b"GET /api/v1/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret" + b"s" * 20_000, 431, "head_too_large"),
+        (b"GET /api/v1/tasks?owner=" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x", 431, "head_too_large"),
+        (b"\x16\x03\x01\x02\x00\x01\x00", 400, "malformed_request"),
+        (b"GET /api/v1/tasks HTTP/1.1\r\nno colon", 400, "malformed_request"),
+        (b"GET /healthz HTTP/1.1\r\nHost: x", 200, ""),
+    ],
+)  # fmt: skip
+async def test_a_request_that_cannot_be_read_is_answered_in_the_one_error_shape_and_not_quoted_in_the_log(
+    memory_server: MemoryServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, head: bytes, status: int, code: str
+) -> None:
+    log = MemoryLog(memory_server)
+    settings = Settings(orchestrator_state_dir=str(tmp_path / "state"), results_dir=str(tmp_path / "results"))
+    runner = web.AppRunner(build_app(settings, log, Observer(log)), access_log=None)
+    await runner.setup()
+    server = await listen(runner, "127.0.0.1", 0)
+    caplog.set_level(logging.DEBUG)
+    try:
+        async with asyncio.timeout(20):
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(head + b"\r\nConnection: close\r\n\r\n")
+            answer = await reader.read()
+            writer.close()
+    finally:
+        server.close()
+        await runner.cleanup()
+    first, _, rest = answer.partition(b"\r\n")
+    assert int(first.split()[1]) == status
+    body = json.loads(rest.partition(b"\r\n\r\n")[2])
+    assert (body.get("ok"), body.get("error", {}).get("code", "")) == (status == 200, code)
+    assert "secret" not in caplog.text
+    assert "Traceback" not in caplog.text
