@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mloc.core.language.model_spec import ScratchSource
 from mloc.core.language.spec import TaskSpec
@@ -44,7 +45,9 @@ def load_model(
     """
     settings = _settings(spec, context) | (_four_bits(spec, context) if quantized else {})
     if isinstance(spec.model.source, ScratchSource) and spec.checkpoint.load is None:
-        model, tokenizer = make_scratch_model(spec.model.source, task_texts)
+        text = spec.model.source.tokenizer_text
+        source = replace(spec.model.source, tokenizer_text=context.local(text)) if isinstance(text, str) else spec.model.source
+        model, tokenizer = make_scratch_model(source, task_texts)
         return LoadedModel(_placed(model, context, settings), tokenizer, spec.model.source.identifier or "scratch", None)
     weights = find_weights(spec, context)
     model, tokenizer = _from_pretrained(weights, settings)

@@ -193,6 +193,7 @@ class Store:
         except FileExistsError:
             if not is_file_of(target, blob):
                 raise NameTaken(f"{target.relative_to(self.root)} is there already, with another content") from None
+            os.utime(target)  # in use again
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise

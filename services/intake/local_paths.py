@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from msgspec.structs import replace
 
@@ -17,20 +17,22 @@ from mloc.core.language.plan import Plan, PlannedTask
 from mloc.core.language.spec import TaskSpec
 from mloc.core.language.yaml_positions import YamlPositions
 
+MissingIsWrong = bool | Literal["relative"]
+"""Whether a file that is not there makes a task wrong: any, none, or one that is named by a relative path."""
 _ROW_FILES = frozenset({".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt"})
 
 
 def with_absolute_paths(
-    plans: Sequence[Plan], folder: Path, text: str, source: str = "", *, missing_is_wrong: bool = True
+    plans: Sequence[Plan], folder: Path, text: str, source: str = "", *, missing_is_wrong: MissingIsWrong = True
 ) -> tuple[tuple[Plan, ...], tuple[Problem, ...]]:
     """The plans with absolute paths, and warnings. Raises LanguageError naming each missing file with its line in `text`,
-    or only warns where `missing_is_wrong` is False (the workers may see disks that this machine does not)."""
+    or warns of those that `missing_is_wrong` leaves (the workers may see disks that this machine does not)."""
     anchoring = _Anchoring(folder, text, source)
     anchored = tuple(replace(plan, tasks=tuple(anchoring.task(task) for task in plan.tasks)) for plan in plans)
-    missing = tuple(dict.fromkeys(anchoring.missing))
-    if missing and missing_is_wrong:
-        raise LanguageError(missing)
-    return anchored, missing
+    wrong = anchoring.missing if missing_is_wrong is True else anchoring.missing_here if missing_is_wrong else []
+    if wrong:
+        raise LanguageError(tuple(dict.fromkeys(wrong)))
+    return anchored, tuple(dict.fromkeys(anchoring.missing))
 
 
 def local_files(plans: Sequence[Plan], folder: Path) -> dict[str, str]:
@@ -50,6 +52,7 @@ class _Anchoring:
         self.text = text
         self.positions = YamlPositions(text, source)
         self.missing: list[Problem] = []
+        self.missing_here: list[Problem] = []  # those with a relative path
         self.found: dict[str, str] = {}  # relative path as written → absolute path of what is there
 
     @cached_property
@@ -123,7 +126,8 @@ class _Anchoring:
             self.found[written] = str(path)
         if not is_there and not other and not (relative_only and Path(written).is_absolute()):
             hint = "" if Path(written).is_absolute() else f"relative paths start at the folder of the file, {self.folder}"
-            self.missing.append(self._located(Problem("the file is not there", path=place, found=shown(written), hint=hint), written))
+            self.missing.append(problem := self._located(Problem("the file is not there", path=place, found=shown(written), hint=hint), written))
+            self.missing_here += [] if Path(written).is_absolute() else [problem]
         return str(path)
 
     def _located(self, problem: Problem, written: str) -> Problem:

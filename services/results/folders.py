@@ -4,6 +4,7 @@
     <parent>/shards/<i>/…                                           what the shards of a task add to it
     .attempts/<task>/<attempt>/…                                    what an attempt writes; moved as a whole when it is published
     .attempts/<task>/0/artifacts/                                   what was uploaded for the task, whichever attempt is published
+    .inputs/<sha256>/<name>                                         what was uploaded for tasks that name it; `.used` beside it once one does
     .blobs/, .uploads/                                              uploaded content by its sha256, and what has arrived of it so far
 """
 
@@ -18,6 +19,7 @@ from mloc.core.task import Task
 ATTEMPTS = ".attempts"
 BLOBS = ".blobs"
 UPLOADS = ".uploads"
+INPUTS = ".inputs"
 ARTIFACTS = "artifacts"
 RESULT_FILE = "responses.json"
 MANIFEST_FILE = "manifest.json"
@@ -36,6 +38,11 @@ _decode_seal = msgspec.json.Decoder(_Seal).decode
 
 def attempt_folder(task: str, attempt: int) -> str:
     return f"{ATTEMPTS}/{task}/{attempt}"
+
+
+def input_path(sha256: str, name: str) -> str:
+    """Of an input of tasks that are submitted after it was uploaded."""
+    return f"{INPUTS}/{sha256}/{name}"
 
 
 def final_folder(task: str, *, is_shard: bool = False) -> str:

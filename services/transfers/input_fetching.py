@@ -15,8 +15,9 @@ import msgspec
 from msgspec import Struct
 
 from mloc.core.language.spec import TaskSpec, decode_spec
+from mloc.services.artifacts import inputs
 from mloc.services.clock import Clock
-from mloc.services.results.folders import ARTIFACTS
+from mloc.services.results.folders import ARTIFACTS, input_path
 from mloc.services.transfers.places import Place, may_have_places, places_of
 from mloc.services.transfers.remote_files import RemoteFiles, Say
 from mloc.services.transfers.transfer_errors import TransferError
@@ -107,6 +108,11 @@ class _Bringing:
         path = self._place.path
         if not path:
             return None
+        if (uploaded := inputs.named_in(path)) is not None:
+            brought = await self._input(path, *uploaded)
+            if str(brought) != path:
+                self._here.fetched[path] = str(brought)
+            return brought
         if self._is_there(Path(path)):
             return Path(path)
         if (found := self._in_a_result(path)) is None:
@@ -148,6 +154,19 @@ class _Bringing:
             local = await ask.archive(url, headers, self._user, self._say)
         self._here.fetched[url] = str(local)
         return local
+
+    # --- what was uploaded for tasks ---
+
+    async def _input(self, path: str, sha256: str, name: str) -> Path:
+        """On a disk that this worker shares with the API, under the API's path or its own, else from the API. A folder came as an archive."""
+        is_folder = name.endswith(inputs.FOLDER_SUFFIX) or self._place.kind == "weights"
+        seen = next((at for at in (Path(path), self._root / input_path(sha256, name)) if at.is_file()), None)
+        if seen is not None:
+            return await self._remote.local_archive(seen, sha256, self._user) if is_folder else seen
+        if self._remote.api is None:
+            raise TransferError(f"{path} is not on this worker's disk: share RESULTS_DIR with the API, or set ORCHESTRATOR_BASE_URL")
+        url = self._remote.api.input(sha256, name)
+        return await (self._remote.archive if is_folder else self._remote.file)(url, {}, self._user, self._say)
 
     # --- results of other tasks ---
 

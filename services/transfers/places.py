@@ -8,11 +8,12 @@ from typing import Literal
 from msgspec import Struct
 
 from mloc.core.language.data_spec import DatasetData, JsonlData
-from mloc.core.language.model_spec import HttpSource, HuggingFaceSource, LocalSource, ModelSource, StageSource
+from mloc.core.language.model_spec import HttpSource, HuggingFaceSource, LocalSource, ModelSource, ScratchSource, StageSource
 from mloc.core.language.spec import TaskSpec
 from mloc.core.language.training_spec import RewardModel
+from mloc.services.artifacts.inputs import named_in
 
-_TRACES = (b'"reward_model"', b'"rewards"', b'"url"', b'"path"', b'"taskId"', b'"http"', b'"stage"', b'"identifier":"/', b"://")
+_TRACES = (b'"reward_model"', b'"rewards"', b'"url"', b'"path"', b'"taskId"', b'"http"', b'"stage"', b'"identifier":"/', b"://", b"/.inputs/")
 
 
 class Place(Struct, frozen=True):
@@ -46,6 +47,9 @@ def _all(spec: TaskSpec) -> Iterator[Place]:
             path = data.path or (identifier if identifier.startswith("/") else "")
             yield Place("data", "file", path, url, headers=data.headers)
     yield from _source(spec.model.source, "model.source")
+    documents = spec.retrieval.documents if spec.retrieval is not None else None
+    if isinstance(documents, str) and named_in(documents):
+        yield Place("retrieval.documents", "file", documents)
     for number, adapter in enumerate(spec.model.adapters):
         where = f"model.adapters[{number}]"
         yield Place(where, "weights", adapter.path or "", adapter.url or "", adapter.task_id or "", headers=adapter.headers)
@@ -72,5 +76,7 @@ def _source(source: ModelSource | None, where: str) -> Iterator[Place]:
         case StageSource():
             task = source.task_id or source.identifier
             yield Place(where, "weights", source.path or "", source.url or "", task, headers=source.headers)
+        case ScratchSource(tokenizer_text=str(text)) if named_in(text):
+            yield Place(f"{where}.tokenizer_text", "file", text)
         case LocalSource(identifier=identifier) | HuggingFaceSource(identifier=identifier):
             yield Place(where, "weights", identifier if identifier.startswith("/") else "")

@@ -91,6 +91,16 @@ class RemoteFiles:
             self.cache.note(key, Known(content, came.version))
             return _model_in(self.cache.use(content, user))
 
+    async def local_archive(self, archive: Path, sha256: str, user: object) -> Path:
+        """The folder that an archive on this disk unpacks to."""
+        content = f"{sha256[:32]}.tree"
+        async with self._lock(content):
+            if not self.cache.has(content):
+                new = self.cache.place_for_new(content)
+                await asyncio.to_thread(_unpacked, archive, new / "tree", self.cache.limit_bytes, str(archive))
+                self.cache.keep(new / "tree", content)
+            return _model_in(self.cache.use(content, user))
+
     async def model_folder(self, url: str, headers: Mapping[str, str], user: object, say: Say) -> Path:
         """The files of a model below a URL that ends with a slash; it has no listing, so those that a model may have are asked for."""
         files: dict[str, Path] = {}
@@ -235,7 +245,7 @@ def _unpacked(archive: Path, target: Path, limit_bytes: int, url: str) -> None:
     try:
         unpack(archive, target, Limits(total_bytes=limit_bytes))
     except ArchiveRefused as error:
-        shutil.rmtree(archive.parent, ignore_errors=True)  # it would be the same next time
+        shutil.rmtree(target.parent, ignore_errors=True)  # it would be the same next time
         raise TransferError(f"{shown_url(url)} cannot be unpacked: {error}") from error
 
 

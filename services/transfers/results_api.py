@@ -25,6 +25,10 @@ class ApiAddress(Struct, frozen=True):
     def manifest(self, task: str) -> str:
         return f"{self.result(task)}/files"
 
+    def input(self, sha256: str, name: str) -> str:
+        """A file that was uploaded for tasks."""
+        return f"{self.base}/api/v1/inputs/{sha256}/{quote(name, safe='')}"
+
     def headers_for(self, url: str) -> dict[str, str]:
         return self.headers if url.startswith(self.base + "/") else {}
 

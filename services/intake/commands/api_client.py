@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 import aiohttp
@@ -23,6 +23,9 @@ from mloc.services.intake.task_query import QueryError
 from mloc.services.intake.task_requests import RequestRefused
 from mloc.services.log.event_log import BacklogFull, KeyConflict
 from mloc.services.settings import SettingsError
+
+if TYPE_CHECKING:
+    from mloc.services.artifacts.client import Transfer
 
 CONNECT_PATIENCE_SEC = 10.0  # while nobody listens: a restart takes seconds
 BUSY_PATIENCE_SEC = 90.0  # while it says 429 or 503
@@ -130,6 +133,12 @@ class ApiClient:
                 yield aiter(answer.content)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:  # ValueError: a line longer than the reader takes
             raise Unreachable(f"the stream of {self.root} broke off ({_reason(error)})") from error
+
+    def transfer(self) -> Transfer:
+        """For files, which go on where they were when a connection breaks."""
+        from mloc.services.artifacts.client import Transfer
+
+        return Transfer(self._session, headers=self._headers, patience_sec=BUSY_PATIENCE_SEC)
 
     async def _once(
         self, method: str, path: str, query: Mapping[str, str] | list[tuple[str, str]], body: bytes | None, headers: Mapping[str, str]

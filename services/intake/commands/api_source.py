@@ -29,10 +29,11 @@ _POSITION = re.compile(r"^\d+:\d+: ")
 
 
 class ApiSource:
-    """`again` is " --url …" where the command line gave it."""
+    """`again` is " --url …" where the command line gave it. `uploads`: local files that a task names are brought to the API before it."""
 
-    def __init__(self, client: ApiClient, again: str) -> None:
+    def __init__(self, client: ApiClient, again: str, *, uploads: bool = True, quiet: bool = True) -> None:
         self._client = client
+        self._uploads, self._quiet = uploads, quiet
         self.again = again
         self.trouble = ""
         self._known: dict[str, View] = {}  # while following; what has ended is not asked for again
@@ -43,7 +44,7 @@ class ApiSource:
         self._looked_at = 0.0
 
     async def submit(self, prepared: Prepared, key: str) -> Accepted:
-        body, kind, warnings = as_submitted(prepared)
+        body, kind, warnings = as_submitted(prepared, await self._uploaded(prepared))
         headers = {"Content-Type": kind, "Idempotency-Key": key or f"once-{secrets.token_hex(16)}"}  # a repeated request never doubles
         answer = await self._client.post("/api/v1/tasks", body, headers, repeatable=True)
         return Accepted(answer["tasks"], _together(prepared, warnings, answer), bool(answer.get("repeated")))
@@ -51,8 +52,19 @@ class ApiSource:
     async def dry_run(self, prepared: Prepared) -> View:
         body, kind, warnings = as_submitted(prepared)
         answer = await self._client.post("/api/v1/tasks?dry_run=1", body, {"Content-Type": kind}, repeatable=True)
+        if self._uploads:  # the files would be there when the tasks are
+            warnings, here = [], prepared.local_files.values()
+            answer["warnings"] = [said for said in answer["warnings"] if not any(file in said for file in here)]
         tasks = [{name: task.get(name) for name in ("name", "task_type", "placement")} for task in answer["tasks"]]
         return {"tasks": tasks, "warnings": _together(prepared, warnings, answer)}
+
+    async def _uploaded(self, prepared: Prepared) -> dict[str, str]:
+        """Files that the text names by relative paths → where the API has them now."""
+        if not self._uploads or not prepared.local_files:
+            return {}
+        from mloc.services.intake.commands.uploads import bring
+
+        return await bring(self._client.root, self._client.transfer(), prepared.local_files, quiet=self._quiet)
 
     # --- reading ---
 

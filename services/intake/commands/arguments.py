@@ -100,6 +100,7 @@ def parser() -> Parser:
     watching = command("watch", watch.watch, about, "mloc-intake watch inbox/ --move-to inbox/done")
     watching.add_argument("folder", metavar="DIR", help="write files elsewhere and rename them into it, or just write them there")
     watching.add_argument("--move-to", metavar="FOLDER", help="move what was submitted there (default: it stays)")
+    _add_no_upload(watching)
     watching.add_argument("--once", action="store_true", help="end when each file that is there now was dealt with")
 
     about = "list the pipelines that come with MLOC, or print one"
@@ -126,7 +127,13 @@ def _add_submit(added: argparse.ArgumentParser) -> None:
     added.add_argument("--follow", action="store_true", help="the same, with the tasks' log lines")
     added.add_argument("--quiet", action="store_true", help="no progress and no warnings")
     added.add_argument("--idempotency-key", metavar="K", type=_key, help="submitting again under this key gives the first tasks")
+    _add_no_upload(added)
     added.add_argument("--dry-run", action="store_true", help="check, and say where each task would go; submit nothing")
+
+
+def _add_no_upload(added: argparse.ArgumentParser) -> None:
+    about = "with --url: send relative paths as they are here, for workers that see this disk, and not the files"
+    added.add_argument("--no-upload", action="store_true", help=about)
 
 
 def _add_files(added: argparse.ArgumentParser) -> None:

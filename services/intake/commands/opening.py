@@ -14,6 +14,7 @@ from mloc.services.intake.commands.log_session import opened
 from mloc.services.intake.commands.log_source import LogSource
 from mloc.services.intake.commands.output import say
 from mloc.services.intake.commands.source import Source
+from mloc.services.intake.local_paths import MissingIsWrong
 from mloc.services.server.address import NoServerError
 from mloc.services.server.record import find_server
 from mloc.services.settings import Settings, SettingsError
@@ -31,12 +32,21 @@ def api_url(settings: Settings, asked: argparse.Namespace) -> str:
         raise SettingsError(f"ORCHESTRATOR_URL cannot be used: {error}") from error
 
 
+def missing_is_wrong(settings: Settings, asked: argparse.Namespace) -> MissingIsWrong:
+    """Whether a local file that a task names must be on this machine: not where its path is sent as it is. Raises SettingsError."""
+    if not api_url(settings, asked):
+        return True
+    return False if asked.no_upload else "relative"
+
+
 @contextlib.asynccontextmanager
 async def open_source(settings: Settings, asked: argparse.Namespace) -> AsyncIterator[Source]:
     """Raises NoServerError, SettingsError; nothing is sent yet."""
     if url := api_url(settings, asked):
         async with aiohttp.ClientSession() as session:
-            yield ApiSource(ApiClient(url, settings.orchestrator_token or "", session, say), f" --url {url}" if asked.url is not None else "")
+            client, again = ApiClient(url, settings.orchestrator_token or "", session, say), f" --url {url}" if asked.url is not None else ""
+            quiet = getattr(asked, "quiet", True) or asked.json
+            yield ApiSource(client, again, uploads=not getattr(asked, "no_upload", False), quiet=quiet)
         return
     try:
         log = opened(settings, catch_up=False)

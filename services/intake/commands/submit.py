@@ -17,12 +17,12 @@ from mloc.core.language.plan import Plan
 from mloc.core.language.reading import read_tasks
 from mloc.core.language.yaml_source import decode_text
 from mloc.services.intake.commands import exit_codes as codes
-from mloc.services.intake.commands.opening import api_url, open_source
+from mloc.services.intake.commands.opening import missing_is_wrong, open_source
 from mloc.services.intake.commands.output import counted, print_json, say
 from mloc.services.intake.commands.problems import show_problems
 from mloc.services.intake.commands.source import Accepted, MaybeTaken, Prepared, Source, UnknownTask, Unreachable, View
 from mloc.services.intake.commands.wait import wait_for
-from mloc.services.intake.local_paths import local_files, with_absolute_paths
+from mloc.services.intake.local_paths import MissingIsWrong, local_files, with_absolute_paths
 from mloc.services.intake.task_file import TaskFile, TaskFileError, files_of, read_named, read_template
 from mloc.services.intake.task_ids import slug
 from mloc.services.intake.task_query import QueryError
@@ -51,7 +51,7 @@ class Outcome(Struct):
 
 def validate(settings: Settings, asked: argparse.Namespace) -> int:
     """Read each file as `submit` would, without an event log or an API."""
-    prepared, outcomes = prepare_all(asked, files_are_here=True)
+    prepared, outcomes = prepare_all(asked, missing_is_wrong=True)
     for outcome, right in prepared:
         names = [{"name": plan.metadata.name, "kind": plan.kind, "tasks": [task.name for task in plan.tasks]} for plan in right.plans]
         outcome.answer = {"documents": names, "warnings": [str(warning) for warning in right.warnings]}
@@ -62,7 +62,7 @@ def validate(settings: Settings, asked: argparse.Namespace) -> int:
 
 
 def submit(settings: Settings, asked: argparse.Namespace) -> int:
-    prepared, outcomes = prepare_all(asked, files_are_here=not api_url(settings, asked))
+    prepared, outcomes = prepare_all(asked, missing_is_wrong=missing_is_wrong(settings, asked))
     if not prepared:
         return report(outcomes, asked.json)
     return asyncio.run(_submit_all(settings, asked, prepared, outcomes))
@@ -70,19 +70,19 @@ def submit(settings: Settings, asked: argparse.Namespace) -> int:
 
 def read_file(file: TaskFile, overrides: dict[str, str]) -> tuple[tuple[Plan, ...], tuple[Problem, ...]]:
     """The plans of a file with absolute paths, and warnings. Raises LanguageError."""
-    prepared = prepare(file, overrides, files_are_here=True)
+    prepared = prepare(file, overrides, missing_is_wrong=True)
     return prepared.plans, prepared.warnings
 
 
-def prepare(file: TaskFile, overrides: dict[str, str], *, files_are_here: bool) -> Prepared:
-    """Raises LanguageError; a data file that is not there only warns where the workers' disks are others than ours (`files_are_here` False)."""
+def prepare(file: TaskFile, overrides: dict[str, str], *, missing_is_wrong: MissingIsWrong) -> Prepared:
+    """Raises LanguageError, also for a data file that is not there."""
     read = read_tasks(file.text, file.source, overrides)
     text = decode_text(file.text, file.source)
-    plans, missing = with_absolute_paths(read.documents, file.folder, text, file.source, missing_is_wrong=files_are_here)
+    plans, missing = with_absolute_paths(read.documents, file.folder, text, file.source, missing_is_wrong=missing_is_wrong)
     return Prepared(file, plans, read.warnings + missing, overrides, local_files(read.documents, file.folder))
 
 
-def prepare_all(asked: argparse.Namespace, *, files_are_here: bool) -> tuple[list[tuple[Outcome, Prepared]], list[Outcome]]:
+def prepare_all(asked: argparse.Namespace, *, missing_is_wrong: MissingIsWrong) -> tuple[list[tuple[Outcome, Prepared]], list[Outcome]]:
     """The files that are right, and an outcome for each file, in the order of the command line."""
     files, outcomes = _read_all(asked)
     right: list[tuple[Outcome, Prepared]] = []
@@ -90,7 +90,7 @@ def prepare_all(asked: argparse.Namespace, *, files_are_here: bool) -> tuple[lis
         outcome = Outcome(file.source, file.text)
         outcomes.append(outcome)
         try:
-            right.append((outcome, prepare(file, asked.set, files_are_here=files_are_here)))
+            right.append((outcome, prepare(file, asked.set, missing_is_wrong=missing_is_wrong)))
         except LanguageError as error:
             refuse(outcome, error)
     return right, outcomes

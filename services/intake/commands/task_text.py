@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -16,22 +17,24 @@ _PATH_KEYS = frozenset(
 )  # fmt: skip
 
 
-def as_submitted(prepared: Prepared) -> tuple[bytes, str, list[str]]:
-    """Body, content type and warnings. A relative path becomes the absolute one on this machine, which a shared disk has at the same place."""
+def as_submitted(prepared: Prepared, uploaded: Mapping[str, str] = {}) -> tuple[bytes, str, list[str]]:
+    """Body, content type and warnings. A relative path becomes that of what was `uploaded` for it, else the absolute one on this machine,
+    which a shared disk has at the same place."""
     if not prepared.overrides and not prepared.local_files:
         return prepared.file.text, "text/yaml", []
     documents, _ = load_documents(decode_text(prepared.file.text, prepared.file.source))
     for path, value in read_overrides(prepared.overrides):
         documents = [overridden(document, path, value) if isinstance(document, dict) else document for document in documents]
-    sent = [_anchored(document, prepared.local_files) for document in documents if document is not None]
+    sent = [_anchored(document, {**prepared.local_files, **uploaded}) for document in documents if document is not None]
     warnings = [
         f"{prepared.file.source}: {written} is sent as {file}, not as a copy: the workers must see it there"
         for written, file in prepared.local_files.items()
+        if written not in uploaded
     ]  # fmt: skip
     return msgspec.json.encode(sent), "application/json", warnings
 
 
-def _anchored(value: Any, files: dict[str, str], key: str = "") -> Any:
+def _anchored(value: Any, files: Mapping[str, str], key: str = "") -> Any:
     match value:
         case dict():
             return {name: _anchored(inner, files, str(name)) for name, inner in value.items()}

@@ -19,12 +19,13 @@ import msgspec
 
 from mloc.core.language.errors import LanguageError
 from mloc.services.intake.commands import exit_codes as codes
-from mloc.services.intake.commands.opening import api_url, open_source
+from mloc.services.intake.commands.opening import api_url, missing_is_wrong, open_source
 from mloc.services.intake.commands.output import say
 from mloc.services.intake.commands.source import Source
 from mloc.services.intake.commands.submit import Outcome, prepare, refuse, say_wrong, submit_one
 from mloc.services.intake.commands.watch_record import RECORD, WatchRecord
 from mloc.services.intake.commands.watched_folder import Found, WatchedFolder
+from mloc.services.intake.local_paths import MissingIsWrong
 from mloc.services.intake.task_file import TaskFile
 from mloc.services.settings import Settings
 from mloc.services.signals import stop_on_signals
@@ -49,7 +50,8 @@ async def _watch(settings: Settings, asked: argparse.Namespace, folder: Path) ->
     stop = stop_on_signals()
     async with open_source(settings, asked) as source:
         url = api_url(settings, asked)
-        watcher = Watcher(source, folder, asked, _record_file(settings, folder), url or f"log {settings.mloc_namespace}", files_are_here=not url)
+        to, missing = url or f"log {settings.mloc_namespace}", missing_is_wrong(settings, asked)
+        watcher = Watcher(source, folder, asked, _record_file(settings, folder), to, missing_is_wrong=missing)
         if not asked.once:
             watcher.tell("watching", str(folder), "ctrl-C ends it; what was submitted goes on")
         looking = asyncio.create_task(_look_again_and_again(watcher, until_done=asked.once))
@@ -70,14 +72,14 @@ async def _look_again_and_again(watcher: Watcher, *, until_done: bool) -> None:
 class Watcher:
     """One folder and what became of its files. `code` is the worst that happened."""
 
-    def __init__(self, source: Source, folder: Path, asked: argparse.Namespace, record: Path, to: str, *, files_are_here: bool) -> None:
+    def __init__(self, source: Source, folder: Path, asked: argparse.Namespace, record: Path, to: str, *, missing_is_wrong: MissingIsWrong) -> None:
         self.code = codes.OK
         self._source = source
         self._folder = WatchedFolder(folder, time.monotonic, lambda path, why: self.tell("ignored", path, why))
         self._record = WatchRecord(record, to)
         self._move_to = Path(asked.move_to) if asked.move_to else None
         self._as_json = asked.json
-        self._files_are_here = files_are_here
+        self._missing_is_wrong = missing_is_wrong
         self._done: dict[Path, tuple[int, int, int]] = {}  # the mark of what was dealt with
         self._first_seen: dict[Path, tuple[tuple[int, int, int], float]] = {}
         self._again_at = 0.0
@@ -135,7 +137,7 @@ class Watcher:
         """None where the text is wrong and so young that it may be half of one."""
         outcome = Outcome(str(file.path), file.text)
         try:
-            prepared = prepare(TaskFile(str(file.path), file.text, file.path.resolve().parent), {}, files_are_here=self._files_are_here)
+            prepared = prepare(TaskFile(str(file.path), file.text, file.path.resolve().parent), {}, missing_is_wrong=self._missing_is_wrong)
         except LanguageError as error:
             mark, since = self._first_seen.get(file.path, ((0, 0, 0), 0.0))
             if mark != file.mark:

@@ -27,6 +27,7 @@ from mloc.services.intake.http.endpoints import ENDPOINTS
 from mloc.services.intake.http.malformed_requests import listen
 from mloc.services.intake.http.openapi import openapi_document
 from mloc.services.intake.http.request_body import MAX_BODY_BYTES
+from mloc.services.intake.http.upload_expiry import expire_uploads
 from mloc.services.log.connection import open_log
 from mloc.services.log.event_log import EventLog, LogUnavailable
 from mloc.services.observer import Observer, OnBatch
@@ -75,9 +76,10 @@ async def serve(settings: Settings) -> int:
             return MISCONFIGURED
         say.info("the API listens", url=f"http://{host}:{port}", access="with a token" if settings.orchestrator_token else "open")
         following = asyncio.create_task(_follow(observer, app[STATE].index.note))
-        stopping = asyncio.create_task(stop.wait())
+        stopping, expiring = asyncio.create_task(stop.wait()), asyncio.create_task(expire_uploads(app[STATE]))
         await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
+        expiring.cancel()
         if following.done():
             following.result()  # it never ends by itself: a mistake of ours is not kept quiet
         following.cancel()

@@ -16,6 +16,7 @@ from mloc.core.explain import Explanation, explain_need
 from mloc.core.language.errors import LanguageError
 from mloc.core.language.plan import Plan
 from mloc.core.language.reading import read_tasks
+from mloc.services.artifacts.inputs import inputs_in, keep
 from mloc.services.intake.destinations import destination_warnings
 from mloc.services.intake.http.api_guard import reading_error
 from mloc.services.intake.http.api_state import READ_OWN_WRITES_SEC, ApiState
@@ -95,6 +96,8 @@ async def post_tasks(call: Call[SubmissionAsked, None]) -> Accepted | DryRun:
     warnings += unoffered_types(submission.events, _offered(state))
     if call.parameters.dry_run:
         return DryRun(True, True, tuple(_placed(state.cluster, event) for event in submission.events), tuple(warnings))
+    if inputs := inputs_in(bytes(event.spec) for event in submission.events):
+        await asyncio.to_thread(keep, state.results_dir, inputs)
     submitted = await state.submitter.submit(submission, state.cluster.open_count(), state.cluster.position)
     if submitted.repeated:
         return await _repeated(state, submitted)

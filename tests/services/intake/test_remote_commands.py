@@ -137,12 +137,12 @@ def test_a_submission_over_the_api_has_the_same_answer_and_repeating_it_gives_th
 def test_values_that_are_set_and_relative_paths_reach_the_api(cli: Cli, remote: Served) -> None:
     Path("rows.jsonl").write_text('{"prompt": "a"}\n')
     Path("task.yaml").write_text(ECHO.replace("{prompts: [a, b]}", "{jsonl: {path: rows.jsonl}}"))
-    assert cli("task.yaml", "--url", remote.url, "--set", "metadata.name=other") == 0, cli.err
+    assert cli("task.yaml", "--no-upload", "--url", remote.url, "--set", "metadata.name=other") == 0, cli.err
     assert "the workers must see it there" in cli.err
     shown = cli.json("show", "other", "--url", remote.url)
     assert shown["spec"]["data"]["path"] == str(Path("rows.jsonl").resolve())
     Path("task.yaml").write_text(ECHO.replace("{prompts: [a, b]}", "{jsonl: {path: not-here.jsonl}}"))
-    assert cli("task.yaml", "--url", remote.url) == 0  # the workers' disks are others
+    assert cli("task.yaml", "--no-upload", "--url", remote.url) == 0  # the workers' disks are others
     assert "not-here.jsonl" in cli.err
 
 

@@ -194,3 +194,48 @@ async def test_a_reward_model_may_be_a_stage_or_something_of_a_hub(world: World)
     world.server.asked.clear()
     assert (await world.fetch({"reward_model": {"identifier": "org/judge"}}, inputs)).inputs == inputs
     assert world.server.asked == []
+
+
+def named(content: bytes, name: str) -> tuple[str, str]:
+    """The path by which the API calls an uploaded file, and its address there."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    return f"/a/results/.inputs/{sha256}/{name}", f"api/v1/inputs/{sha256}/{name}"
+
+
+async def test_a_file_that_was_uploaded_for_tasks_is_fetched_from_the_api(world: World) -> None:
+    path, address = named(b"{}\n", "rows.jsonl")
+    world.server.files[address] = b"{}\n"
+    here = await world.fetch({"data": {"type": "jsonl", "path": path}})
+    assert Path(here.fetched[path]).read_bytes() == b"{}\n"
+    assert here.fetched[path].endswith(".jsonl")
+    assert all(asked == "Bearer t" for asked in world.server.statuses_asked_with("Authorization"))
+
+
+async def test_a_file_that_was_uploaded_is_read_where_it_lies_on_a_disk_that_is_shared(world: World) -> None:
+    path, _ = named(b"{}\n", "rows.jsonl")
+    here = world.results / path.removeprefix("/a/results/")
+    here.parent.mkdir(parents=True)
+    here.write_bytes(b"{}\n")
+    assert (await world.fetch({"data": {"type": "jsonl", "path": path}})).fetched == {path: str(here)}
+    assert (await world.fetch({"data": {"type": "jsonl", "path": str(here)}})).fetched == {}
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+async def test_an_uploaded_folder_is_a_folder_again(world: World, is_shared: bool) -> None:
+    packed = archive({"config.json": b"{}", "w": b"w"})
+    path, address = named(packed, "model.tar.gz")
+    if is_shared:
+        here = world.results / path.removeprefix("/a/results/")
+        here.parent.mkdir(parents=True)
+        here.write_bytes(packed)
+    else:
+        world.server.files[address] = packed
+    fetched = (await world.fetch({"model": {"source": {"type": "local", "identifier": path}}})).fetched
+    assert sorted(file.name for file in Path(fetched[path]).iterdir()) == ["config.json", "w"]
+
+
+async def test_the_text_of_a_scratch_models_tokenizer_can_be_an_uploaded_file(world: World) -> None:
+    path, address = named(b'{"text": "a"}\n', "text.jsonl")
+    world.server.files[address] = b'{"text": "a"}\n'
+    here = await world.fetch({"model": {"source": {"type": "scratch", "tokenizer_text": path}}})
+    assert Path(here.fetched[path]).read_bytes() == b'{"text": "a"}\n'
