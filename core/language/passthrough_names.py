@@ -65,7 +65,7 @@ TRAINING = SectionNames(
             gradient_checkpointing_kwargs hub_strategy include_for_metrics include_num_input_tokens_seen label_names logging_strategy loss_type
             loss_weights lr_scheduler_kwargs lr_scheduler_type model_init_kwargs optim optim_target_modules pad_to_multiple_of report_to
             resume_from_checkpoint reward_weights save_strategy scale_rewards early_stopping visible_devices liger_kernel_config parallelism_config
-            reward_clip_range trackio_static_space_id transformers_continuous_batching_config""",
+            reward_clip_range trackio_static_space_id transformers_continuous_batching_config eval_split""",
     ),
     {
         "batch_size": "per_device_train_batch_size", "train_batch_size": "per_device_train_batch_size",

@@ -36,7 +36,7 @@ def run(task: RunTask, engine: None, context: Context) -> Iterator[Report]:
     config_class, trainer_class = getattr(trl, f"{kind}Config"), getattr(trl, f"{kind}Trainer")
     defaults = _sampling(decode_spec(task.spec))
     terms: list[Term] = []
-    recipe = Recipe(config_class, _prompts, lambda made: _trainer(trainer_class, made, terms), MEASURES, needs_reference=True, defaults=defaults)
+    recipe = Recipe(config_class, _prompts, lambda made: _trainer(trainer_class, made, terms), MEASURES, True, defaults=defaults, best="eval_reward")
     try:
         yield from train(task, context, recipe)
     finally:
@@ -56,11 +56,11 @@ def _sampling(spec: TaskSpec) -> dict[str, Any]:
 
 def _prompts(rows: Iterable[Row]) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
-    for at, row in enumerate(rows):
+    for row in rows:
         turns = conversation(row)
         if row.problem or turns is None:
             raise ExecutorError("BadData", f"row {row.index}: {row.problem or 'it has no prompt'}")
-        made.append({"prompt": turns, ROW: at})
+        made.append({"prompt": turns, ROW: len(made)})
     if not made:
         raise ExecutorError("NoData", "the data has no rows")
     return made
@@ -74,7 +74,10 @@ def _trainer(trainer_class: Any, made: Prepared, terms: list[Term]) -> Any:
     if config.reward_weights is None:
         config.reward_weights = [term.weight for term in terms]
     functions = [_reward_function(term, made.rows) for term in terms]
-    return trainer_class(train_dataset=Dataset.from_list(made.examples), reward_funcs=functions, **made.given)
+    given, learned = dict(made.given), len(made.examples)
+    if "eval_dataset" in given:  # its rows come after those that are learned from
+        given["eval_dataset"] = given["eval_dataset"].map(lambda example: {ROW: example[ROW] + learned})
+    return trainer_class(train_dataset=Dataset.from_list(made.examples), reward_funcs=functions, **given)
 
 
 def _reward_function(term: Term, rows: list[Row]) -> Callable[..., list[float]]:

@@ -16,6 +16,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from mloc.core.host_frames import RunTask
 from mloc.core.language.spec import TaskSpec, decode_spec
 from mloc.executors.contract import Checkpoint, Context, ExecutorError, Progress, Report, Result
@@ -23,13 +25,16 @@ from mloc.executors.rows.data_loading import load_rows
 from mloc.executors.rows.prompts import prompt_text
 from mloc.executors.rows.rows import Row, texts
 from mloc.executors.training import ppo_checkpoint
+from mloc.executors.training.meters import Meter
+from mloc.executors.training.model_card import Trained
 from mloc.executors.training.ppo_checkpoint import Progressed
 from mloc.executors.training.ppo_rollouts import actor_critic
 from mloc.executors.training.ppo_settings import PpoSettings, ppo_settings
 from mloc.executors.training.ppo_update import Learner, update
 from mloc.executors.training.rewards import Term, reward_terms, rewards_of
+from mloc.executors.training.saved_checkpoints import usable_checkpoint
 from mloc.executors.training.trained_weights import adapter_of, final_folder, prepared, save_final
-from mloc.executors.training.training_reports import complete_checkpoint
+from mloc.executors.training.training_reports import refuse_divergence
 from mloc.executors.training.trl_training import load_trainable
 
 DEFAULT_ANSWER_TOKENS = 64
@@ -62,10 +67,13 @@ def run(task: RunTask, engine: None, context: Context) -> Iterator[Report]:
 def _trained(
     task: RunTask, spec: TaskSpec, settings: PpoSettings, rows: Sequence[Row], terms: list[Term], context: Context, began: float
 ) -> Iterator[Report]:
+    meter = Meter(context.devices)
     learner, prompts, name = _learner(spec, settings, rows, terms, context)
     updates = _updates(settings, len(prompts), learner.accelerator.num_processes)
     at = Progressed(kl_coef=settings.kl_coef)
-    if (saved := complete_checkpoint(context.checkpoint)) is not None:
+    saved, notes = usable_checkpoint(context.checkpoint)
+    yield Progress(tuple(notes))
+    if saved is not None:
         at = ppo_checkpoint.restore(saved, learner.bare, learner.optimizer, learner.scheduler)
     yield Progress((f"training from update {at.step} to {updates}",), at.step, updates)
     while at.step < updates:
@@ -75,12 +83,14 @@ def _trained(
             yield _checkpoint(learner, context, at, random)
             return
         at.step += 1
+        refuse_divergence(metrics, at.step)
         if at.step % settings.logging_steps == 0 or at.step == updates:
             at.history.append({"step": at.step, **metrics})
-            yield Progress((_line(at, updates, metrics),), at.step, updates, metrics)
+            yield Progress((_line(at, updates, metrics),), at.step, updates, metrics | meter.metrics())
         if settings.save_strategy == "steps" and at.step % settings.save_steps == 0 and at.step < updates:
             yield _checkpoint(learner, context, at, ppo_checkpoint.random_state())
-    yield _finished(task, learner, context, at, name, len(prompts), time.monotonic() - began)
+    about = Trained(task.task, task.task_type, spec, name, len(prompts), 0, settings.seed, {})
+    yield _finished(about, learner, context, at, meter, time.monotonic() - began)
 
 
 def _learner(
@@ -162,24 +172,25 @@ def _checkpoint(learner: Learner, context: Context, at: Progressed, random: dict
     return Checkpoint(at.step, place, digest)
 
 
-def _finished(task: RunTask, learner: Learner, context: Context, at: Progressed, name: str, prompts: int, seconds: float) -> Result:
+def _finished(about: Trained, learner: Learner, context: Context, at: Progressed, meter: Meter, seconds: float) -> Result:
     policy = learner.bare.policy
     final = final_folder(policy, context)
-    if learner.settings.save_model:
-        checkpoints = None if learner.settings.keep_checkpoints else context.artifacts / "checkpoints"
-        save_final(policy, learner.tokenizer, final, checkpoints)
     rewards = [point["reward"] for point in at.history]
     rollouts = at.step * learner.settings.per_device_train_batch_size * learner.accelerator.num_processes
+    told = {
+        "steps": at.step, "epochs": round(rollouts / about.rows, 4), "first_reward": rewards[0] if rewards else None,
+        "final_reward": rewards[-1] if rewards else None, "final_kl": at.history[-1]["kl"] if at.history else None, **meter.totals(),
+        "history": at.history,
+    }  # fmt: skip
+    if learner.settings.save_model:
+        checkpoints = None if learner.settings.keep_checkpoints else context.artifacts / "checkpoints"
+        save_final(policy, learner.tokenizer, final, checkpoints, replace(about, result=told, is_adapter=hasattr(policy, "peft_config")))
     return Result(
         {
             "ok": True,
-            "task_id": task.task,
-            "model": name,
-            "training": {
-                "steps": at.step, "epochs": round(rollouts / prompts, 4), "first_reward": rewards[0] if rewards else None,
-                "final_reward": rewards[-1] if rewards else None, "final_kl": at.history[-1]["kl"] if at.history else None,
-                "history": at.history,
-            },
+            "task_id": about.task,
+            "model": about.model,
+            "training": told,
             **({f"{final.name}_path": context.final_path(final)} if final.is_dir() else {}),
             "output_dir": str(context.final_folder),
             "usage": {

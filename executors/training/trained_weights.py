@@ -12,6 +12,7 @@ from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.durable_files import sync_tree
 from mloc.executors.models.model_loading import LoadedModel
 from mloc.executors.models.weights import FINAL_LORA, FINAL_MODEL
+from mloc.executors.training.model_card import Trained, write_card
 
 ADAPTER_TYPES = {"lora_sft": "lora", "qlora": "qlora"}  # task types that mean an adapter without saying so
 
@@ -56,10 +57,11 @@ def final_folder(model: Any, context: Context) -> Path:
     return context.artifacts / (FINAL_LORA if hasattr(model, "peft_config") else FINAL_MODEL)
 
 
-def save_final(model: Any, tokenizer: Any, final: Path, checkpoints: Path | None) -> None:
-    """Durable final weights; then the checkpoints have served and go, where they are named."""
+def save_final(model: Any, tokenizer: Any, final: Path, checkpoints: Path | None, about: Trained) -> None:
+    """Durable final weights with their card; then the checkpoints have served and go, where they are named."""
     model.save_pretrained(str(final))
     tokenizer.save_pretrained(str(final))
+    write_card(final, about)
     sync_tree(final)
     if checkpoints is not None:
         shutil.rmtree(checkpoints, ignore_errors=True)

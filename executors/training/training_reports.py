@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
 
-from mloc.executors.contract import Checkpoint, Context, Progress
+from mloc.executors.contract import Checkpoint, Context, ExecutorError, Progress
 from mloc.executors.durable_files import sync_tree
+from mloc.executors.training.meters import Meter
 
 MAX_HISTORY = 500
 SHOWN_FIRST = ("loss", "reward", "eval_loss", "learning_rate", "tokens_per_sec")
 
 
-def reporting_callback(context: Context) -> Any:
+def reporting_callback(context: Context, meter: Meter) -> Any:
     """A TrainerCallback that reports to the context, and ends the training at the next step once the context says so."""
     from transformers import TrainerCallback
 
@@ -23,8 +25,9 @@ def reporting_callback(context: Context) -> Any:
             context.report(Progress((f"training from step {state.global_step} to {state.max_steps}",), state.global_step, state.max_steps))
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-            metrics = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
-            metrics |= self._speed.after(metrics.get("num_tokens"))
+            refuse_divergence(logs or {}, state.global_step)
+            metrics = numbers_of(logs or {})
+            metrics |= self._speed.after(metrics.get("num_tokens")) | meter.metrics()
             context.report(Progress((log_line(state, metrics),), state.global_step, state.max_steps, metrics))
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
@@ -38,6 +41,20 @@ def reporting_callback(context: Context) -> Any:
                 context.report(Checkpoint(state.global_step, folder, sync_tree(folder)))
 
     return Reporting()
+
+
+def numbers_of(logs: dict[str, Any]) -> dict[str, float]:
+    """What is a finite number among what a trainer logs."""
+    return {name: float(value) for name, value in logs.items() if isinstance(value, int | float) and math.isfinite(value)}
+
+
+def refuse_divergence(logs: dict[str, Any], step: int) -> None:
+    """Raises ExecutorError where the loss is no number any more: from here on nothing is learned."""
+    for name in ("loss", "eval_loss"):
+        value = logs.get(name)
+        if isinstance(value, int | float) and not math.isfinite(value):
+            remedy = "lower the learning_rate, look for empty answers in the data, or use bf16 in place of fp16"
+            raise ExecutorError("Diverged", f"the {name} is {value} at step {step}: {remedy}")
 
 
 class TokenSpeed:
@@ -64,11 +81,6 @@ def log_line(state: Any, metrics: dict[str, float]) -> str:
 
 def history(state: Any) -> list[dict[str, float]]:
     """The trainer's curves for the result: numbers of six digits, thinned to MAX_HISTORY points, the last one kept."""
-    points = [{name: float(f"{value:.6g}") for name, value in entry.items() if isinstance(value, int | float)} for entry in state.log_history]
+    points = [{name: float(f"{value:.6g}") for name, value in numbers_of(entry).items()} for entry in state.log_history]
     stride = -(-len(points) // MAX_HISTORY) or 1
     return points[::-stride][::-1]
-
-
-def complete_checkpoint(folder: Path | None) -> Path | None:
-    """The checkpoint if it can be gone on from; None where it is not there or was not finished."""
-    return folder if folder is not None and (folder / "trainer_state.json").is_file() else None

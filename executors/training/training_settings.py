@@ -10,15 +10,15 @@ from typing import Any
 
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
+from mloc.executors.training import evaluation
 
 # Ours, not the trainer's: what they ask for is done around it.
-OWN_NAMES = frozenset({"keep_checkpoints", "save_model"})
+OWN_NAMES = frozenset({"keep_checkpoints", "save_model"}) | evaluation.OWN_NAMES
 # Asked for by files of this language, but nothing here acts on them yet.
 WITHOUT_EFFECT = frozenset(
     {
         "allow_multi_gpu", "visible_devices", "nproc_per_node", "auto_deepspeed", "auto_deepspeed_stage", "zero_stage", "log_with",
-        "mini_batch_size", "kl_coef", "target_kl", "ppo_epochs", "early_stopping", "early_stopping_patience", "early_stopping_threshold",
-        "whiten_rewards",
+        "mini_batch_size", "kl_coef", "target_kl", "ppo_epochs", "whiten_rewards",
     }
 )  # fmt: skip
 MAX_CHECKPOINTS = 2
@@ -55,6 +55,7 @@ def _defaults(spec: TaskSpec, context: Context) -> dict[str, Any]:
         "fp16": bool(config.get("fp16", False)),
         "gradient_checkpointing": bool(config.get("gradient_checkpointing", on_device)),
         "dataloader_pin_memory": on_device,
+        "logging_nan_inf_filter": False,  # a loss that is no number any more is to be seen
         "report_to": "none",
     }
 

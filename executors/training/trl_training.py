@@ -20,8 +20,12 @@ from mloc.executors.contract import Context, Progress, Report, Result
 from mloc.executors.models.model_loading import LoadedModel, load_model
 from mloc.executors.rows.data_loading import load_rows
 from mloc.executors.rows.rows import Row, texts
+from mloc.executors.training.evaluation import Evaluation, evaluation_of, held_out
+from mloc.executors.training.meters import Meter
+from mloc.executors.training.model_card import Trained
+from mloc.executors.training.saved_checkpoints import usable_checkpoint
 from mloc.executors.training.trained_weights import adapter_of, final_folder, is_quantized, prepared, save_final
-from mloc.executors.training.training_reports import complete_checkpoint, history, reporting_callback
+from mloc.executors.training.training_reports import history, reporting_callback
 from mloc.executors.training.training_settings import trainer_config
 
 Load = Callable[[TaskSpec, Context, Iterable[str]], LoadedModel]
@@ -38,7 +42,7 @@ class Prepared(Struct, frozen=True):
     task: RunTask
     spec: TaskSpec
     context: Context
-    rows: list[Row]
+    rows: list[Row]  # also those that are only evaluated on
     examples: list[dict[str, Any]]
     given: dict[str, Any]
 
@@ -53,18 +57,20 @@ class Recipe(Struct, frozen=True):
     needs_reference: bool = False
     load: Load = load_trainable
     defaults: Mapping[str, Any] = MappingProxyType({})
+    best: str = "eval_loss"  # tells the best weights, unless the task names another
 
 
 def train(task: RunTask, context: Context, recipe: Recipe) -> Iterator[Report]:
     """Train, in the steps that `training` asks for, from the checkpoint of an earlier attempt where there is one."""
     from transformers import PrinterCallback, set_seed
 
-    began = time.monotonic()
+    began, meter = time.monotonic(), Meter(context.devices)
     spec = decode_spec(task.spec)
-    config, notes = trainer_config(recipe.config_class, spec, context, recipe.defaults)
-    rows = list(load_rows(spec, context))
-    examples = recipe.examples(rows)
-    yield Progress((*notes, f"{len(rows)} examples; loading the model"))
+    evaluation = evaluation_of(spec.training, recipe.best)
+    config, notes = trainer_config(recipe.config_class, spec, context, {**recipe.defaults, **evaluation.settings})
+    rows, kept = held_out(list(load_rows(spec, context)), evaluation.split, config.seed, spec, context)
+    examples, kept_examples = recipe.examples(rows), recipe.examples(kept) if kept else []
+    yield Progress((*notes, f"{len(rows)} examples{f', {len(kept)} to evaluate on' if kept else ''}; loading the model"))
     set_seed(config.seed)
     loaded = recipe.load(spec, context, texts(rows))
     model, lora = prepared(loaded, adapter_of(spec))
@@ -72,20 +78,38 @@ def train(task: RunTask, context: Context, recipe: Recipe) -> Iterator[Report]:
         return
     reference = _on_disk(loaded, model, context) if recipe.needs_reference and lora is None else None
     given = {
-        "model": model, "args": config, "processing_class": loaded.tokenizer, "peft_config": lora, "callbacks": [reporting_callback(context)],
+        "model": model, "args": config, "processing_class": loaded.tokenizer, "peft_config": lora, **_to_evaluate_on(kept_examples),
+        "callbacks": [reporting_callback(context, meter), *_early_stopping(evaluation)],
     }  # fmt: skip
-    trainer = recipe.trainer(Prepared(task, spec, context, rows, examples, given))
+    trainer = recipe.trainer(Prepared(task, spec, context, [*rows, *kept], examples, given))
     trainer.remove_callback(PrinterCallback)
     yield Progress((f"{sum(p.numel() for p in trainer.model.parameters() if p.requires_grad):,} weights to train",))
     _discard(reference)
-    _train(trainer, complete_checkpoint(context.checkpoint))
+    checkpoint, notes = usable_checkpoint(context.checkpoint)
+    yield Progress(tuple(notes))
+    _train(trainer, checkpoint)
     if context.stopping() and trainer.state.global_step < trainer.state.max_steps:
         return
     final = final_folder(trainer.model, context)
+    told = _told(trainer, recipe.measures, meter)
     if spec.training.get("save_model", True):
+        is_adapter = hasattr(trainer.model, "peft_config")
+        about = Trained(task.task, task.task_type, spec, loaded.name, len(rows), len(kept), config.seed, told, is_adapter)
         checkpoints = None if spec.training.get("keep_checkpoints") else Path(trainer.args.output_dir)
-        save_final(trainer.accelerator.unwrap_model(trainer.model), loaded.tokenizer, final, checkpoints)
-    yield Result(_result(task, loaded, trainer, context, final, recipe.measures, time.monotonic() - began), files=True)
+        save_final(trainer.accelerator.unwrap_model(trainer.model), loaded.tokenizer, final, checkpoints, about)
+    yield Result(_result(task, loaded, trainer, context, final, told, time.monotonic() - began), files=True)
+
+
+def _to_evaluate_on(examples: list[dict[str, Any]]) -> dict[str, Any]:
+    from datasets import Dataset
+
+    return {"eval_dataset": Dataset.from_list(examples)} if examples else {}
+
+
+def _early_stopping(evaluation: Evaluation) -> list[Any]:
+    from transformers import EarlyStoppingCallback
+
+    return [] if evaluation.patience is None else [EarlyStoppingCallback(evaluation.patience, evaluation.threshold)]
 
 
 def _on_disk(loaded: LoadedModel, model: Any, context: Context) -> Path | None:
@@ -121,20 +145,30 @@ def _train(trainer: Any, checkpoint: Path | None) -> None:
         trainer.state = state
 
 
-def _result(
-    task: RunTask, loaded: LoadedModel, trainer: Any, context: Context, final: Path, measures: Mapping[str, str], seconds: float
-) -> dict[str, Any]:
-    points = history(trainer.state)
-    tokens = int(trainer.state.num_input_tokens_seen or max((point.get("num_tokens", 0) for point in points), default=0))
-    told: dict[str, float | None] = {}
+def _told(trainer: Any, measures: Mapping[str, str], meter: Meter) -> dict[str, Any]:
+    """The `training` part of the result."""
+    state, points = trainer.state, history(trainer.state)
+    told: dict[str, Any] = {"steps": state.global_step, "epochs": round(state.epoch or 0.0, 4)}
     for name, metric in measures.items():
         values = [point[metric] for point in points if metric in point]
         told |= {f"first_{name}": round(values[0], 4) if values else None, f"final_{name}": round(values[-1], 4) if values else None}
+    if evaluated := [point["eval_loss"] for point in points if "eval_loss" in point]:
+        told |= {"final_eval_loss": round(evaluated[-1], 4), "lowest_eval_loss": round(min(evaluated), 4)}
+    if trainer.args.load_best_model_at_end and state.best_metric is not None:
+        told |= {"best_metric": round(state.best_metric, 4), "best_step": state.best_global_step}
+        told["stopped_early"] = state.global_step < state.max_steps
+    return {**told, **meter.totals(), "history": points}
+
+
+def _result(
+    task: RunTask, loaded: LoadedModel, trainer: Any, context: Context, final: Path, told: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    tokens = int(trainer.state.num_input_tokens_seen or max((point.get("num_tokens", 0) for point in told["history"]), default=0))
     return {
         "ok": True,
         "task_id": task.task,
         "model": loaded.name,
-        "training": {"steps": trainer.state.global_step, "epochs": round(trainer.state.epoch or 0.0, 4), **told, "history": points},
+        "training": told,
         **({f"{final.name}_path": context.final_path(final)} if final.is_dir() else {}),
         "output_dir": str(context.final_folder),
         "usage": {

@@ -13,7 +13,7 @@ from mloc.core.language.passthrough_names import GENERATION, SECTIONS, TRAINING,
 OURS = {
     "ppo_epochs", "mini_batch_size", "max_new_tokens", "auto_deepspeed", "auto_deepspeed_stage", "zero_stage", "nproc_per_node",
     "early_stopping", "early_stopping_patience", "early_stopping_threshold", "target_kl", "kl_coef", "cliprange", "cliprange_value",
-    "vf_coef", "gamma", "lam", "save_model", "keep_checkpoints", "allow_multi_gpu", "visible_devices", "whiten_rewards",
+    "vf_coef", "gamma", "lam", "save_model", "keep_checkpoints", "allow_multi_gpu", "visible_devices", "whiten_rewards", "eval_split",
     "presence_penalty", "frequency_penalty", "seed", "n",
 }  # fmt: skip
 
