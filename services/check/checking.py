@@ -132,7 +132,7 @@ async def _placed(source: Source, scenario: Scenario, device: Device) -> tuple[D
 
 def _prepared(scenario: Scenario, device: Device) -> Any:
     text = msgspec.json.encode(task_of(scenario, device))
-    return prepare(TaskFile(f"<{scenario.name}>", text, Path.cwd()), {}, files_are_here=False)
+    return prepare(TaskFile(f"<{scenario.name}>", text, Path.cwd()), {}, missing_is_wrong=False)
 
 
 async def _upload(settings: Settings, url: str | None, task: str) -> str:
