@@ -30,6 +30,7 @@ class Executor(Struct, frozen=True):
     extra: str = ""  # what to install: pip install "mloc[extra]"
     requires: tuple[str, ...] = ()  # importable modules that it cannot do without
     light: bool = False  # its module also has `run_light`, for tasks of milliseconds
+    family: str = ""  # executors of one family share a warm host and its engines; the module's own where there is none
 
     def missing(self) -> list[str]:
         """The modules that this machine lacks for it."""
@@ -70,6 +71,9 @@ BUILT_IN: dict[str, Executor] = {
     "reward": _training("reward_executor"),
     "grpo": _training("group_executor"),
     "rloo": _training("group_executor"),
+    "agent": Executor(
+        "mloc.executors.agents.agent_executor", extra="agent", requires=("torch", "transformers", "langchain", "langchain_core", "langgraph")
+    ),
     "ppo": Executor("mloc.executors.training.ppo_executor", extra="training", requires=("torch", "transformers", "accelerate", "peft")),
 }
 
@@ -92,7 +96,7 @@ def executor_of(task_type: str) -> Executor:
 def available() -> list[Offer]:
     """Every task type and whether this machine can run it."""
     return [
-        Offer(task_type, not (missing := executor.missing()), missing, executor.extra, executor.light, executor.module)
+        Offer(task_type, not (missing := executor.missing()), missing, executor.extra, executor.light, executor.family or executor.module)
         for task_type, executor in executors().items()
     ]
 

@@ -6,9 +6,10 @@
         sandbox.run("print('hi'); 6 * 7").output     # 'hi\\n42\\n': the last expression is shown, as an interpreter does
 
 The child (`sandbox_child.py`) has an empty folder as its own, an environment without anything of ours, limits on memory, files and time,
-and no network. `isolation` says by what means, as a person may need to know: where the kernel does not let this user make namespaces,
-Python alone refuses the network. What goes wrong inside is an `Answer` with `error`, never an exception; a child that took too long or
-died is replaced before the next call, and its names are gone (`lost`). Not for several threads at once. It ends with the thread that made it.
+and no network. `isolation` says by what means, as a person may need to know, and `held` names what the kernel itself holds; where it lets
+this user make no namespaces and knows no seccomp, Python alone refuses the network. What goes wrong inside is an `Answer` with `error`, never
+an exception; a child that took too long or died is replaced before the next call, and its names are gone (`lost`). Not for several threads at
+once. It ends with the thread that made it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import contextlib
 import fcntl
 import json
 import os
+import platform
 import select
 import shutil
 import signal
@@ -30,6 +32,8 @@ from types import TracebackType
 from typing import Any
 
 from msgspec import Struct
+
+from mloc.executors.system_calls import refusing_program
 
 CHILD = Path(__file__).with_name("sandbox_child.py")
 START_SEC = 60.0  # to start the interpreter, on a machine that is busy
@@ -47,6 +51,7 @@ class Limits(Struct, frozen=True):
     processes: int = 64
     output_chars: int = 10_000  # what is kept of what is printed
     network: bool = False
+    programs: bool = True  # further processes and programs, and signals
 
 
 class Answer(Struct, frozen=True):
@@ -76,6 +81,7 @@ class Sandbox:
         self._kept, self._readable, self._stopping = folder, readable, stopping
         self._child: subprocess.Popen[bytes] | None = None
         self._told: dict[str, str] = {}
+        self._held: frozenset[str] = frozenset()
         self._own: str | None = None
         self._output = self._answers = -1
         self._pending = b""
@@ -93,6 +99,12 @@ class Sandbox:
         """What holds the code back, by subject (network, files, processes), in words; starts the child where there is none."""
         self._start()
         return dict(self._told)
+
+    @property
+    def held(self) -> frozenset[str]:
+        """What the kernel holds, of `files`, `network` and `calls`; starts the child where there is none."""
+        self._start()
+        return self._held
 
     def close(self) -> None:
         """End the child and everything that it started."""
@@ -169,6 +181,7 @@ class Sandbox:
             "folder": folder, "in_memory": self._own is not None, "readable": [str(path) for path in self._readable], "answers": into,
             "memory_bytes": limits.memory_bytes, "files_bytes": limits.files_bytes, "processes": limits.processes, "open_files": OPEN_FILES,
             "network": limits.network, "parent": os.getpid(),
+            "refusing": refusing_program(platform.machine(), network=limits.network, programs=limits.programs).hex(),
         }  # fmt: skip
         environment = {
             "PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": folder, "TMPDIR": folder, "OMP_NUM_THREADS": "1",
@@ -181,7 +194,8 @@ class Sandbox:
             )  # fmt: skip
         finally:
             os.close(into)
-        self._told = self._exchange(b"", time.monotonic() + START_SEC)["isolation"]
+        told = self._exchange(b"", time.monotonic() + START_SEC)
+        self._told, self._held = told["isolation"], frozenset(told["held"])
 
     def _exchange(self, block: bytes, deadline: float) -> dict[str, Any]:
         """Write a request, read its answer: a line of JSON. Raises TimeoutError, EOFError, OSError, ValueError."""

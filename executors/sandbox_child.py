@@ -10,12 +10,14 @@ import json
 import os
 import resource
 import signal
+import struct
 import sys
 import traceback
 
 CODE = "<code>"
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 1, 38, 22, 2
+CAPABILITY_VERSION_3 = 0x20080522
 MS_NOSUID, MS_NODEV = 2, 4
 # Landlock (linux/landlock.h): rights over files, by the version of the interface that brought them, and system calls on all architectures.
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REFER, TRUNCATE, IOCTL_DEV = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 13, 1 << 14, 1 << 15
@@ -34,16 +36,23 @@ def main():
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.chdir(asked["folder"])
     _limits(asked, bool(told))
+    _drop_capabilities(libc)
     files, has_tcp = _landlock(libc, asked)
     told["files"] = files or "any that this user may read or write: this kernel has no Landlock"
+    has_filter = _refuse_calls(libc, bytes.fromhex(asked["refusing"]))
+    held = ["files"] * bool(files) + ["network"] * ("network" in told or has_filter) + ["calls"] * has_filter
+    if has_filter:
+        told["calls"] = "those that reach out of it are refused (seccomp)"
     if asked["network"]:
         told["network"] = "allowed"
+    elif "network" not in told and has_filter:
+        told["network"] = "none (seccomp)"
     elif "network" not in told:
         sys.addaudithook(_refuse_network)
         told["network"] = ("TCP is refused by the kernel, the rest" if has_tcp else "refused") + " in Python only: namespaces are not permitted here"
     told.setdefault("processes", "those of this user can be seen: namespaces are not permitted here")
     out = os.fdopen(asked["answers"], "w", encoding="utf-8")
-    _answer(out, {"isolation": told})
+    _answer(out, {"isolation": told, "held": held})
     _serve(os.fdopen(requests, "r", encoding="utf-8"), out)
 
 
@@ -196,6 +205,21 @@ def _allow(libc, rules, path, rights):
     rule = rights.to_bytes(8, sys.byteorder) + place.to_bytes(4, sys.byteorder)
     libc.syscall(ADD_RULE, rules, 1, rule, 0)
     os.close(place)
+
+
+def _refuse_calls(libc, program):
+    """Whether the kernel now refuses what the program refuses, in this process and all that it starts."""
+    if libc is None or not program or libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        return False
+    code = ctypes.create_string_buffer(program)
+    head = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
+    return libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.create_string_buffer(head), 0, 0) == 0
+
+
+def _drop_capabilities(libc):
+    """Also those that the namespace brought; without them the superuser is bound by limits and modes, too."""
+    if libc is not None:
+        libc.capset(struct.pack("Ii", CAPABILITY_VERSION_3, 0), struct.pack("6I", 0, 0, 0, 0, 0, 0))
 
 
 def _refuse_network(event, arguments):

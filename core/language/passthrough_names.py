@@ -183,8 +183,8 @@ CONFIG = SectionNames(
 )
 
 AGENT = SectionNames(
-    _kinds(int="max_steps seed max_tokens", float="timeout temperature", bool="verbose", text="type config_name task system_prompt",
-           any="tools mcp_servers memory"),
+    _kinds(int="max_steps seed max_tokens max_total_tokens", float="timeout temperature", bool="verbose",
+           text="type config_name task system_prompt tool_calls", any="tools mcp_servers memory"),
     {"agent_type": "type", "configName": "config_name", "max_iterations": "max_steps", "timeout_sec": "timeout"},
     frozenset(),
 )  # fmt: skip

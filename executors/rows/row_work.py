@@ -40,6 +40,7 @@ class RowWork(Struct, frozen=True):
     model: str
     task: str
     export: JsonlExport | None = None
+    summary: Callable[[RowStore], dict[str, Any]] | None = None  # what the result says beside its rows, once all are there
 
 
 def open_work(task: RunTask, context: Context, spec: TaskSpec, model: str) -> RowWork:
@@ -78,13 +79,16 @@ def do_rows(work: RowWork, batch_size: int, answer: Callable[[list[Row]], None])
     yield from _result(work, total, time.monotonic() - began)
 
 
-def record_error(work: RowWork, row: Row, type_: str, message: str) -> None:
-    """The row cannot be answered: an error in its place, or the task's end where that was asked for. Raises ExecutorError then."""
+def record_error(work: RowWork, row: Row, type_: str, message: str, more: dict[str, Any] | None = None) -> None:
+    """The row cannot be answered: an error in its place, or the task's end where that was asked for. Raises ExecutorError then.
+
+    `more` stands beside the error."""
     inference, store = work.inference, work.store
     if inference.on_item_error == "fail":
         raise ExecutorError(type_, f"row {row.index}: {message}")
     error = {"type": type_, "message": message[:1000]}
-    store.add(row.index, {"index": row.index, "prompt": row.asked or row.columns or None, "error": error, "metadata": row.metadata})
+    record = {"index": row.index, "prompt": row.asked or row.columns or None, "error": error, "metadata": row.metadata}
+    store.add(row.index, record | (more or {}))
     if inference.max_item_errors is not None and store.errors > inference.max_item_errors:
         raise ExecutorError("TooManyItemErrors", f"{store.errors} rows failed, {inference.max_item_errors} are allowed; the last: {message[:500]}")
 
@@ -124,13 +128,14 @@ def _result(work: RowWork, total: int, seconds: float) -> Iterator[Report]:
     store = work.store
     tokens = {"prompt_tokens": store.prompt_tokens, "completion_tokens": store.completion_tokens}
     usage = {**tokens, "total_tokens": sum(tokens.values()), "latency_sec": round(seconds, 3), "num_requests": total}
-    more: dict[str, Any] = {"usage": usage}
+    more: dict[str, Any] = (work.summary(store) if work.summary else {}) | {"usage": usage}
+    files = work.context.artifacts
     if work.export is not None:
         more["jsonl_export"] = exported = _exported(work, work.export)
         yield Progress((f"{exported['rows']} rows exported to {exported['path']}, {exported['skipped']} skipped",))
     if store.size_bytes < INLINE_RESULT_BYTES - 1024:
         items = [msgspec.Raw(record) for record in store.records()]
-        yield Result({"ok": True, "model": work.model, "items": items, **more}, files=work.export is not None)
+        yield Result({"ok": True, "model": work.model, "items": items, **more}, files=files.is_dir() and any(files.iterdir()))
         return
     yield from store.sync()
     digest, size = write_durably(Path(work.context.folder) / RESULT_FILE, _pieces(work.model, store, more))

@@ -26,7 +26,7 @@ _SECTION_PLACES = {
     "vllm": ("`spec.model.vllm`", "Names of vLLM's engine arguments. No effect yet."),
     "transformers": ("`spec.model.transformers`", "Names that transformers' `from_pretrained` takes."),
     "config": ("`spec.model.config`", "What holds for every engine."),
-    "agent": ("`spec.agent`", "Settings of an agent. No effect yet."),
+    "agent": ("`spec.agent`", "Settings of an agent. They may stand in a YAML file on the worker too, which `config_name` names."),
 }  # fmt: skip
 
 

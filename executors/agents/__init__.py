@@ -1,0 +1,1 @@
+"""Agents: a model that thinks, uses tools, looks at what came back, and answers."""

@@ -1,0 +1,1 @@
+"""The tools that an agent may use, each bounded in what it reaches."""

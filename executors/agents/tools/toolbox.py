@@ -1,0 +1,83 @@
+"""Which tools there are, and how one is made for a question."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from langchain_core.tools import BaseTool
+from msgspec import Struct
+
+from mloc.core.language.spec import TaskSpec
+from mloc.executors.agents.agent_settings import ToolChoice
+from mloc.executors.contract import Context, ExecutorError
+
+Options = TypeVar("Options", bound=Struct)
+
+
+class Place(Struct, frozen=True):
+    """Where a question's tools work: a folder of its own, the time that is left in seconds, whether to end, and who watches."""
+
+    folder: Path
+    left_sec: Callable[[], float]
+    over: Callable[[], bool]
+    say: Callable[[str], None]
+    spec: TaskSpec
+    context: Context
+
+
+class Kind(Struct, frozen=True):
+    """`options`: the Struct that a task may set. `make` gives the tools; what it opens, the stack closes. `check` refuses options that mean
+    nothing before a model is loaded."""
+
+    options: type[Struct]
+    make: Callable[[Any, Place, ExitStack], Iterable[BaseTool]]
+    check: Callable[[Any, TaskSpec], None] = lambda options, spec: None
+
+
+def open_tools(chosen: Sequence[ToolChoice], place: Place, stack: ExitStack) -> list[BaseTool]:
+    """The tools for one question. Raises ExecutorError where one cannot be had."""
+    made: list[BaseTool] = []
+    for choice in chosen:
+        kind = kind_of(choice.name)
+        place.folder.mkdir(parents=True, exist_ok=True)
+        made += kind.make(options_of(choice, kind.options), place, stack)
+    names = [tool.name for tool in made]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ExecutorError("BadSetting", f"agent.tools: more than one tool is called {', '.join(sorted(twice))}")
+    return made
+
+
+def check_tools(chosen: Sequence[ToolChoice], spec: TaskSpec) -> None:
+    """Raises ExecutorError for a tool that is unknown, or an option that means nothing."""
+    for choice in chosen:
+        kind = kind_of(choice.name)
+        kind.check(options_of(choice, kind.options), spec)
+
+
+def kind_of(name: str) -> Kind:
+    kinds = _kinds()
+    if name not in kinds:
+        near = difflib.get_close_matches(name, list(kinds), 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ExecutorError("UnknownTool", f"agent.tools: there is no tool {name!r}; there are {', '.join(kinds)}{hint}")
+    return kinds[name]
+
+
+def options_of(choice: ToolChoice, kind: type[Options]) -> Options:
+    """The tool's options as its Struct. Raises ExecutorError with what is accepted."""
+    try:
+        return msgspec.convert(choice.options, kind, strict=False)
+    except msgspec.ValidationError as error:
+        accepted = ", ".join(kind.__struct_fields__) or "none"
+        raise ExecutorError("BadSetting", f"agent.tools: {choice.name}: {error}; its options are {accepted}") from error
+
+
+def _kinds() -> dict[str, Kind]:
+    from mloc.executors.agents.tools import files, python_repl
+
+    return {"python_repl": python_repl.KIND, "files": files.KIND}
