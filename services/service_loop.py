@@ -24,6 +24,7 @@ from mloc.services.clock import Clock
 from mloc.services.log.event_log import (
     MAX_BATCH,
     AlreadyCommitted,
+    Backlog,
     Entry,
     EventLog,
     Fenced,
@@ -182,10 +183,9 @@ class ServiceLoop:
 
     async def _commit(self, epoch: int, events: list[Event]) -> None:
         answers = [delivery.answer(self.cluster, event) for event in events]
+        backlog = Backlog(self.cluster.open_count(), self.cluster.submissions)
         try:
-            last = await self._log.commit(
-                self._decider.name, epoch, self._commit_no, self.cluster.position, answers, open_tasks=self.cluster.open_count()
-            )
+            last = await self._log.commit(self._decider.name, epoch, self._commit_no, self.cluster.position, answers, backlog=backlog)
             self._commit_no += 1
             self._barrier = last or self._barrier
         except AlreadyCommitted as error:  # the reply of an earlier try was lost

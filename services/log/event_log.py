@@ -99,6 +99,13 @@ class Lease(Struct, frozen=True, gc=False):
     run_id: str
 
 
+class Backlog(NamedTuple):
+    """What the scheduler has folded: tasks that have not ended, and all that were ever submitted."""
+
+    open_tasks: int
+    submitted: int
+
+
 class Report(NamedTuple):
     """A worker's report; with the attempt's last one (`entry_id` set) its inbox entry is acknowledged and removed."""
 
@@ -172,11 +179,11 @@ class EventLog(Protocol):
         """Give the lease back, so that a successor need not wait for it to expire."""
 
     async def commit(
-        self, service: str, epoch: int, commit_no: int, position: str, answers: Sequence[Answer], *, open_tasks: int | None = None
+        self, service: str, epoch: int, commit_no: int, position: str, answers: Sequence[Answer], *, backlog: Backlog | None = None
     ) -> str:
         """Append answers, deliver dispatches and stops, move the cursor to `position`; gives the log's last id if it wrote or skipped
-        anything, else "". The next commit has number `commit_no` + 1, also after one without answers. `open_tasks`, the scheduler's count of
-        tasks that have not ended, is what `submit` compares its limit with. Raises Fenced, AlreadyCommitted."""
+        anything, else "". The next commit has number `commit_no` + 1, also after one without answers. The scheduler's
+        `backlog` as of `position`, with what was submitted since, is what `submit` compares its limit with. Raises Fenced, AlreadyCommitted."""
 
     # --- a worker ---
     async def register(self, event: WorkerRegistered, nonce: str, alive_for_ms: int) -> str:

@@ -17,6 +17,7 @@ from mloc.core.events import AttemptStarted, Event, WorkerRegistered, WorkerReti
 from mloc.services.log import limits, refusals
 from mloc.services.log.event_log import (
     MAX_BATCH,
+    Backlog,
     Entry,
     Fenced,
     Heartbeat,
@@ -125,13 +126,13 @@ class MemoryLog:
             return  # it is another's already
 
     async def commit(
-        self, service: str, epoch: int, commit_no: int, position: str, answers: Sequence[Answer], *, open_tasks: int | None = None
+        self, service: str, epoch: int, commit_no: int, position: str, answers: Sequence[Answer], *, backlog: Backlog | None = None
     ) -> str:
         limits.check_commit(position, answers)
         encoded = [_encoded_answer(answer) for answer in answers]
         wakes = [_inbox_name(answer.worker, answer.incarnation) for answer in encoded if answer.worker]
         return await self._write(  # type: ignore[no-any-return]
-            "commit", service, epoch, commit_no, position, encoded, open_tasks, goes_on=True, wakes=wakes
+            "commit", service, epoch, commit_no, position, encoded, backlog, goes_on=True, wakes=wakes
         )
 
     # --- a worker ---

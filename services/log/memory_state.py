@@ -14,7 +14,7 @@ import msgspec
 from mloc.core import codec, log_ids
 from mloc.core.events import LeaderElected, LogStarted, ServerRestarted
 from mloc.services.log import refusals
-from mloc.services.log.event_log import AlreadyCommitted, Entry, InboxEntry, Lease, Submitted
+from mloc.services.log.event_log import AlreadyCommitted, Backlog, Entry, InboxEntry, Lease, Submitted
 from mloc.services.log.limits import GROUPS, HEARTBEATS_KEPT_MS, IDEMPOTENCY_KEPT_MS, LEASE_MS, TELEMETRY_ENTRIES
 from mloc.services.log.memory_records import (
     Encoded,
@@ -42,6 +42,7 @@ class MemoryState:
         self.groups: dict[str, str] = {}
         self.leaders: dict[str, Leader] = {}
         self.open_tasks = 0
+        self.accepted = 0  # tasks that were ever taken
         self.remembered: dict[str, Remembered] = {}
         self.workers: dict[str, WorkerRecord] = {}
         self.inboxes: dict[tuple[str, int], Inbox] = {}
@@ -85,6 +86,7 @@ class MemoryState:
         for type_, payload in events:
             last = self._append(now, type_, payload, writer)
         self.open_tasks += len(tasks)
+        self.accepted += len(tasks)
         if key:
             self.remembered[key] = Remembered(body_sha256, tasks, last, now + IDEMPOTENCY_KEPT_MS)
         return Submitted(tasks, last)
@@ -112,7 +114,7 @@ class MemoryState:
         return now
 
     def commit(
-        self, now: int, service: str, epoch: int, commit_no: int, position: str, answers: Sequence[EncodedAnswer], open_tasks: int | None
+        self, now: int, service: str, epoch: int, commit_no: int, position: str, answers: Sequence[EncodedAnswer], backlog: Backlog | None
     ) -> str:
         leader = self.leaders.get(service)
         if leader is None or (leader.epoch != epoch and "epoch" not in self._without):
@@ -120,8 +122,10 @@ class MemoryState:
         if leader.commit_no != commit_no and "commit number" not in self._without:
             raise AlreadyCommitted(leader.commit_no, self.last_id())
         leader.commit_no, leader.expires = leader.commit_no + 1, now + LEASE_MS
-        if open_tasks is not None and service == "scheduler":
-            self.open_tasks = open_tasks
+        if backlog is not None and service == "scheduler":
+            if self.accepted < backlog.submitted or (not answers and position == self.last_id()):
+                self.accepted = backlog.submitted
+            self.open_tasks = backlog.open_tasks + self.accepted - backlog.submitted
         writer = Writer("commit", service, epoch, leader.epoch)
         for answer in answers:
             self._commit_one(now, answer, writer)

@@ -25,6 +25,7 @@ from mloc.services.log import redis_replies as replies
 from mloc.services.log.event_log import (
     MAX_BATCH,
     AlreadyCommitted,
+    Backlog,
     Entry,
     Heartbeat,
     InboxEntry,
@@ -130,10 +131,10 @@ class RedisLog:
         await self._run(await self._link(), "renew", service, epoch, 0)  # fenced: it is another's already
 
     async def commit(
-        self, service: str, epoch: int, commit_no: int, position: str, answers: Sequence[Answer], *, open_tasks: int | None = None
+        self, service: str, epoch: int, commit_no: int, position: str, answers: Sequence[Answer], *, backlog: Backlog | None = None
     ) -> str:
         limits.check_commit(position, answers)
-        arguments: list[Argument] = [service, epoch, commit_no, position, limits.LEASE_MS, "" if open_tasks is None else open_tasks]
+        arguments: list[Argument] = [service, epoch, commit_no, position, limits.LEASE_MS, *(("", 0) if backlog is None else backlog)]
         for answer in answers:
             kind, worker, incarnation = limits.delivery_of(answer)
             event = answer.event

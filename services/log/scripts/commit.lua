@@ -1,8 +1,8 @@
 -- Append a leader's answers, deliver them, move its cursor.
--- ARGV: ns, service, epoch, commit_no, position, lease (ms), open tasks or '', then for each answer:
+-- ARGV: ns, service, epoch, commit_no, position, lease (ms), open tasks or '', tasks ever submitted, then for each answer:
 --       kind (append, deliver, recall, revoke), type, data, worker, incarnation, extra (deliver) or inbox entry id (recall)
 local service, epoch, commit_no, position, lease_ms, open = ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7]
-local FIRST, WIDTH = 8, 6
+local FIRST, WIDTH = 9, 6
 local leader = ns .. ':leader:' .. service
 
 local known = redis.call('HMGET', leader, 'epoch', 'commit_no')
@@ -22,7 +22,12 @@ end
 
 -- First a write that a server without memory refuses: then nothing was written at all.
 redis.call('HSET', leader, 'commit_no', whole(tonumber(commit_no) + 1), 'expires', whole(clock() + lease_ms))
-if open ~= '' then redis.call('HSET', leader, 'open', open) end
+if open ~= '' and service == 'scheduler' then
+  -- What came after the position is in nobody's count yet. A log that is folded to its end says how many were ever taken.
+  local submitted, accepted = tonumber(ARGV[8]), tonumber(redis.call('HGET', leader, 'accepted') or '0')
+  if accepted < submitted or (#ARGV < FIRST and position == last_id()) then accepted = submitted end
+  redis.call('HSET', leader, 'open', whole(tonumber(open) + accepted - submitted), 'accepted', whole(accepted))
+end
 
 local last, skipped = '', false
 for i = FIRST, #ARGV, WIDTH do

@@ -21,7 +21,10 @@ start_log(run_id, log_started)
 local last = ''
 for i = 10, #ARGV, 2 do last = append(ARGV[i], ARGV[i + 1]) end
 -- The scheduler's commits set the number of open tasks; until the next one it grows by what comes in.
-if count > 0 then redis.call('HINCRBY', leader, 'open', count) end
+if count > 0 then
+  redis.call('HINCRBY', leader, 'open', count)
+  redis.call('HINCRBY', leader, 'accepted', count)
+end
 if key ~= '' then
   redis.call('HSET', record, 'body_sha256', body, 'tasks', tasks, 'last_id', last)
   redis.call('PEXPIRE', record, kept_ms)

@@ -28,6 +28,9 @@ while at <= #ARGV do
   answers[#answers + 1] = last
   at = after
 end
-if added > 0 then redis.call('HINCRBY', leader, 'open', added) end
+if added > 0 then
+  redis.call('HINCRBY', leader, 'open', added)
+  redis.call('HINCRBY', leader, 'accepted', added)
+end
 answers[2] = whole(open + added)
 return answers

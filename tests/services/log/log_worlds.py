@@ -21,7 +21,7 @@ from mloc.core.events import (
     WorkerLost,
     WorkerRegistered,
 )
-from mloc.services.log.event_log import Entry, EventLog, Lease, Report
+from mloc.services.log.event_log import Backlog, Entry, EventLog, Lease, Report
 from mloc.services.log.memory_log import MemoryLog
 from mloc.services.log.memory_server import MemoryServer
 from mloc.services.log.redis_log import RedisLog
@@ -155,8 +155,8 @@ class Leader:
     def __init__(self, log: EventLog, lease: Lease, service: str) -> None:
         self.log, self.lease, self.service, self.commit_no = log, lease, service, lease.commit_no
 
-    async def commit(self, *answers: Answer, position: str = "0-0", open_tasks: int | None = None) -> str:
-        last = await self.log.commit(self.service, self.lease.epoch, self.commit_no, position, answers, open_tasks=open_tasks)
+    async def commit(self, *answers: Answer, position: str = "0-0", backlog: Backlog | None = None) -> str:
+        last = await self.log.commit(self.service, self.lease.epoch, self.commit_no, position, answers, backlog=backlog)
         self.commit_no += 1
         return last
 

@@ -8,7 +8,7 @@ import pytest
 
 from mloc.core import log_ids
 from mloc.core.events import CancelRequested, LogStarted
-from mloc.services.log.event_log import AlreadyCommitted, BacklogFull, EventLog, Fenced, KeyConflict, LeaseHeld, LogError, Submitted
+from mloc.services.log.event_log import AlreadyCommitted, Backlog, BacklogFull, EventLog, Fenced, KeyConflict, LeaseHeld, LogError, Submitted
 from tests.services.log.log_worlds import World, cancelled, dispatch, events, everything, leading, registered, submitted, types
 
 # --- reading ---
@@ -101,11 +101,30 @@ async def test_a_full_backlog_refuses_the_whole_submission(log: EventLog) -> Non
 async def test_the_scheduler_says_how_many_tasks_have_not_ended(log: EventLog) -> None:
     await log.submit([submitted("a"), submitted("b")], backlog_limit=2)
     leader = await leading(log)
-    await leader.commit(open_tasks=1)
+    await leader.commit(backlog=Backlog(open_tasks=1, submitted=2))
     await log.submit([submitted("c")], backlog_limit=2)
     with pytest.raises(BacklogFull):
         await log.submit([submitted("d")], backlog_limit=2)
     await log.submit([submitted("d")])  # no limit
+
+
+async def test_what_came_after_the_schedulers_position_counts_as_well(log: EventLog) -> None:
+    # given a scheduler that has folded two tasks, of which one ended, while a third came in
+    await log.submit([submitted("a"), submitted("b")], backlog_limit=3)
+    leader = await leading(log)
+    await log.submit([submitted("c")], backlog_limit=3)
+    # when it commits, time and again, then no fourth is taken that would be one too many
+    for _ in range(3):
+        await leader.commit(cancelled("x"), position=leader.lease.last_id, backlog=Backlog(open_tasks=1, submitted=2))
+    await log.submit_each([[submitted("d")]], backlog_limit=3)
+    with pytest.raises(BacklogFull, match="3 tasks"):
+        await log.submit([submitted("e")], backlog_limit=3)
+    # and once everything is folded, its own count is all that counts
+    _, last = await log.ends()
+    await leader.commit(position=last, backlog=Backlog(open_tasks=2, submitted=3))
+    await log.submit([submitted("e")], backlog_limit=3)
+    with pytest.raises(BacklogFull):
+        await log.submit([submitted("f")], backlog_limit=3)
 
 
 async def test_a_full_backlog_takes_requests(log: EventLog) -> None:

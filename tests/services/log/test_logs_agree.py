@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mloc.core.events import EngineReady, WorkerRetired
-from mloc.services.log.event_log import AlreadyCommitted, Entry, EventLog, Heartbeat, InboxEntry, Lease, LogError, Report, Submitted
+from mloc.services.log.event_log import AlreadyCommitted, Backlog, Entry, EventLog, Heartbeat, InboxEntry, Lease, LogError, Report, Submitted
 from tests.services.log.log_worlds import MemoryWorld, RedisWorld, World, cancelled, dispatch, everything, lost, recall, registered, started, stop
 from tests.services.log.log_worlds import submitted as task_submitted
 from tests.services.log.log_worlds import succeeded as report_of
@@ -36,7 +36,7 @@ class Call:
         self.limit, self.count, self.seq = pick((0, 0, 5, 20)), chance.randint(1, 3), chance.randint(1, 9)
         self.commit_no, self.epoch = commit_no + pick((0,) * 8 + (-1, 1)), epoch + pick((0,) * 10 + (-1,))
         self.kinds = chance.choices(list(ANSWERS), list(ANSWERS.values()), k=len(self.places))
-        self.open_tasks = pick((None, None, 0, 4))
+        self.backlog = pick((None, None, Backlog(0, 0), Backlog(4, 2), Backlog(1, 9)))
 
     async def make(self, world: World, log: EventLog, ids: list[str]) -> Any:
         named = [ids[place] if place < len(ids) else "9-9" for place in self.places]
@@ -54,7 +54,7 @@ class Call:
                     return None
             case "commit":
                 answers = [self._answer(kind, id) for kind, id in zip(self.kinds, named, strict=True)]
-                return await log.commit("scheduler", self.epoch, self.commit_no, named[0], answers, open_tasks=self.open_tasks)
+                return await log.commit("scheduler", self.epoch, self.commit_no, named[0], answers, backlog=self.backlog)
             case "register":
                 return await log.register(registered(worker, incarnation), self.nonce, ALIVE_MS)
             case "retire":

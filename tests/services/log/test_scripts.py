@@ -30,7 +30,7 @@ class Scripted:
         return self.call("lease", "run", STARTED, "scheduler", holder, 2000, RESTARTED, ELECTED, "scheduler")
 
     def commit(self, epoch: Any, number: Any, *answers: str) -> Any:
-        return self.call("commit", "scheduler", epoch, number, "0-1", 2000, "", *answers)
+        return self.call("commit", "scheduler", epoch, number, "0-1", 2000, "", 0, *answers)
 
     def types(self) -> list[str]:
         return [fields["type"] for _, fields in self.server.xrange(EVENTS)]
