@@ -78,6 +78,8 @@ def run_case(cell: WholeCell, name: str) -> None:
             assert status == 200, result
             for check in checks:
                 _hold(name, short, result, check)
+        for short in expect["states"]:
+            cell.until(lambda id=tasks[short]: all(one["state"] == "made" for one in _ended(cell, id).get("callbacks", ())), 30)
         for path in expect.get("posted", []):
             cell.until(lambda path=path: path in posted, 30)
 

@@ -93,6 +93,8 @@ async def test_every_endpoint_answers_as_the_document_says_in_every_state_of_a_t
             asked = path.replace("{id}", id).replace("{name}", "responses.json").replace("{attempt}", "1").replace("{upload}", upload)
             asked = asked.replace("{of_sha256}", sha256(b"").hexdigest())
             body = next((body for end, body in BODIES.items() if path.endswith(end)), None)
+            if path == "/api/v1/results":
+                body = json.dumps({"task_id": id, "result": {"ok": True}})
             response = await checked(await api.client.request(method, asked, data=body, headers={"Upload-Offset": "0"}))
             seen.setdefault(f"{method} {path}", set()).add(response.status)
     never_well = {operation for operation, statuses in seen.items() if min(statuses) >= 300}
