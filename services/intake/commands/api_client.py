@@ -129,7 +129,8 @@ class ApiClient:
         try:
             async with self._session.get(self.root + path, params=query, headers=headers, timeout=_TIMEOUT, allow_redirects=False) as answer:
                 if answer.status != 200 or not answer.headers.get("Content-Type", "").startswith("text/event-stream"):
-                    raise Unreachable(f"{self.root} streams no events (HTTP {answer.status})")
+                    is_refused = answer.status < 500 and answer.status != 429
+                    raise Unreachable(f"{self.root} streams no events (HTTP {answer.status})", is_refused=is_refused)
                 yield aiter(answer.content)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:  # ValueError: a line longer than the reader takes
             raise Unreachable(f"the stream of {self.root} broke off ({_reason(error)})") from error

@@ -15,6 +15,7 @@ import msgspec
 
 from mloc.core.language.errors import did_you_mean
 from mloc.services.intake.commands.api_client import ApiClient, segment
+from mloc.services.intake.commands.api_log_streams import LogStreams
 from mloc.services.intake.commands.log_session import user
 from mloc.services.intake.commands.source import Accepted, Prepared, UnknownTask, Unreachable, View, has_ended
 from mloc.services.intake.commands.task_text import as_submitted
@@ -39,6 +40,8 @@ class ApiSource:
         self._known: dict[str, View] = {}  # while following; what has ended is not asked for again
         self._is_following = False
         self._news = asyncio.Event()
+        self._logs: LogStreams | None = None
+        self._roots: list[str] = []  # what is followed with streams
         self._streams: dict[str, asyncio.Task[None]] = {}
         self._streaming: set[str] = set()  # ids whose events come
         self._looked_at = 0.0
@@ -102,6 +105,12 @@ class ApiSource:
         return answer
 
     async def lines(self, id: str, after: str) -> list[View]:
+        root = next((root for root in self._roots if id == root or id.startswith(f"{root}.")), "")
+        if self._logs is not None and root:
+            came = await self._logs.take(root, id, is_over=root in self._known and has_ended(self._known[root]))
+            if came is not None:
+                return came
+        after = after.partition(":")[0]  # a line of a part is called otherwise in the stream of the whole
         answer = await self._client.get(f"{_path(id)}/logs", {"after": after} if after else {})
         lines: list[View] = answer["lines"]
         return lines
@@ -160,7 +169,8 @@ class ApiSource:
     # --- following ---
 
     @contextlib.asynccontextmanager
-    async def following(self) -> AsyncIterator[None]:
+    async def following(self, *, with_logs: bool = False) -> AsyncIterator[None]:
+        self._logs = LogStreams(self._client) if with_logs else None
         self._is_following, self._known, patient = True, {}, self._client.patient
         self._client.patient = False
         try:
@@ -169,7 +179,9 @@ class ApiSource:
             for stream in self._streams.values():
                 stream.cancel()
             await asyncio.gather(*self._streams.values(), return_exceptions=True)
-            self._streams, self._streaming = {}, set()
+            if self._logs is not None:
+                await self._logs.close()
+            self._streams, self._streaming, self._logs, self._roots = {}, set(), None, []
             self._is_following, self.trouble, self._client.patient = False, "", patient
 
     async def family(self, ids: list[str]) -> list[View]:
@@ -185,6 +197,7 @@ class ApiSource:
 
     def _is_due(self, ids: list[str]) -> bool:
         if len(ids) <= MOST_FOLLOWED:
+            self._roots = ids
             for id in ids:
                 if id not in self._streams:
                     self._streams[id] = asyncio.create_task(self._follow(id))

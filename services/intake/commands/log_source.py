@@ -172,7 +172,7 @@ class LogSource:
     # --- following ---
 
     @contextlib.asynccontextmanager
-    async def following(self) -> AsyncIterator[None]:
+    async def following(self, *, with_logs: bool = False) -> AsyncIterator[None]:
         following = asyncio.create_task(self._session.observer.follow())
         try:
             yield

@@ -26,7 +26,11 @@ class UnknownTask(Exception):
 
 
 class Unreachable(Exception):
-    """The API cannot be reached, or does not answer as one; the message names it and says what to do."""
+    """The API cannot be reached, or does not answer as one; the message names it and says what to do. `is_refused`: it answered, but not so."""
+
+    def __init__(self, message: str, *, is_refused: bool = False) -> None:
+        super().__init__(message)
+        self.is_refused = is_refused
 
 
 class MaybeTaken(Exception):
@@ -114,8 +118,8 @@ class Source(Protocol):
     async def now_ms(self) -> int:
         """Its clock, which the times of tasks are in."""
 
-    def following(self) -> AbstractAsyncContextManager[None]:
-        """While this is open, `family` and `moved` follow what happens."""
+    def following(self, *, with_logs: bool = False) -> AbstractAsyncContextManager[None]:
+        """While this is open, `family` and `moved` follow what happens; `with_logs`: and `lines` what is said, each line given once."""
 
     async def family(self, ids: list[str]) -> list[View]:
         """The tasks and all their parts as they stand, parents before their parts; what is not known is left out."""

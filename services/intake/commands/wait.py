@@ -40,7 +40,7 @@ async def wait_for(source: Source, ids: list[str], *, as_json: bool, with_logs: 
 
 async def until_ended(source: Source, ids: list[str], *, with_logs: bool, quiet: bool) -> list[View]:
     """The tasks and their parts as they ended; on the way, what happens is shown on standard error."""
-    async with source.following():
+    async with source.following(with_logs=with_logs):
         with _shown(quiet) as (draw, line):
             telemetry = Telemetry(source, line if with_logs else None)
             while True:
