@@ -14,13 +14,15 @@ from msgspec import Struct
 
 TRAINING_LIBRARIES = "training-libraries"  # training keeps no weights warm, but seconds of imports
 _TRAINING = frozenset({"sft", "lora_sft", "qlora", "dpo", "kto", "ppo", "grpo", "rloo", "reward"})
-_GENERATING = frozenset({"inference", "agent"})
+_GENERATING = frozenset({"inference", "agent", "rag"})
+_POOLING = frozenset({"embed", "score", "rerank"})
 
 
 class _Wanted(Struct):
     model: dict[str, Any] = {}
     enforce_cpu: bool = False
     checkpoint: dict[str, Any] = {}
+    retrieval: dict[str, Any] = {}
 
 
 _decode = msgspec.json.Decoder(_Wanted).decode
@@ -30,7 +32,7 @@ def engine_key(task_type: str, spec: bytes, tasks_of_stages: Mapping[str, str]) 
     """The key for a task's JSON spec, with stages named by the tasks that they are; empty where nothing can stay warm."""
     if task_type in _TRAINING:
         return TRAINING_LIBRARIES
-    if task_type not in _GENERATING:
+    if task_type not in _GENERATING and task_type not in _POOLING:
         return ""
     wanted = _decode(spec)
     source = dict(wanted.model.get("source") or {})
@@ -38,8 +40,18 @@ def engine_key(task_type: str, spec: bytes, tasks_of_stages: Mapping[str, str]) 
     facts = {**wanted.model, "source": _settled(source, tasks_of_stages), "adapters": adapters, "enforce_cpu": wanted.enforce_cpu}
     if load := wanted.checkpoint.get("load"):
         facts["checkpoint"] = _settled(load, tasks_of_stages)
+    if task_type == "rag" or task_type in _POOLING:
+        facts["loaded_for"] = task_type
+        facts["retrieval"] = _of_retrieval(wanted.retrieval, tasks_of_stages)
     digest = hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
     return f"{source.get('identifier') or source.get('type') or 'model'}@{digest[:12]}"
+
+
+def _of_retrieval(retrieval: dict[str, Any], tasks_of_stages: Mapping[str, str]) -> dict[str, Any]:
+    """The models that it names and how they are loaded; documents, stores and searches are another matter."""
+    embedding = {name: value for name, value in retrieval.get("embedding", {}).items() if name in ("model", "pooling", "device")}
+    source = _settled(dict(retrieval.get("embedding", {}).get("source") or {}), tasks_of_stages)
+    return {"embedding": embedding, "source": source, "rerank": retrieval.get("search", {}).get("rerank"), "returns": retrieval.get("returns")}
 
 
 def _settled(source: dict[str, Any], tasks_of_stages: Mapping[str, str]) -> dict[str, Any]:

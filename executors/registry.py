@@ -58,11 +58,18 @@ def _training(module: str, *more: str) -> Executor:
     return Executor(f"mloc.executors.training.{module}", extra="training", requires=(*_TRAINING, *more))
 
 
+def _pooling(module: str) -> Executor:
+    return Executor(f"mloc.executors.pooling.{module}", extra="inference", requires=("torch", "transformers"))
+
+
 _SFT = _training("sft_executor")
 
 BUILT_IN: dict[str, Executor] = {
     "echo": Executor("mloc.executors.echo_executor", light=True),
     "inference": Executor("mloc.executors.inference.inference_executor", extra="inference", requires=("torch", "transformers")),
+    "embed": _pooling("embed_executor"),
+    "score": _pooling("score_executor"),
+    "rerank": _pooling("rerank_executor"),
     "sft": _SFT,
     "lora_sft": _SFT,
     "qlora": _training("sft_executor", "bitsandbytes"),

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import inspect
 
+from mloc.core.language.model_spec import ModelSource
 from mloc.core.language.section import AT_INTAKE, Count, Fraction, Names, NonNegativeInt, Section, Settings, about, also, for_vllm
 
 
@@ -98,28 +99,43 @@ class Embedding(Section, frozen=True):
     """The model that turns texts into vectors."""
 
     model: Annotated[str, also("identifier", "name", "model_name"), about("hub name or folder")] = ""
+    source: Annotated[ModelSource | None, about("in place of `model`: where the weights come from, as `model.source` says it")] = None
     batch_size: Annotated[Count, about("texts at a time")] = 32
     normalize: Annotated[bool, about("to length 1")] = True
+    pooling: Annotated[Literal["mean", "cls", "last"] | None, about("tokens into one vector; unset: as the model says, else mean")] = None
+    query_prompt: Annotated[str | None, about("goes before each question; unset: as the model says")] = None
+    document_prompt: Annotated[str | None, about("goes before each passage, and before each text of `embed`; unset: as the model says")] = None
     device: Annotated[str | None, about("cpu, cuda, …")] = None
 
 
 class Search(Section, frozen=True):
     """How passages are found."""
 
-    top_k: Annotated[Count, also("k"), about("passages for each question")] = 4
-    score_threshold: Annotated[float | None, about("leave out what scores less")] = None
+    top_k: Annotated[Count | None, also("k"), about("passages for each question; 4 when unset, of `rerank` all")] = None
+    score_threshold: Annotated[float | None, about("leave out what scores less; 1 is the same direction, 0 nothing in common")] = None
+    type: Annotated[
+        Literal["similarity", "mmr"], also("search_type"), about("mmr: passages that also differ from each other (maximal marginal relevance)")
+    ] = "similarity"
+    fetch_k: Annotated[Count | None, about("with mmr or rerank: candidates to choose from; 5 times top_k when unset")] = None
+    lambda_mult: Annotated[Fraction, about("with mmr: 1 looks only at the question, 0 only at variety")] = 0.5
+    filter: Annotated[Settings, also("where"), about("only passages whose metadata have these values; of a list, any of its values")] = {}
     rerank: Annotated[str | None, about("a model that sorts them again")] = None
 
 
 class Retrieval(Section, frozen=True):
     """Documents, how they are cut and embedded, where vectors are kept, and what comes back."""
 
-    documents: Annotated[tuple[Any, ...] | dict[str, Any] | str | None, about("texts, a folder, or as `data`")] = None
+    documents: Annotated[
+        tuple[Any, ...] | dict[str, Any] | str | None,
+        about("texts or `{text, source, metadata}`, a file or folder (txt, md, html, pdf, jsonl, …), an earlier stage's items, or as `data`"),
+    ] = None
+    index: Annotated[str | None, about("the folder of an index that an earlier task made: `${stage.result.index.path}`")] = None
     chunking: Annotated[Chunking, about("how they are cut")] = Chunking()
     embedding: Annotated[Embedding, about("texts into vectors; a text is its model")] = Embedding()
     store: Annotated[Literal["chromadb", "qdrant", "faiss"], also("vector_db"), about("where vectors are kept")] = "faiss"
     collection: Annotated[str, about("its name there")] = "documents"
-    path: Annotated[str | None, about("its folder")] = None
+    path: Annotated[str | None, about("its folder, below the results folder or an allowed root; unset: in memory")] = None
     qdrant: Annotated[Settings, about("arguments of Qdrant's client")] = {}
     search: Annotated[Search, about("how passages are found")] = Search()
     returns: Annotated[Literal["answer", "passages"], also("mode"), about("an answer, or only the passages")] = "answer"
+    prompt: Annotated[str | None, about("what the model is asked, with `{context}` and `{question}` in it")] = None

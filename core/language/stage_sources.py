@@ -25,6 +25,9 @@ def with_stage_sources(spec: TaskSpec, names: Sequence[str], findings: Findings)
     if isinstance(spec.model.source, StageSource):
         source = _filled(spec.model.source, names, ("model", "source"), findings)
         changes["model"] = replace(spec.model, source=source)
+    if spec.retrieval is not None and isinstance(spec.retrieval.embedding.source, StageSource):
+        filled = _filled(spec.retrieval.embedding.source, names, ("retrieval", "embedding", "source"), findings)
+        changes["retrieval"] = replace(spec.retrieval, embedding=replace(spec.retrieval.embedding, source=filled))
     if spec.reward_model is not None:
         changes["reward_model"] = _scored_by(spec.reward_model, names, ("reward_model",), findings)
     if spec.eval is not None and spec.eval.judge is not None:

@@ -14,7 +14,7 @@ from mloc.executors.inference.sampling import check_settings
 from mloc.executors.models.model_loading import LoadedModel, load_model
 from mloc.executors.rows.data_loading import load_rows
 from mloc.executors.rows.prompts import prompt_text
-from mloc.executors.rows.row_work import RowWork, do_rows, open_work, record_error
+from mloc.executors.rows.row_work import RowWork, do_rows, open_work, record_error, record_together
 from mloc.executors.rows.rows import Row
 
 ROWS_PER_BATCH = 16
@@ -48,14 +48,7 @@ def _answer(batch: list[Row], engine: LoadedModel, work: RowWork) -> None:
             asked.append((row, prompt_text(row, work.inference, engine.tokenizer)))
         except ExecutorError as error:
             record_error(work, row, error.type, error.message)
-    try:
-        _record(asked, engine, work)
-    except Exception as together:  # whatever a library raises belongs to one of the rows
-        for one in asked:
-            try:
-                _record([one], engine, work)
-            except Exception as alone:
-                record_error(work, one[0], _type_of(alone), str(alone) or str(together))
+    record_together(work, asked, lambda rows: _record(rows, engine, work))
 
 
 def _record(asked: list[tuple[Row, str]], engine: LoadedModel, work: RowWork) -> None:
@@ -78,7 +71,3 @@ def _item(row: Row, answer: Answer) -> dict[str, Any]:
         item["outputs"] = answer.outputs
     usage = {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens}
     return {**item, "metadata": row.metadata, "usage": usage}
-
-
-def _type_of(error: Exception) -> str:
-    return error.type if isinstance(error, ExecutorError) else type(error).__name__

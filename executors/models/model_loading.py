@@ -43,7 +43,7 @@ def load_model(
 
     `task_texts` train the tokenizer of a scratch model. `quantized`: weights of four bits, as QLoRA trains an adapter on.
     """
-    settings = _settings(spec, context) | (_four_bits(spec, context) if quantized else {})
+    settings = pretrained_settings(spec, context) | (_four_bits(spec, context) if quantized else {})
     if isinstance(spec.model.source, ScratchSource) and spec.checkpoint.load is None:
         text = spec.model.source.tokenizer_text
         source = replace(spec.model.source, tokenizer_text=context.local(text)) if isinstance(text, str) else spec.model.source
@@ -58,7 +58,7 @@ def load_model(
     if weights.adapter is not None:
         model = _with_adapter(model, weights.adapter, "default", trainable)
     model = _with_served_adapters(model, spec, context)
-    return LoadedModel(_placed(model, context, settings), tokenizer, _name(weights, context), weights)
+    return LoadedModel(_placed(model, context, settings), tokenizer, model_name(weights, context), weights)
 
 
 def load_classifier(spec: TaskSpec, context: Context, task_texts: Iterable[str] = ()) -> LoadedModel:
@@ -84,7 +84,8 @@ def device_of(context: Context) -> str:
     return "cuda:0" if context.devices else "cpu"
 
 
-def _settings(spec: TaskSpec, context: Context) -> dict[str, Any]:
+def pretrained_settings(spec: TaskSpec, context: Context) -> dict[str, Any]:
+    """`model.transformers` and `model.config` as from_pretrained takes them. Raises ExecutorError for a name that it does not have."""
     given = dict(spec.model.transformers)
     for name in given:
         if name not in ACCEPTED:
@@ -121,10 +122,11 @@ def _from_pretrained(weights: Weights, settings: dict[str, Any]) -> tuple[Any, A
         )  # fmt: skip
         return AutoModelForCausalLM.from_pretrained(weights.model, **settings), tokenizer
     except (OSError, ValueError) as error:
-        raise _not_loaded(weights, error) from error
+        raise not_loaded(weights, error) from error
 
 
-def _not_loaded(weights: Weights, error: Exception) -> ExecutorError:
+def not_loaded(weights: Weights, error: Exception) -> ExecutorError:
+    """What a person is told when a library could not load a model."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if Path(weights.model).is_dir():
         return ExecutorError("ModelNotLoaded", f"the model in {weights.model} could not be loaded: {reason}")
@@ -167,12 +169,10 @@ def _placed(model: Any, context: Context, settings: dict[str, Any]) -> Any:
     return model if settings.get("device_map") else model.to(device_of(context))
 
 
-def _name(weights: Weights, context: Context) -> str:
+def model_name(weights: Weights, context: Context) -> str:
     """A model made by a stage is called after that stage's task; any other by its folder or repository."""
     shown = context.as_named(str(weights.adapter or weights.model))
     for given in context.inputs.values():
         if shown.startswith(str(given["folder"])):
             return f"{given['task_id']}/{Path(shown).name}"
     return shown
-
-

@@ -5,24 +5,31 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mloc.core.language.model_spec import ScratchSource
 from mloc.executors.contract import ExecutorError
 from mloc.executors.models.chat_templates import BEGIN, END, PAD, SPECIAL_TOKENS, TURNS
 from mloc.executors.rows.row_files import find_file, read_rows
 
+Head = Literal["causal", "score", "none"]
+_CLASSES = {"causal": "AutoModelForCausalLM", "score": "AutoModelForSequenceClassification", "none": "AutoModel"}
 
-def make_scratch_model(source: ScratchSource, task_texts: Iterable[str]) -> tuple[Any, Any]:
-    """(model, tokenizer). The same source and texts give the same weights. `task_texts`: for the tokenizer where the source has none."""
+
+def make_scratch_model(source: ScratchSource, task_texts: Iterable[str], head: Head = "causal") -> tuple[Any, Any]:
+    """(model, tokenizer). The same source and texts give the same weights. `task_texts`: for the tokenizer where the source has none.
+
+    `head`: what is on top: the next token's scores, one number for a text, or nothing (an encoder)."""
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     tokenizer = _train_tokenizer(source, list(_tokenizer_texts(source) or task_texts))
     config = _config(source, tokenizer)
+    if head == "score":
+        config.num_labels = 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(source.seed)
-        return AutoModelForCausalLM.from_config(config), tokenizer
+        return getattr(transformers, _CLASSES[head]).from_config(config), tokenizer
 
 
 def _tokenizer_texts(source: ScratchSource) -> list[str]:

@@ -18,7 +18,7 @@ def prompt_text(row: Row, inference: Inference, tokenizer: Any) -> str:
             has = ", ".join(sorted(row.columns)) or "nothing"
             raise ExecutorError("NoPrompt", f"the row has neither a prompt, nor messages, nor a text; it has {has}")
         return row.text
-    turns = [_only_text(turn) for turn in turns]
+    turns = [only_text(turn) for turn in turns]
     is_chat = _is_chat(inference, tokenizer)
     if not is_chat:
         if len(turns) > 1 or turns[0]["role"] != "user" or row.messages is not None:
@@ -31,7 +31,7 @@ def prompt_text(row: Row, inference: Inference, tokenizer: Any) -> str:
     return text
 
 
-def _only_text(turn: Turn) -> Turn:
+def only_text(turn: Turn) -> Turn:
     """The turn with parts of text as one text. Raises ExecutorError for any other part."""
     if not is_parts(turn["content"]):
         return turn

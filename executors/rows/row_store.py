@@ -66,7 +66,7 @@ class RowStore:
         self._count = 0
         self.size_bytes = 0  # of all records
         self.prompt_tokens = self.completion_tokens = self.errors = 0  # of all records
-        self.new_completion_tokens = 0  # of this attempt's
+        self.new_prompt_tokens = self.new_completion_tokens = 0  # of this attempt's
         for number in range(len(self._parts)):
             self._read(number)
         self._parts.append(folder / f"attempt-{attempt}.jsonl")
@@ -80,6 +80,7 @@ class RowStore:
 
     def add(self, index: int, record: dict[str, Any], prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
         """Take the row's record; it is durable after the next `sync`."""
+        self.new_prompt_tokens += prompt_tokens
         self.new_completion_tokens += completion_tokens
         line = msgspec.json.encode(record)
         self._put(index, _YOUNG, len(line), _Tokens(prompt_tokens, completion_tokens), record.get("error") is not None)

@@ -7,7 +7,7 @@ the input. No more than a batch of rows is in memory, and of the result nothing 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,15 @@ RESULT_FILE = "responses.json"
 PROGRESS_SEC = 0.5
 
 
+class Published(Struct, frozen=True):
+    """How the records become the result: each record through `item`, `members` beside the items. `size_bytes` of all items together, where
+    it is another than the records'."""
+
+    item: Callable[[bytes], bytes] = lambda record: record
+    members: dict[str, Any] = {}
+    size_bytes: int | None = None
+
+
 class RowWork(Struct, frozen=True):
     """What the executor that answers rows works with. `model` is what the result calls it."""
 
@@ -41,15 +50,18 @@ class RowWork(Struct, frozen=True):
     task: str
     export: JsonlExport | None = None
     summary: Callable[[RowStore], dict[str, Any]] | None = None  # what the result says beside its rows, once all are there
+    publish: Callable[[RowStore], Published] = lambda _: Published()
 
 
-def open_work(task: RunTask, context: Context, spec: TaskSpec, model: str) -> RowWork:
+def open_work(
+    task: RunTask, context: Context, spec: TaskSpec, model: str, publish: Callable[[RowStore], Published] = lambda _: Published()
+) -> RowWork:
     """Raises ExecutorError where there is nothing to do. A shard exports nothing: whoever merges them does."""
     rows = load_rows(spec, context)
     if not len(rows) and context.shard is None:
         raise ExecutorError("NoRows", "the data has no rows: nothing was asked of the model")
     export = spec.postprocess.jsonl_export if context.shard is None else None
-    return RowWork(rows, RowStore(context.rows_folder, task.attempt, rows.first), context, spec.inference, model, task.task, export)
+    return RowWork(rows, RowStore(context.rows_folder, task.attempt, rows.first), context, spec.inference, model, task.task, export, publish=publish)
 
 
 def do_rows(work: RowWork, batch_size: int, answer: Callable[[list[Row]], None]) -> Iterator[Report]:
@@ -68,15 +80,30 @@ def do_rows(work: RowWork, batch_size: int, answer: Callable[[list[Row]], None])
         yield from store.sync_if_due()
         if time.monotonic() - said_at >= PROGRESS_SEC:
             said_at, said = time.monotonic(), len(store)
-            yield _progress(store, total, time.monotonic() - began)
+            yield _progress(work, total, time.monotonic() - began)
     if len(store) < total and work.context.stopping():
         yield from store.sync()
         return
     if said != len(store):
-        yield _progress(store, total, time.monotonic() - began)
+        yield _progress(work, total, time.monotonic() - began)
     if total and store.errors == total and work.context.shard is None:
         raise _every_row_failed(store)
     yield from _result(work, total, time.monotonic() - began)
+
+
+def record_together(work: RowWork, asked: list[tuple[Row, Any]], record: Callable[[list[tuple[Row, Any]]], None]) -> None:
+    """Record the rows with one call; where that fails one by one, so that only a row which cannot be answered has the error."""
+    try:
+        record(asked)
+    except Exception as together:  # whatever a library raises belongs to one of the rows
+        for one in asked:
+            if one[0].index in work.store:
+                continue
+            try:
+                record([one])
+            except Exception as alone:
+                type_ = alone.type if isinstance(alone, ExecutorError) else type(alone).__name__
+                record_error(work, one[0], type_, str(alone) or str(together))
 
 
 def record_error(work: RowWork, row: Row, type_: str, message: str, more: dict[str, Any] | None = None) -> None:
@@ -117,8 +144,9 @@ def _every_row_failed(store: RowStore) -> ExecutorError:
     return ExecutorError("EveryRowFailed", said)
 
 
-def _progress(store: RowStore, total: int, seconds: float) -> Progress:
-    speed = store.new_completion_tokens / max(seconds, 1e-6)
+def _progress(work: RowWork, total: int, seconds: float) -> Progress:
+    store = work.store
+    speed = (store.new_completion_tokens or store.new_prompt_tokens) / max(seconds, 1e-6)
     line = f"{len(store)}/{total} rows  {speed:.0f} tokens/s" + (f"  {store.errors} failed" if store.errors else "")
     return Progress((line,), len(store), total, {"rows": float(len(store)), "tokens_per_sec": round(speed, 1)})
 
@@ -133,12 +161,14 @@ def _result(work: RowWork, total: int, seconds: float) -> Iterator[Report]:
     if work.export is not None:
         more["jsonl_export"] = exported = _exported(work, work.export)
         yield Progress((f"{exported['rows']} rows exported to {exported['path']}, {exported['skipped']} skipped",))
-    if store.size_bytes < INLINE_RESULT_BYTES - 1024:
-        items = [msgspec.Raw(record) for record in store.records()]
+    published = work.publish(store)
+    more |= published.members
+    if (store.size_bytes if published.size_bytes is None else published.size_bytes) < INLINE_RESULT_BYTES - 1024:
+        items = [msgspec.Raw(published.item(record)) for record in store.records()]
         yield Result({"ok": True, "model": work.model, "items": items, **more}, files=files.is_dir() and any(files.iterdir()))
         return
     yield from store.sync()
-    digest, size = write_durably(Path(work.context.folder) / RESULT_FILE, _pieces(work.model, store, more))
+    digest, size = write_durably(Path(work.context.folder) / RESULT_FILE, _pieces(work.model, map(published.item, store.records()), more))
     yield ResultFile(digest, size, usage)
 
 
@@ -154,9 +184,9 @@ def _exported(work: RowWork, export: JsonlExport) -> dict[str, Any]:
     return export_summary(work.context.final_path(file), work.task, name, counts)
 
 
-def _pieces(model: str, store: RowStore, more: dict[str, Any]) -> Iterator[bytes]:
+def _pieces(model: str, items: Iterable[bytes], more: dict[str, Any]) -> Iterator[bytes]:
     """The result's JSON, a row a line: who reads it can take row by row."""
     yield b'{"ok":true,"model":' + msgspec.json.encode(model) + b',"items":['
-    for number, record in enumerate(store.records()):
-        yield (b",\n" if number else b"\n") + record
+    for number, item in enumerate(items):
+        yield (b",\n" if number else b"\n") + item
     yield b"\n]," + msgspec.json.encode(more)[1:]
