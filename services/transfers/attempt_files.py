@@ -23,6 +23,8 @@ from mloc.services.transfers.transfer_errors import TransferError, shown_size, s
 AT_ONCE = 3
 PAUSE_SEC, LONGEST_PAUSE_SEC = 1.0, 30.0
 _WAITS = frozenset({0, 500, 502, 503, 504, 507})  # 0: no answer; 507: its disk is full
+_WRONG_CONTENT = 422  # what arrived has not the sha256 of what was sent
+WRONG_TRIES = 3  # the network or a disk changes bytes: it may be the last time, or it may be always so
 
 
 class AttemptFiles:
@@ -51,16 +53,18 @@ class AttemptFiles:
             await asyncio.gather(*moving, return_exceptions=True)
 
     async def put(self, task: str, attempt: int, name: str, file: Path, say: Say) -> None:
-        """One file; the same one again changes nothing."""
+        """One file; the same one again changes nothing. Raises TransferError, OSError."""
         url = f"{self.api.base}/api/v1/tasks/{quote(task, safe='')}/attempts/{attempt}/files/{quote(name)}"
         async with self._room:
-            pause = PAUSE_SEC
+            pause, wrong = PAUSE_SEC, 0
             while True:
                 try:
                     await self._transfer().upload(url, file, progress=Progress(self._clock, name, say))
                     return
                 except NotMoved as error:
-                    if error.status not in _WAITS:
+                    is_wrong = error.status == _WRONG_CONTENT
+                    wrong += is_wrong
+                    if error.status not in _WAITS and not (is_wrong and wrong < WRONG_TRIES):
                         raise TransferError(f"{name} could not be delivered to {shown_url(self.api.base)}: {error}") from error
                     say(f"{name} waits to be delivered to {shown_url(self.api.base)}: {error}")
                 await self._clock.sleep(pause)

@@ -16,6 +16,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -32,6 +33,7 @@ ROWS, CHECKPOINTS = "rows", "checkpoints"
 LIST_SUFFIX = ".files.json"
 MOST_PIECE_BYTES = 64 << 20
 
+Done = TypeVar("Done")
 Put = Callable[[RowsDone | CheckpointDone], None]
 
 _log = structlog.get_logger("worker")
@@ -63,6 +65,7 @@ class ProgressUploads:
         self._rows_waiting = 0  # reported by the host, not at the API yet
         self._checkpoint: tuple[CheckpointDone, Path] | None = None
         self._work: asyncio.Task[None] | None = None
+        self._has_more = False
         self._own = Path(frame.rows_folder).parent / f"{frame.attempt}.uploading"
 
     @property
@@ -97,32 +100,42 @@ class ProgressUploads:
         waiting.cancel()
 
     def close(self) -> None:
-        """The attempt is over, or its result has all that there was."""
+        """The attempt is over."""
         if self._work is not None:
             self._work.cancel()
+        shutil.rmtree(self._own, ignore_errors=True)
+
+    async def end(self) -> None:
+        """The result has all that there was: nothing more is sent, and nothing is written after this."""
+        self.close()
+        if self._work is not None:
+            await asyncio.wait([self._work])
         shutil.rmtree(self._own, ignore_errors=True)
 
     # --- private ---
 
     def _go_on(self) -> None:
+        self._has_more = True
         if self.is_idle:
             self._work = asyncio.ensure_future(self._upload_all())
 
     async def _upload_all(self) -> None:
         try:
-            while await self._send_rows() or await self._send_checkpoint():
-                pass
+            while self._has_more:  # also what came while the last look was under way
+                self._has_more = False
+                while await self._send_rows() or await self._send_checkpoint():
+                    pass
         except (TransferError, OSError) as error:  # the attempt goes on; a retry would do more again
             self._say(f"what there is so far could not be uploaded: {error}")
 
     async def _send_rows(self) -> bool:
         offset, rows = self._sent_bytes, self._rows_waiting
-        piece = await asyncio.to_thread(_lines_from, self._part, offset)
+        piece = await _in_thread(lambda: _lines_from(self._part, offset))
         if not piece:
             return False
         name = piece_name(self._part.name, offset)
         held = self._own / name
-        sha256 = await asyncio.to_thread(_write, held, piece)
+        sha256 = await _in_thread(lambda: _write(held, piece))
         try:
             await self._files.put(self._frame.task, self._frame.attempt, f"{ROWS}/{name}", held, self._say)
         finally:
@@ -137,16 +150,26 @@ class ProgressUploads:
             return False
         (frame, kept), self._checkpoint = self._checkpoint, None
         try:
-            complete = Complete(await asyncio.to_thread(files_in, kept))
+            complete = Complete(await _in_thread(lambda: files_in(kept)))
             folder = f"{CHECKPOINTS}/{kept.name}"
             await self._files.put_all(frame.task, frame.attempt, [(f"{folder}/{file.path}", kept / file.path) for file in complete.files], self._say)
             listing = self._own / f"{kept.name}{LIST_SUFFIX}"
-            await asyncio.to_thread(_write, listing, msgspec.json.encode(complete))
+            await _in_thread(lambda: _write(listing, msgspec.json.encode(complete)))
             await self._files.put(frame.task, frame.attempt, f"{folder}{LIST_SUFFIX}", listing, self._say)
         finally:
             shutil.rmtree(kept, ignore_errors=True)
         self._put(frame)
         return True
+
+
+async def _in_thread(work: Callable[[], Done]) -> Done:
+    """Also where the upload is cancelled meanwhile, the thread is through with the files before this ends."""
+    working = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait([working])
+        raise
 
 
 def _lines_from(part: Path, offset: int) -> bytes:

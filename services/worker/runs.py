@@ -261,6 +261,8 @@ class Runs:
     async def _deliver(self, transfers: Transfers, attempt: Attempt, given: RunTask, frame: Succeeded) -> None:
         """Bytes before events: the success is told when others can read its files."""
         try:
+            if attempt.uploads is not None:
+                await attempt.uploads.end()
             ended = None if attempt.stop_reason else await self._until_stopped(attempt, transfers.deliver(given, frame, self._sayer(attempt)))
             if ended is None:
                 return self._stopped(None, attempt, attempt.stop_reason)

@@ -62,7 +62,9 @@ class FarWorkers:
         return self.cell.submit(yaml, key, DEADLINE_SEC)
 
     def task(self, id: str) -> dict[str, Any]:
-        return dict(self.cell.http("GET", f"/api/v1/tasks/{id}")[1])
+        """Empty while the API is away."""
+        status, answer = self.cell.http("GET", f"/api/v1/tasks/{id}")
+        return dict(answer) if status == 200 else {}
 
     def until_ended(self, id: str, deadline_sec: float = DEADLINE_SEC) -> dict[str, Any]:
         """The task once it is published or left to a person."""
@@ -75,7 +77,9 @@ class FarWorkers:
         return found
 
     def events(self, id: str, type_: str) -> list[dict[str, Any]]:
-        return [event for event in self.cell.http("GET", f"/api/v1/tasks/{id}/events?limit=500")[1]["events"] if event["type"] == type_]
+        """None while the API is away."""
+        status, answer = self.cell.http("GET", f"/api/v1/tasks/{id}/events?limit=500")
+        return [event for event in answer["events"] if event["type"] == type_] if status == 200 else []
 
     def _workers(self) -> list[dict[str, Any]]:
         status, answer = self.cell.http("GET", "/api/v1/workers")

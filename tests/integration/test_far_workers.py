@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from tests.integration.far_workers import DEADLINE_SEC, FarWorkers
 from tests.integration.whole_cell import WholeCell
 
 ROWS = 1000
-KILLED_AT = 400
+KILLED_AT = 200
+LONG_ROWS, LONG_ROW_BYTES = 300, 60_000
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ spec:
 
 
 def test_a_killed_workers_rows_are_not_done_again_by_one_that_never_saw_its_disk(workers: FarWorkers, tmp_path: Path) -> None:
-    # given a thousand rows behind the test's file, of which one worker has recorded and uploaded some
+    # given rows behind the test's file, of which one worker has recorded and uploaded some
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps({"prompt": f"row {number}"}) + "\n" for number in range(ROWS)))
     yaml = f"""
@@ -80,7 +82,7 @@ spec:
   taskType: echo
   resources: {{tags: [far]}}
   retry: {{backoff_sec: 0}}
-  echo: {{row_sleep_sec: 0.008}}
+  echo: {{row_sleep_sec: 0.006}}
   data: {{jsonl: {{path: {source}}}}}
 """
     (id,) = workers.submit(yaml, "rows")
@@ -104,6 +106,38 @@ spec:
     workers.start(killed)
 
 
+@pytest.mark.deep
+def test_an_api_that_is_killed_again_and_again_while_it_takes_a_result_costs_nothing(workers: FarWorkers, tmp_path: Path) -> None:
+    # given a result of 18 MB that a worker delivers, its rows first
+    source = tmp_path / "long.jsonl"
+    source.write_text("".join(json.dumps({"prompt": f"{number} " + "x" * LONG_ROW_BYTES}) + "\n" for number in range(LONG_ROWS)))
+    yaml = f"""
+apiVersion: mloc/v1
+kind: EchoTask
+metadata: {{name: long}}
+spec:
+  taskType: echo
+  resources: {{tags: [far]}}
+  echo: {{row_sleep_sec: 0.01}}
+  data: {{jsonl: {{path: {source}}}}}
+"""
+    (id,) = workers.submit(yaml, "long")
+    # when the API is killed as often as something new of it has arrived, four times
+    known = _arrived(workers, id)
+    for _ in range(4):
+        workers.cell.until(lambda known=known: _arrived(workers, id) != known or workers.events(id, "AttemptSucceeded"), DEADLINE_SEC)
+        known = _arrived(workers, id)
+        workers.cell.kill("intake-api", DEADLINE_SEC)
+    # then the first attempt ends well, and its result is whole
+    ended = workers.until_ended(id)
+    assert (ended["state"], len(workers.events(id, "AttemptFailed")), len(workers.events(id, "AttemptSucceeded"))) == ("published", 0, 1)
+    folder = workers.cell.results / id
+    items = json.loads((folder / "responses.json").read_text())["items"]
+    assert [(item["index"], len(item["output"])) for item in items] == [(n, len(f"{n} ") + LONG_ROW_BYTES) for n in range(LONG_ROWS)]
+    (listed,) = [file for file in json.loads((folder / "manifest.json").read_text())["files"] if file["path"] == "responses.json"]
+    assert hashlib.sha256((folder / "responses.json").read_bytes()).hexdigest() == listed["sha256"]
+
+
 def test_without_a_shared_folder_and_an_address_small_results_work_and_large_ones_say_what_to_do(cell: WholeCell) -> None:
     alone = FarWorkers(cell, "alone", ORCHESTRATOR_BASE_URL="")
     try:
@@ -119,6 +153,16 @@ def test_without_a_shared_folder_and_an_address_small_results_work_and_large_one
         assert len(alone.events(large, "AttemptFailed")) == 1
     finally:
         alone.close()
+
+
+def _arrived(workers: FarWorkers, id: str) -> int:
+    """Bytes of an attempt's files that the API has, whole or in part."""
+    places = (workers.cell.results / ".uploads", workers.cell.results / ".attempts" / id)
+    size = 0
+    for file in (file for place in places for file in place.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):
+            size += file.stat().st_size
+    return size
 
 
 def _rows_done(workers: FarWorkers, id: str) -> list[dict[str, int]]:

@@ -134,6 +134,25 @@ async def test_a_delivery_that_is_refused_fails_for_a_person(far: FarWorld, serv
     assert "403" in failed.error.message
 
 
+async def test_what_arrived_with_another_checksum_is_sent_again_and_refused_in_words_when_it_stays_so(far: FarWorld, server: FileServer) -> None:
+    # given a network that changes bytes twice
+    server.refuse_posts = [422, 422]
+    await far.send(dispatch("t1", light=False))
+    frame = await far.run_frame("t1")
+    far.host_of("t1").say(trained(frame))
+    # then the third try is as good as any
+    await far.one("AttemptSucceeded")
+    # but where it stays so, the attempt fails with the reason
+    server.refuse_posts = [422] * 50
+    await far.send(dispatch("t2", light=False))
+    frame = await far.run_frame("t2")
+    far.host_of("t2").say(trained(frame))
+    failed: AttemptFailed = await far.one("AttemptFailed")
+    assert failed.error.type == "DeliveryFailed"
+    assert "could not be delivered to" in failed.error.message
+    assert "422" in failed.error.message
+
+
 async def test_a_stop_ends_a_delivery(far: FarWorld, server: FileServer) -> None:
     server.held_posts = asyncio.Event()
     await far.send(dispatch("t1", light=False))
