@@ -162,6 +162,7 @@ class TaskSubmitted(Event, frozen=True):
     timeout_sec: float = 0.0  # of one attempt; 0: none
     receivers: tuple[Receiver, ...] = ()
     has_secrets: bool = False  # kept apart from the log, until the task has ended and everyone was told
+    model: str = ""  # name of the model that the task starts from, for statistics
     idempotency_key: str = ""
     body_sha256: str = ""
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 from mloc.core.events import Need, Parallel
 from mloc.core.language.data_spec import ListData, MessagesData, PreferencesData
 from mloc.core.language.echo_spec import is_light
+from mloc.core.language.model_spec import ScratchSource, StageSource
 from mloc.core.language.spec import TaskSpec
+
+MOST_MODEL_CHARACTERS = 200
+_CREDENTIALS = re.compile(r"//[^/@]*@")
 
 
 def need_of(spec: TaskSpec, engine: str = "") -> Need:
@@ -24,6 +30,21 @@ def need_of(spec: TaskSpec, engine: str = "") -> Need:
         tags=tuple(sorted(set(spec.resources.tags))),
         engine=engine,
     )
+
+
+def model_of(spec: TaskSpec) -> str:
+    """The name that statistics call the task's model by: "stage" for one that an earlier stage makes, "" for none. A URL is without its secrets."""
+    source = spec.model.source
+    match source:
+        case None:
+            return ""
+        case StageSource():
+            return "stage"
+        case ScratchSource():
+            return source.identifier or "scratch"
+    if any(deferred.path[:3] == ("model", "source", "identifier") for deferred in spec.deferred):
+        return "stage"
+    return _CREDENTIALS.sub("//", source.identifier.partition("?")[0])[:MOST_MODEL_CHARACTERS]
 
 
 def parallel_of(spec: TaskSpec) -> Parallel | None:

@@ -104,6 +104,7 @@ class Task(Struct, frozen=True, omit_defaults=True, gc=False):
     stored: tuple[StoredFile, ...] = ()  # uploaded, in order
     callbacks: tuple[Callback, ...] = ()  # who is told of its end
     has_secrets: bool = False
+    model: str = ""  # that it starts from, by name
 
 
 def submitted(event: TaskSubmitted, order: int, pending: int, now_ms: int) -> Task:
@@ -115,7 +116,7 @@ def submitted(event: TaskSubmitted, order: int, pending: int, now_ms: int) -> Ta
         stage=event.stage, children=event.children, depends_on=event.depends_on, pending=pending, parallel=event.parallel,
         items=event.items, max_attempts=event.max_attempts, backoff_sec=event.backoff_sec, timeout_sec=event.timeout_sec,
         phase="waiting" if pending or is_parent else "ready", since_ms=now_ms, submitted_ms=now_ms,
-        callbacks=waiting(event.receivers) if event.receivers else (), has_secrets=event.has_secrets,
+        callbacks=waiting(event.receivers) if event.receivers else (), has_secrets=event.has_secrets, model=event.model,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from mloc.services.exports.tables import Table
 from mloc.services.intake.commands.opening import open_source
 from mloc.services.intake.commands.output import print_json, say
 from mloc.services.intake.commands.source import Source, View
-from mloc.services.intake.task_query import MAX_PAGE_SIZE
+from mloc.services.intake.task_query import MAX_PAGE_SIZE, parse_query
 from mloc.services.settings import Settings
 
 
@@ -58,9 +58,10 @@ async def _report(settings: Settings, asked: argparse.Namespace) -> int:
     async with open_source(settings, asked) as source:
         views = [view async for view in _views(source, asked)]
         now_ms, workers = await source.now_ms(), await source.workers()
+        sums = await _sums(source, asked, now_ms)
     query = ", ".join(f"{name} {value}" for name, value in _query(asked).items())
     made = datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="seconds")
-    text = report(views, workers, now_ms, f"Tasks{f' with {query}' if query else ''}, as of {made}.")
+    text = report(views, workers, now_ms, f"Tasks{f' with {query}' if query else ''}, as of {made}.", sums)
     if asked.output is not None:
         asked.output.write_text(text, encoding="utf-8")
         say(f"wrote {asked.output}")
@@ -69,6 +70,16 @@ async def _report(settings: Settings, asked: argparse.Namespace) -> int:
     else:
         print(text, end="")
     return 0
+
+
+async def _sums(source: Source, asked: argparse.Namespace, now_ms: int) -> View:
+    """What the read model's sums say of the same tasks; `{"missing": why}` where they say nothing."""
+    others = sorted({*_query(asked)} - {"owner", "since"})
+    if others:
+        return {"missing": f"sums are kept by owner and time of submission, not by {' or '.join(others)}"}
+    since_ms = parse_query({"since": asked.since} if asked.since else {}, [], now_ms).since_ms
+    start = datetime.fromtimestamp(since_ms / 1000, UTC).isoformat(timespec="seconds") if since_ms else ""
+    return await source.statistics(asked.owner, start)
 
 
 async def _views(source: Source, asked: argparse.Namespace) -> AsyncIterator[View]:

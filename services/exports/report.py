@@ -23,8 +23,8 @@ class Times(Struct):
     published: int = 0
 
 
-def report(views: Sequence[View], workers: Sequence[View], now_ms: int, of: str) -> str:
-    """Markdown. `views`: all tasks, stages and shards that were asked for; `of` says which these are."""
+def report(views: Sequence[View], workers: Sequence[View], now_ms: int, of: str, sums: View) -> str:
+    """Markdown. `views`: all tasks, stages and shards that were asked for; `of` says which these are; `sums` as `Source.statistics` gives them."""
     roots = [view for view in views if not view["parent"]]
     leaves = [view for view in views if not view["children"]]
     ended = [view for view in roots if view["state"] in ENDED]
@@ -37,6 +37,7 @@ def report(views: Sequence[View], workers: Sequence[View], now_ms: int, of: str)
         "", "## Times by executor", "",
         *_table(("executor", "ended", "success", "mean s", "p95 s", "mean wait s", "p95 wait s"), _time_rows(leaves)),
         "", "## Causes of failure", "", *_table(("error", "tasks", "executor", "for example"), _cause_rows(leaves)),
+        "", "## Tokens and GPU time", "", *_sum_tables(sums),
         "", "## Use of workers and cost", "",
         *_table(("worker", "attempts", "busy h", "per hour", "cost"), _use_rows(leaves, workers, now_ms)),
         "", "Busy hours count the last attempt of each task, overlapping ones once; cost is busy hours times the worker's WORKER_COST_PER_HOUR.", "",
@@ -77,6 +78,24 @@ def _cause_rows(leaves: Sequence[View]) -> list[tuple[str, ...]]:
 
 def _cause(view: View) -> str:
     return str(view["error"]["type"] if view["error"] else view["state"])
+
+
+def _sum_tables(sums: View) -> list[str]:
+    if missing := sums.get("missing"):
+        return [f"Not known: {missing}."]
+    lines = list[str]()
+    for of in ("type", "model", "owner"):
+        groups = {name: took for name, took in sums.get(f"by_{of}", {}).items() if took["total_tokens"] or took["gpu_seconds"] or took["cost"]}
+        if not groups and of != "type":
+            continue
+        rows = [
+            (name, f"{took['prompt_tokens']:,}", f"{took['completion_tokens']:,}", f"{took['total_tokens']:,}", f"{took['gpu_seconds']:,.0f}",
+             f"{took['cost']:.2f}")
+            for name, took in groups.items()
+        ]  # fmt: skip
+        lines += [*_table((of, "prompt tokens", "completion tokens", "tokens", "GPU-seconds", "cost"), rows), ""]
+    start = f" since {sums['start']}" if sums.get("start") and not sums["start"].startswith("1970-01-01T00") else ""
+    return [*lines, f"Of all attempts of tasks that were submitted{start}, failed ones too; a share of a worker costs that share of its price."]
 
 
 def _use_rows(leaves: Sequence[View], workers: Sequence[View], now_ms: int) -> list[tuple[str, ...]]:

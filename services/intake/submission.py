@@ -20,7 +20,7 @@ from mloc.core.language.plan import MAX_TASKS, Plan, PlannedTask
 from mloc.core.language.secrets import may_hold_secrets, move_secrets
 from mloc.core.language.spec import TaskSpec, encode_spec
 from mloc.core.language.task_types import TRAINING
-from mloc.core.need import inline_items, need_of, parallel_of
+from mloc.core.need import inline_items, model_of, need_of, parallel_of
 from mloc.core.receivers import receivers_of
 
 MAX_SPEC_BYTES = 1 << 20
@@ -136,7 +136,7 @@ def _event(
         parent=ids[""] if task.role == "stage" else "", stage=task.suffix if task.role == "stage" else "",
         depends_on=depends_on, met=met, parallel=parallel_of(spec), items=inline_items(spec),
         max_attempts=retry.max_attempts, backoff_sec=retry.backoff_sec, timeout_sec=spec.timeout_sec or 0.0,
-        receivers=receivers_of(spec), has_secrets=bool(secrets),
+        receivers=receivers_of(spec), has_secrets=bool(secrets), model=model_of(spec),
     ), secrets  # fmt: skip
 
 

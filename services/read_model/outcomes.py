@@ -6,7 +6,7 @@ A shard counts with its parent: it adds what its attempts took, and no task of i
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -16,6 +16,17 @@ from mloc.core.task import Task
 from mloc.core.worker import Worker
 
 Sums = dict[str, float]
+
+
+class Summed(NamedTuple):
+    """What tasks of one type and model came to: an owner's beside everyone's, or ("") all that were asked for."""
+
+    owner: str
+    task_type: str
+    model: str
+    sums: Sums
+
+
 PIPELINE = "pipeline"  # in place of the task type that a pipeline lacks
 _GROWTH = math.log(1.05)
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from mloc.core.task import Task
 from mloc.services.intake.task_query import TaskPage, TaskQuery, matches
 from mloc.services.read_model import schema
-from mloc.services.read_model.outcomes import Sums, decode_sums
+from mloc.services.read_model.outcomes import Summed, decode_sums
 from mloc.services.read_model.paging import SortKey, decode_cursor, encode_cursor, key_of_row, sort_key
 from mloc.services.read_model.plan import (
     SCANNED_AT_ONCE,
@@ -110,22 +110,24 @@ class Reader:
             )
             return [decode_task(body) for (body,) in found]
 
-    def sums(self, spans: Iterable[tuple[int, int, int]], owner: str) -> tuple[Cursor, dict[str, list[Sums]]]:
-        """Task type → sums of the spans (grain, first start, end), of one owner or ("") of everyone. Raises Unreadable."""
-        found: dict[str, list[Sums]] = {}
+    def sums(self, spans: Iterable[tuple[int, int, int]], owner: str, *, by_owner: bool = False) -> tuple[Cursor, list[Summed]]:
+        """The sums of the spans (grain, first start, end), of one owner or of everyone (""), then also each owner's own. Raises Unreadable."""
+        found: list[Summed] = []
         with self._moment() as (db, cursor):
             word = schema.NO_WORD
             if owner:
                 row = db.execute("SELECT id FROM words WHERE word = ?", (owner,)).fetchone()
                 if row is None:
-                    return cursor, {}
+                    return cursor, []
                 word = row[0]
+            names = {word: ""}
+            of = "INDEXED BY stats_start WHERE owner >= ?" if by_owner and not owner else "WHERE owner = ?"
             for grain, start, end in spans:
-                rows = db.execute(
-                    "SELECT task_type, sums FROM stats WHERE grain = ? AND owner = ? AND start_ms >= ? AND start_ms < ?", (grain, word, start, end)
-                )
-                for task_type, sums in rows:
-                    found.setdefault(task_type, []).append(decode_sums(sums))
+                sql = f"SELECT owner, task_type, model, sums FROM stats {of} AND grain = ? AND start_ms >= ? AND start_ms < ?"
+                for whose, task_type, model, sums in db.execute(sql, (word, grain, start, end)):
+                    if whose not in names:
+                        (names[whose],) = db.execute("SELECT word FROM words WHERE id = ?", (whose,)).fetchone()
+                    found.append(Summed(names[whose], task_type, model, decode_sums(sums)))
         return cursor, found
 
     def _one(self, sql: str, value: str) -> Stored | None:

@@ -15,7 +15,7 @@ from msgspec import Struct
 from mloc.core import log_ids
 from mloc.core.cluster import FOLD_VERSION
 
-VERSION = 2  # of these tables and of what is put into them: another one is built anew
+VERSION = 3  # of these tables and of what is put into them: another one is built anew
 EVERYTHING, OWNER, PROJECT, KIND, WORKER = range(5)  # facets of `counts`
 NO_WORD = 0
 MONTH, DAY, HOUR = range(3)  # grains of `stats`
@@ -48,8 +48,10 @@ CREATE TABLE words (id INTEGER PRIMARY KEY, word TEXT NOT NULL UNIQUE, labelled 
 CREATE TABLE kinds (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, task_type TEXT NOT NULL, UNIQUE (kind, task_type));
 CREATE TABLE counts (facet INTEGER, word INTEGER, place INTEGER, n INTEGER NOT NULL, PRIMARY KEY (facet, word, place)) WITHOUT ROWID;
 CREATE TABLE stats (
-  grain INTEGER, owner INTEGER, start_ms INTEGER, task_type TEXT, sums BLOB NOT NULL, PRIMARY KEY (grain, owner, start_ms, task_type)
+  grain INTEGER, owner INTEGER, start_ms INTEGER, task_type TEXT, model TEXT, sums BLOB NOT NULL,
+  PRIMARY KEY (grain, owner, start_ms, task_type, model)
 ) WITHOUT ROWID;
+CREATE INDEX stats_start ON stats (grain, start_ms);
 """
 _WRITER_PAGES_KIB = 64 * 1024
 _READER_PAGES_KIB = 32 * 1024

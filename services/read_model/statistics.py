@@ -7,16 +7,17 @@ submission, with everything that it took later.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
 
 from msgspec import Struct, structs
 
 from mloc.services.read_model import schema
-from mloc.services.read_model.outcomes import PIPELINE, Sums, add_sums, bucket_ms
+from mloc.services.read_model.outcomes import PIPELINE, Summed, Sums, add_sums, bucket_ms
 from mloc.services.read_model.writer import DAY_MS, HOUR_MS
 
+MOST_GROUPS = 100  # models, and owners
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}$")
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = datetime(9000, 1, 1, tzinfo=UTC)
@@ -64,9 +65,12 @@ class TypeStatistics(Struct, frozen=True):
 
 
 class Statistics(TypeStatistics, frozen=True, kw_only=True):
-    """`pipelines` are counted apart: their stages are the tasks."""
+    """`pipelines` are counted apart: their stages are the tasks. `by_model` (the name that the tasks give it) and `by_owner` (where it was asked
+    for) have the 100 that took most devices' time, then tokens."""
 
     by_type: dict[str, TypeStatistics]
+    by_model: dict[str, TypeStatistics]
+    by_owner: dict[str, TypeStatistics]
     pipelines: dict[str, int]
 
 
@@ -98,20 +102,32 @@ def spans(of: Period) -> Iterator[tuple[int, int, int]]:
     yield schema.DAY, last, days.end_ms
 
 
-def statistics(found: dict[str, list[Sums]]) -> Statistics:
+def statistics(found: Iterable[Summed]) -> Statistics:
     """What the rows' sums come to."""
     by_type: dict[str, Sums] = {}
+    by_model: dict[str, Sums] = {}
+    by_owner: dict[str, Sums] = {}
     everything: Sums = {}
-    for task_type, rows in found.items():
-        of_type = by_type.setdefault(task_type, {})
-        for row in rows:
-            add_sums(of_type, row)
+    for owner, task_type, model, sums in found:
+        if owner:
+            if task_type != PIPELINE:
+                add_sums(by_owner.setdefault(owner, {}), sums)
+            continue
+        add_sums(by_type.setdefault(task_type, {}), sums)
         if task_type != PIPELINE:
-            add_sums(everything, of_type)
+            add_sums(everything, sums)
+            if model:
+                add_sums(by_model.setdefault(model, {}), sums)
     pipelines = _states(by_type.pop(PIPELINE, {}))
     return Statistics(
-        **structs.asdict(_of_type(everything)), by_type={name: _of_type(sums) for name, sums in sorted(by_type.items())}, pipelines=pipelines
+        **structs.asdict(_of_type(everything)), by_type={name: _of_type(sums) for name, sums in sorted(by_type.items())},
+        by_model=_largest(by_model), by_owner=_largest(by_owner), pipelines=pipelines,
     )  # fmt: skip
+
+
+def _largest(groups: dict[str, Sums]) -> dict[str, TypeStatistics]:
+    ordered = sorted(groups.items(), key=lambda one: (-one[1].get("gpu_sec", 0.0), -one[1].get("usage.total_tokens", 0), one[0]))
+    return {name: _of_type(sums) for name, sums in ordered[:MOST_GROUPS]}
 
 
 def _of_type(sums: Sums) -> TypeStatistics:

@@ -24,7 +24,7 @@ from mloc.core.task import Task
 from mloc.services.intake.task_query import TaskPage, TaskQuery, matches
 from mloc.services.log.event_log import EventLog
 from mloc.services.observer import Observed, Observer
-from mloc.services.read_model.outcomes import Sums
+from mloc.services.read_model.outcomes import Summed
 from mloc.services.read_model.paging import decode_cursor, encode_cursor, sort_key
 from mloc.services.read_model.reader import Reader, Stored, Unreadable
 from mloc.services.read_model.recent_changes import RecentChanges
@@ -104,11 +104,11 @@ class TaskIndex:
         event = codec.decode(entry.type, entry.payload) if entry is not None else None
         return bytes(event.spec) if isinstance(event, TaskSubmitted) else b""
 
-    async def sums(self, spans: Sequence[tuple[int, int, int]], owner: str) -> tuple[Cursor, dict[str, list[Sums]]]:
+    async def sums(self, spans: Sequence[tuple[int, int, int]], owner: str, *, by_owner: bool = False) -> tuple[Cursor, list[Summed]]:
         """See `Reader.sums`. Raises Unreadable: memory has no such sums."""
         cursor = self._lists.cursor()
         await self._check(cursor)
-        return await asyncio.to_thread(self._lists.sums, spans, owner)
+        return await asyncio.to_thread(self._lists.sums, spans, owner, by_owner=by_owner)
 
     # --- whether the read model is of this log ---
 

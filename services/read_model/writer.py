@@ -17,7 +17,7 @@ from mloc.services.read_model.outcomes import PIPELINE, Sums, add_sums, decode_s
 from mloc.services.read_model.rows import encode_task, kind_of, label_word, place, rank
 from mloc.services.read_model.schema import Cursor
 
-StatsKey = tuple[int, int, int, str]  # grain, owner, start, task type
+StatsKey = tuple[int, int, int, str, str]  # grain, owner, start, task type, model
 _MOST_WORDS = 100_000  # kept in memory
 _MOST_SUMS = 20_000
 HOUR_MS = 3_600_000
@@ -33,15 +33,16 @@ _LABELLED = "UPDATE words SET labelled = labelled + ? WHERE id = ?"
 
 
 class SumsKey(NamedTuple):
-    """The tasks of one owner and type that were submitted in an hour; a pipeline's type is "pipeline"."""
+    """The tasks of one owner, type and model that were submitted in an hour; a pipeline's type is "pipeline"."""
 
     hour_ms: int
     owner: str
     task_type: str
+    model: str
 
     @classmethod
     def of(cls, task: Task) -> SumsKey:
-        return cls(task.submitted_ms - task.submitted_ms % HOUR_MS, task.owner, task.task_type or PIPELINE)
+        return cls(task.submitted_ms - task.submitted_ms % HOUR_MS, task.owner, task.task_type or PIPELINE, task.model)
 
 
 class Changes(Struct):
@@ -162,17 +163,18 @@ class Writer:
             month = int(datetime.fromtimestamp(day / 1000, UTC).replace(day=1).timestamp() * 1000)
             for owner in {schema.NO_WORD, self._word(key.owner)}:
                 for grain, start in ((schema.HOUR, key.hour_ms), (schema.DAY, day), (schema.MONTH, month)):
-                    stats_key = (grain, owner, start, key.task_type)
+                    stats_key = (grain, owner, start, key.task_type, key.model)
                     add_sums(self._sums_of(stats_key), values)
                     changed[stats_key] = None
-        self._db.executemany("INSERT OR REPLACE INTO stats VALUES (?, ?, ?, ?, ?)", [(*key, encode_sums(self._sums[key])) for key in changed])
+        self._db.executemany("INSERT OR REPLACE INTO stats VALUES (?, ?, ?, ?, ?, ?)", [(*key, encode_sums(self._sums[key])) for key in changed])
         if len(self._sums) > _MOST_SUMS:
             self._sums.clear()
 
     def _sums_of(self, key: StatsKey) -> Sums:
         known = self._sums.get(key)
         if known is None:
-            row = self._db.execute("SELECT sums FROM stats WHERE grain = ? AND owner = ? AND start_ms = ? AND task_type = ?", key).fetchone()
+            where = "grain = ? AND owner = ? AND start_ms = ? AND task_type = ? AND model = ?"
+            row = self._db.execute(f"SELECT sums FROM stats WHERE {where}", key).fetchone()
             known = self._sums[key] = decode_sums(row[0]) if row else {}
         return known
 

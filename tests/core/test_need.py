@@ -5,7 +5,7 @@ import pytest
 from mloc.core.events import Need, Parallel
 from mloc.core.language.reading import read_tasks
 from mloc.core.language.spec import TaskSpec
-from mloc.core.need import inline_items, need_of, parallel_of
+from mloc.core.need import inline_items, model_of, need_of, parallel_of
 
 
 def spec(body: str) -> TaskSpec:
@@ -60,3 +60,21 @@ def test_parallel_says_how_a_task_may_be_split(written, expected):
 )
 def test_rows_in_the_file_are_counted(data, items):
     assert inline_items(spec(f"  taskType: echo\n  data: {data}")) == items
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("{source: {type: huggingface, identifier: org/tiny}}", "org/tiny"),
+        ("{source: {type: http, identifier: 'https://ada:secret@host/m.tar?token=secret'}}", "https://host/m.tar"),
+        ("{source: {type: local, identifier: /models/m}}", "/models/m"),
+        ("{source: {type: scratch}}", "scratch"),
+        ("{source: {type: stage, path: /a}}", "stage"),
+    ],
+)
+def test_a_model_has_a_name_without_what_is_secret(model, name):
+    assert model_of(spec(f"  taskType: inference\n  model: {model}\n  data: {{prompts: [a]}}\n")) == name
+
+
+def test_a_task_without_a_model_has_no_name_of_one():
+    assert model_of(spec(ECHO)) == ""

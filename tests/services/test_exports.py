@@ -35,9 +35,10 @@ from mloc.services.intake.cli import main as intake
 
 ECHO = """apiVersion: mloc/v1
 kind: EchoTask
-metadata: {name: hello, project: p}
+metadata: {name: hello, project: p, owner: ada}
 spec: {taskType: echo, data: {prompts: [a, b]}}
 """
+USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
 RESULT = {
     "ok": True, "model": "m", "usage": {"total_tokens": 7, "latency_sec": 0.5},
     "items": [
@@ -66,7 +67,7 @@ def cell(valkey_url: str, namespace: str, tmp_path: Path, monkeypatch: pytest.Mo
     done, failed = ({"task": id, "attempt": 1, **worker} for id in ids[:2])
     events: list[Event] = [
         WorkerRegistered(**worker, task_types=("echo",), cost_per_hour=2.0), TaskDispatched(**done), AttemptStarted(**done),
-        AttemptSucceeded(**done, result=Raw(json.dumps(RESULT).encode())), ResultPublished(task=ids[0], attempt=1),
+        AttemptSucceeded(**done, result=Raw(json.dumps(RESULT).encode()), duration_ms=36_000.0, usage=USAGE), ResultPublished(task=ids[0], attempt=1),
         TaskDispatched(**failed), AttemptStarted(**failed), AttemptFailed(**failed, error=error),
         TaskDeadLettered(task=ids[1], attempt=1, error=error),
     ]  # fmt: skip
@@ -133,6 +134,22 @@ def test_a_report_says_success_times_causes_and_cost(cell: Path, capsys: pytest.
     assert "| w | 2 | 0.00 | 2.00 | 0.00 |" in text
 
 
+def test_a_report_says_what_types_models_and_owners_took_where_the_read_model_is_there(cell: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report"]) == 0
+    assert "Not known: " in capsys.readouterr().out
+    assert main(["read-model", "rebuild"]) == 0
+    capsys.readouterr()
+    assert main(["report", "--owner", "ada", "--since", "1h"]) == 0
+    text = capsys.readouterr().out
+    assert "| type | prompt tokens | completion tokens | tokens | GPU-seconds | cost |" in text
+    assert "| echo | 3 | 4 | 7 | 0 | 0.02 |" in text
+    assert "| owner |" not in text
+    assert main(["report"]) == 0
+    assert "| ada | 3 | 4 | 7 | 0 | 0.02 |" in capsys.readouterr().out
+    assert main(["report", "--project", "p"]) == 0
+    assert "not by project" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", [("report",), ("export", "results")])
 def test_a_log_that_cannot_be_reached_and_a_filter_that_is_none_are_said(
     cell: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -172,4 +189,4 @@ def test_p95_is_one_of_the_values_and_at_most_five_in_a_hundred_are_above(values
 
 
 def test_a_report_of_nothing_is_one_too() -> None:
-    assert "success rate: - (0 of 0 that ended)" in report([], [], 0, "Tasks.")
+    assert "success rate: - (0 of 0 that ended)" in report([], [], 0, "Tasks.", {"missing": "nobody counted"})

@@ -156,6 +156,12 @@ class ApiSource:
             if len(found) >= page["total"] or not page["workers"]:
                 return found
 
+    async def statistics(self, owner: str, start: str) -> View:
+        query = {"user": owner, "start_date": start, "by": "" if owner else "owner"}
+        answer = await self._client.send("GET", "/api/v1/stats", query=query)
+        body: View = answer.json() or {}
+        return body if answer.status == 200 else {"missing": body.get("error", {}).get("message", f"the API answers {answer.status}")}
+
     async def now_ms(self) -> int:
         return self._client.now_ms()
 

@@ -26,6 +26,8 @@ from mloc.services.intake.submitter import Submitter
 from mloc.services.intake.task_query import parse_query
 from mloc.services.intake.views import accepted_view, iso, repeated_view, task_page, task_view
 from mloc.services.log.event_log import LogUnavailable
+from mloc.services.read_model.reader import Unreadable
+from mloc.services.read_model.statistics import period, spans, statistics
 from mloc.services.results.folders import MANIFEST_FILE, final_folder, is_tree_complete
 
 LOOK_AT_WORKERS_SEC = 1.0  # a long log is not folded just to warn
@@ -154,6 +156,15 @@ class LogSource:
     async def workers(self) -> list[View]:
         await self._session.observer.catch_up()
         return [{"worker_id": worker.id, "cost_per_hour": worker.cost_per_hour} for worker in self._session.cluster.workers.values()]
+
+    async def statistics(self, owner: str, start: str) -> View:
+        of = period(start, "")
+        try:
+            _, found = await self._session.index.sums(tuple(spans(of)), owner, by_owner=not owner)
+        except Unreadable as error:
+            return {"missing": str(error)}
+        shown: View = msgspec.to_builtins(statistics(found))
+        return {**shown, "start": iso(of.start_ms)}
 
     async def now_ms(self) -> int:
         return await self._session.log.now_ms()

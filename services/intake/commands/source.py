@@ -115,6 +115,9 @@ class Source(Protocol):
     async def workers(self) -> list[View]:
         """All that were ever seen: at least `worker_id` and `cost_per_hour`."""
 
+    async def statistics(self, owner: str, start: str) -> View:
+        """`by_type`, `by_model`, `by_owner` (of everyone), `start`, as `GET /api/v1/stats` gives them; `{"missing": why}` without a read model."""
+
     async def now_ms(self) -> int:
         """Its clock, which the times of tasks are in."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -20,6 +20,7 @@ _ENDLESS_MS = 200_000_000_000_000  # a period that ends in more than 4,000 years
 class StatsAsked(Struct, frozen=True):
     user: Annotated[str, Meta(description="Owner of the tasks; everyone's without one")] = ""
     start_date: Annotated[str, Meta(description="Date or time in ISO 8601 (UTC where it has no offset) of the first submission that counts")] = ""
+    by: Annotated[Literal["", "owner"], Meta(description="owner: with `by_owner`, of those who took most")] = ""
     end_date: Annotated[str, Meta(description="The same of the last: a date counts with all of its day, a time is where the period ends")] = ""
 
 
@@ -41,7 +42,7 @@ async def show_stats(call: Call[StatsAsked, None]) -> Stats:
     except PeriodError as error:
         raise ApiError(400, "bad_parameter", str(error), path=error.field) from error
     try:
-        cursor, found = await call.state.index.sums(tuple(spans(of)), asked.user)
+        cursor, found = await call.state.index.sums(tuple(spans(of)), asked.user, by_owner=asked.by == "owner")
     except Unreadable as error:
         hint = "`mloc metrics` makes the read model in ORCHESTRATOR_STATE_DIR, which must be the one of this API"
         raise ApiError(503, "no_read_model", str(error), hint=hint) from error

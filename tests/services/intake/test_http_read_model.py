@@ -88,6 +88,10 @@ async def test_statistics_count_what_finished(forgetful: Api) -> None:
     await written(api)
     shown = await answer(api, "/api/v1/stats?user=ada&start_date=2020-01-01")
     assert (shown["tasks"], shown["success_rate"]) == ({"dead_lettered": 1, "published": 1}, 0.5)
+    assert shown["by_owner"] == {}
+    everyone = await answer(api, "/api/v1/stats?by=owner")
+    assert everyone["by_owner"]["ada"]["tasks"] == everyone["by_type"]["echo"]["tasks"] == shown["tasks"]
+    assert (await answer(api, "/api/v1/stats?by=model", 400))["error"]["path"] == "by"
     assert shown["by_type"]["echo"]["tasks"] == shown["tasks"]
     assert (await answer(api, "/api/v1/stats?user=bo"))["tasks"] == {}
     assert (await answer(api, "/api/v1/stats?end_date=2020-01-01"))["tasks"] == {}

@@ -82,15 +82,24 @@ def test_tokens_devices_and_cost_are_added_up_over_all_attempts(tmp_path: Path) 
     history = History()
     hardware = Hardware("h", 8, 2**36, (Device(0, "NVIDIA H200", 2**37), Device(1, "NVIDIA H200", 2**37)))
     history.add(WorkerRegistered(worker="w", incarnation=1, run_id="run-1", hardware=hardware, task_types=("sft",), slots=4, cost_per_hour=3.6))
-    history.submit("a", "sft", need=Need("sft", gpus=1, cpu=3.0))
+    history.submit("a", "sft", need=Need("sft", gpus=1, cpu=3.0), model="org/tiny")
+    history.submit("b", "echo", model="org/other")
     history.decide()
     usage = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12, "num_requests": 2, "engine": "none"}
     history.add(AttemptSucceeded(task="a", attempt=1, worker="w", incarnation=1, duration_ms=100_000.0, usage=usage))
     history.settle()
-    shown = statistics(model_of(history, tmp_path / "model", 1).sums(spans(ALWAYS), "ada")[1])
+    reader = model_of(history, tmp_path / "model", 1)
+    shown = statistics(reader.sums(spans(ALWAYS), "ada")[1])
     assert (shown.prompt_tokens, shown.completion_tokens, shown.total_tokens, shown.requests) == (5, 7, 12, 2)
     assert (shown.gpu_seconds, shown.cpu_seconds, shown.cost) == (100.0, 300.0, pytest.approx(0.05))
     assert shown.success_rate == 1.0
+    # and the same by what they are of
+    assert [(name, one.total_tokens, one.gpu_seconds) for name, one in shown.by_model.items()] == [("org/tiny", 12, 100.0), ("org/other", 0, 0.0)]
+    assert {name: one.total_tokens for name, one in shown.by_type.items()} == {"sft": 12, "echo": 0}
+    assert shown.by_owner == {}
+    everyone = statistics(reader.sums(spans(ALWAYS), "", by_owner=True)[1])
+    assert {name: (one.total_tokens, one.gpu_seconds) for name, one in everyone.by_owner.items()} == {"ada": (12, 100.0)}
+    assert (everyone.total_tokens, everyone.tasks) == (shown.total_tokens, shown.tasks)
     # and a task without a device has the share of a slot
     task = replace(history.cluster.tasks["a"], need=Need("echo"))
     assert taken(task, history.cluster.workers["w"], 1000.0) == {"cpu_sec": 1000.0, "cost": pytest.approx(0.25)}
