@@ -76,7 +76,7 @@ TRAINING = SectionNames(
         "init_kl_coef": "kl_coef", "num_ppo_epochs": "ppo_epochs", "max_grad_normalization": "max_grad_norm",
         "response_length": "max_completion_length", "gpus": "visible_devices", "rloo_k": "num_generations",
         "per_gpu_train_batch_size": "per_device_train_batch_size", "per_gpu_eval_batch_size": "per_device_eval_batch_size",
-        "vllm_guided_decoding_regex": "vllm_structured_outputs_regex",
+        "vllm_guided_decoding_regex": "vllm_structured_outputs_regex", "num_processes": "nproc_per_node",
     },
     _names("""optimize_cuda_cache tracker_project_name tracker_kwargs accelerator_kwargs project_kwargs overwrite_output_dir logging_dir
         save_safetensors jit_mode_eval use_ipex past_index fp16_opt_level half_precision_backend use_mps_device optimize_device_cache

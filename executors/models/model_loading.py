@@ -17,6 +17,7 @@ from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.models.scratch_model import make_scratch_model
 from mloc.executors.models.weights import Weights, find_adapter, find_weights
+from mloc.executors.ranks import own_devices
 
 # What `model.transformers` may hold; everything else would only fail deep inside the library, after the weights were read.
 ACCEPTED = (
@@ -81,7 +82,7 @@ def _with_score(model: Any, tokenizer: Any) -> Any:
 
 def device_of(context: Context) -> str:
     """The torch device of an attempt."""
-    return "cuda:0" if context.devices else "cpu"
+    return f"cuda:{own_devices(context)[0]}" if context.devices else "cpu"
 
 
 def pretrained_settings(spec: TaskSpec, context: Context) -> dict[str, Any]:

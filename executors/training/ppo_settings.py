@@ -60,7 +60,8 @@ POSITIVE = (
     "per_device_train_batch_size", "gradient_accumulation_steps", "ppo_epochs", "horizon", "logging_steps", "save_steps", "save_total_limit",
 )  # fmt: skip
 # Known to this language, but of no meaning to PPO or to this version.
-WITHOUT_EFFECT = frozenset({"report_to", "early_stopping", "use_cpu", "disable_tqdm", "output_dir", "run_name", "project", "trust_remote_code"})
+WITHOUT_EFFECT = frozenset({"report_to", "early_stopping", "use_cpu", "disable_tqdm", "output_dir", "run_name", "project", "trust_remote_code",
+    "allow_multi_gpu", "visible_devices", "nproc_per_node"})
 
 
 def ppo_settings(spec: TaskSpec, context: Context) -> tuple[PpoSettings, list[str]]:

@@ -58,8 +58,9 @@ def final_folder(model: Any, context: Context) -> Path:
 
 
 def save_final(model: Any, tokenizer: Any, final: Path, checkpoints: Path | None, about: Trained) -> None:
-    """Durable final weights with their card; then the checkpoints have served and go, where they are named."""
-    model.save_pretrained(str(final))
+    """Durable final weights (`model` None: they lie there already) with their card; then the checkpoints have served and go, where they are named."""
+    if model is not None:
+        model.save_pretrained(str(final))
     tokenizer.save_pretrained(str(final))
     write_card(final, about)
     sync_tree(final)

@@ -9,6 +9,7 @@ from typing import Any
 
 from mloc.executors.contract import Checkpoint, Context, ExecutorError, Progress
 from mloc.executors.durable_files import sync_tree
+from mloc.executors.ranks import any_rank, rank, wait_for_all
 from mloc.executors.training.meters import Meter
 
 MAX_HISTORY = 500
@@ -20,6 +21,8 @@ def reporting_callback(context: Context, meter: Meter) -> Any:
     from transformers import TrainerCallback
 
     class Reporting(TrainerCallback):  # the class of a library that is imported late
+        stopped = False
+
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self._speed = TokenSpeed()
             context.report(Progress((f"training from step {state.global_step} to {state.max_steps}",), state.global_step, state.max_steps))
@@ -31,13 +34,15 @@ def reporting_callback(context: Context, meter: Meter) -> Any:
             context.report(Progress((log_line(state, metrics),), state.global_step, state.max_steps, metrics))
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-            if context.stopping():
+            if any_rank(context.stopping()):
+                self.stopped = True
                 control.should_training_stop = control.should_save = True
             return control
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            wait_for_all()  # each rank writes a part
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            if folder.is_dir():
+            if rank() == 0 and folder.is_dir():
                 context.report(Checkpoint(state.global_step, folder, sync_tree(folder)))
 
     return Reporting()

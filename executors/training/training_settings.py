@@ -10,17 +10,12 @@ from typing import Any
 
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
-from mloc.executors.training import evaluation
+from mloc.executors.training import evaluation, parallelism, rank_launch
 
 # Ours, not the trainer's: what they ask for is done around it.
-OWN_NAMES = frozenset({"keep_checkpoints", "save_model"}) | evaluation.OWN_NAMES
-# Asked for by files of this language, but nothing here acts on them yet.
-WITHOUT_EFFECT = frozenset(
-    {
-        "allow_multi_gpu", "visible_devices", "nproc_per_node", "auto_deepspeed", "auto_deepspeed_stage", "zero_stage", "log_with",
-        "mini_batch_size", "kl_coef", "target_kl", "ppo_epochs", "whiten_rewards",
-    }
-)  # fmt: skip
+OWN_NAMES = frozenset({"keep_checkpoints", "save_model"}) | evaluation.OWN_NAMES | rank_launch.OWN_NAMES | parallelism.OWN_NAMES
+# Of other kinds of training: nothing here acts on them.
+WITHOUT_EFFECT = frozenset({"log_with", "mini_batch_size", "kl_coef", "target_kl", "ppo_epochs", "whiten_rewards"})
 MAX_CHECKPOINTS = 2
 
 
@@ -29,6 +24,8 @@ def trainer_config(config_class: Any, spec: TaskSpec, context: Context, defaults
     given = {name: value for name, value in spec.training.items() if name not in OWN_NAMES}
     notes = [f"training.{name} has no effect here" for name in given if name in WITHOUT_EFFECT]
     given = {name: value for name, value in given.items() if name not in WITHOUT_EFFECT}
+    parallelism.check_fsdp(given)
+    given |= parallelism.deepspeed_settings(spec.training, context)
     known = {field.name for field in dataclasses.fields(config_class) if field.init}
     if "warmup_ratio" in given and "warmup_ratio" not in known:
         given.setdefault("warmup_steps", given.pop("warmup_ratio"))  # below 1 it means a share of all steps
@@ -39,7 +36,10 @@ def trainer_config(config_class: Any, spec: TaskSpec, context: Context, defaults
             hint = f"did you mean {near[0]}?" if near else "the reference of the trainer's config lists them"
             raise ExecutorError("UnknownSetting", f"training.{name} is no setting of {config_class.__name__}; {hint}")
     try:
-        return config_class(**{**_defaults(spec, context), **defaults, **given, **_ours(context)}), notes
+        config = config_class(**{**_defaults(spec, context), **defaults, **given, **_ours(context)})
+        if config.n_gpu > 1:  # more devices than are to be used: the trainer would spread its threads over all of them
+            config._n_gpu = 1
+        return config, notes
     except (TypeError, ValueError) as error:
         raise ExecutorError("BadSetting", f"training: {config_class.__name__} refuses these settings: {error}") from error
 

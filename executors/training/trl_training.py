@@ -18,11 +18,14 @@ from mloc.core.host_frames import RunTask
 from mloc.core.language.spec import TaskSpec, decode_spec
 from mloc.executors.contract import Context, Progress, Report, Result
 from mloc.executors.models.model_loading import LoadedModel, load_model
+from mloc.executors.ranks import in_rank, own_devices, rank
 from mloc.executors.rows.data_loading import load_rows
 from mloc.executors.rows.rows import Row, texts
 from mloc.executors.training.evaluation import Evaluation, evaluation_of, held_out
 from mloc.executors.training.meters import Meter
 from mloc.executors.training.model_card import Trained
+from mloc.executors.training.parallelism import wants_deepspeed
+from mloc.executors.training.rank_launch import launch_of, run_ranks
 from mloc.executors.training.saved_checkpoints import usable_checkpoint
 from mloc.executors.training.trained_weights import adapter_of, final_folder, is_quantized, prepared, save_final
 from mloc.executors.training.training_reports import history, reporting_callback
@@ -64,8 +67,11 @@ def train(task: RunTask, context: Context, recipe: Recipe) -> Iterator[Report]:
     """Train, in the steps that `training` asks for, from the checkpoint of an earlier attempt where there is one."""
     from transformers import PrinterCallback, set_seed
 
-    began, meter = time.monotonic(), Meter(context.devices)
     spec = decode_spec(task.spec)
+    if not in_rank() and (launch := launch_of(spec, context, always=wants_deepspeed(spec.training))) is not None:
+        yield from run_ranks(task, launch, context)
+        return
+    began, meter = time.monotonic(), Meter(own_devices(context))
     evaluation = evaluation_of(spec.training, recipe.best)
     config, notes = trainer_config(recipe.config_class, spec, context, {**recipe.defaults, **evaluation.settings})
     rows, kept = held_out(list(load_rows(spec, context)), evaluation.split, config.seed, spec, context)
@@ -79,7 +85,7 @@ def train(task: RunTask, context: Context, recipe: Recipe) -> Iterator[Report]:
     reference = _on_disk(loaded, model, context) if recipe.needs_reference and lora is None else None
     given = {
         "model": model, "args": config, "processing_class": loaded.tokenizer, "peft_config": lora, **_to_evaluate_on(kept_examples),
-        "callbacks": [reporting_callback(context, meter), *_early_stopping(evaluation)],
+        "callbacks": [reporting := reporting_callback(context, meter), *_early_stopping(evaluation)],
     }  # fmt: skip
     trainer = recipe.trainer(Prepared(task, spec, context, [*rows, *kept], examples, given))
     trainer.remove_callback(PrinterCallback)
@@ -88,7 +94,7 @@ def train(task: RunTask, context: Context, recipe: Recipe) -> Iterator[Report]:
     checkpoint, notes = usable_checkpoint(context.checkpoint)
     yield Progress(tuple(notes))
     _train(trainer, checkpoint)
-    if context.stopping() and trainer.state.global_step < trainer.state.max_steps:
+    if reporting.stopped and trainer.state.global_step < trainer.state.max_steps:
         return
     final = final_folder(trainer.model, context)
     told = _told(trainer, recipe.measures, meter)
@@ -96,8 +102,16 @@ def train(task: RunTask, context: Context, recipe: Recipe) -> Iterator[Report]:
         is_adapter = hasattr(trainer.model, "peft_config")
         about = Trained(task.task, task.task_type, spec, loaded.name, len(rows), len(kept), config.seed, told, is_adapter)
         checkpoints = None if spec.training.get("keep_checkpoints") else Path(trainer.args.output_dir)
-        save_final(trainer.accelerator.unwrap_model(trainer.model), loaded.tokenizer, final, checkpoints, about)
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            trainer.save_model(str(final))  # every rank holds a part of the weights
+        if rank() == 0:
+            save_final(_whole(trainer), loaded.tokenizer, final, checkpoints, about)
     yield Result(_result(task, loaded, trainer, context, final, told, time.monotonic() - began), files=True)
+
+
+def _whole(trainer: Any) -> Any:
+    """The model to save; None where its parts were gathered and saved already."""
+    return None if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled else trainer.accelerator.unwrap_model(trainer.model)
 
 
 def _to_evaluate_on(examples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -119,7 +133,7 @@ def _on_disk(loaded: LoadedModel, model: Any, context: Context) -> Path | None:
     if loaded.weights is not None and loaded.weights.adapter is None:
         model.config._name_or_path = loaded.weights.model  # results may know it by another path
         return None
-    folder = context.folder / "reference"
+    folder = context.folder / f"reference-{rank()}"
     model.save_pretrained(str(folder))
     model.config._name_or_path = str(folder)
     return folder

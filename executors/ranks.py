@@ -1,0 +1,43 @@
+"""Which rank of a distributed training this process is, by the variables that torchrun and accelerate use; alone it is rank 0 of 1."""
+
+from __future__ import annotations
+
+import os
+
+from mloc.executors.contract import Context
+
+
+def in_rank() -> bool:
+    """Whether this process was started as one of several."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def rank() -> int:
+    return int(os.environ["RANK"]) if in_rank() else 0
+
+
+def own_devices(context: Context) -> tuple[int, ...]:
+    """The devices that this process computes on: in a rank one of those that the attempt has."""
+    if not context.devices or not in_rank():
+        return context.devices
+    return (int(os.environ.get("LOCAL_RANK", "0")),)
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether it is true on any rank: the same answer on all of them, so that none goes on alone."""
+    import torch
+
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return flag
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    told = torch.tensor([int(flag)], device=device)
+    torch.distributed.all_reduce(told, op=torch.distributed.ReduceOp.MAX)
+    return bool(told.item())
+
+
+def wait_for_all() -> None:
+    """Return when every rank is here."""
+    import torch
+
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        torch.distributed.barrier()

@@ -1,0 +1,58 @@
+"""DeepSpeed and FSDP as a task asks for them: their settings are passed on to accelerate; ours only write the shortest of them out."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mloc.executors.contract import Context, ExecutorError
+
+OWN_NAMES = frozenset({"auto_deepspeed", "auto_deepspeed_stage", "zero_stage"})
+STAGES = (0, 1, 2, 3)
+_BY_TRAINER = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+
+
+def wants_deepspeed(training: Mapping[str, Any]) -> bool:
+    """Whether anything asks for it."""
+    return bool(training.get("deepspeed") or training.get("auto_deepspeed") or training.get("zero_stage") is not None)
+
+
+def deepspeed_settings(training: Mapping[str, Any], context: Context) -> dict[str, Any]:
+    """`{"deepspeed": configuration}` for the trainer, or nothing. Raises ExecutorError where it is not installed or its settings are wrong."""
+    if not wants_deepspeed(training):
+        return {}
+    config = _config(training, context)
+    if importlib.util.find_spec("deepspeed") is None:
+        said = "training.deepspeed needs the package deepspeed: pip install deepspeed (on the worker), or use training.fsdp, which needs nothing more"
+        raise ExecutorError("MissingDependency", said)
+    return {"deepspeed": config}
+
+
+def _config(training: Mapping[str, Any], context: Context) -> dict[str, Any]:
+    given = training.get("deepspeed")
+    if isinstance(given, str):
+        try:
+            given = json.loads(open(context.local(given), encoding="utf-8").read())  # noqa: SIM115
+        except (OSError, ValueError) as error:
+            raise ExecutorError("BadSetting", f"training.deepspeed: {training['deepspeed']} is no JSON file that can be read: {error}") from error
+    if isinstance(given, dict):
+        return given
+    stage = training.get("zero_stage", training.get("auto_deepspeed_stage", 2))
+    if stage not in STAGES:
+        raise ExecutorError("BadSetting", f"training.zero_stage must be one of {', '.join(map(str, STAGES))}; found {stage!r}")
+    half = {name: {"enabled": "auto"} for name in ("fp16", "bf16")}
+    return {"zero_optimization": {"stage": stage}, **half, **dict.fromkeys(_BY_TRAINER, "auto")}
+
+
+FSDP_WORDS = frozenset({"full_shard", "shard_grad_op", "hybrid_shard", "hybrid_shard_zero2", "no_shard", "offload", "auto_wrap"})
+
+
+def check_fsdp(training: Mapping[str, Any]) -> None:
+    """Raises ExecutorError for a word that FSDP does not know."""
+    given = training.get("fsdp")
+    words = given.split() if isinstance(given, str) else given if isinstance(given, list) else []
+    for word in words:
+        if word not in FSDP_WORDS:
+            raise ExecutorError("BadSetting", f"training.fsdp: {word!r} is none of {', '.join(sorted(FSDP_WORDS))}")

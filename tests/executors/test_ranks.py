@@ -1,0 +1,155 @@
+"""Training in several processes on the CPU: one result, one report, one end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from driven_host import DrivenHost, is_gone, task, wait_until
+from pipeline_run import published_result
+
+from mloc.core.host_frames import CheckpointDone, Failed, RunTask, Stopped, Telemetry
+from mloc.core.language.spec import TaskSpec
+from mloc.executors.contract import Context, ExecutorError
+from mloc.executors.training.parallelism import check_fsdp, deepspeed_settings
+from mloc.executors.training.rank_launch import Launch, launch_of
+
+SCRATCH = {"type": "scratch", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 300}
+PAIRS = [{"prompt": f"What is {i}?", "response": f"{i} is a number."} for i in range(16)]
+NOWHERE = Path("/nonexistent")
+
+
+def context(devices: int) -> Context:
+    return Context(
+        folder=NOWHERE, final_folder=NOWHERE, rows_folder=NOWHERE, inputs={}, devices=tuple(range(devices)), shard=None, checkpoint=None, seed=0,
+        stopping=lambda: False, report=lambda said: None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("training", "devices", "launch"),
+    [
+        ({}, 0, None), ({}, 1, None), ({}, 4, Launch(4, (0, 1, 2, 3))), ({"allow_multi_gpu": False}, 4, None), ({"nproc_per_node": 2}, 0, Launch(2)),
+        ({"nproc_per_node": 2}, 4, Launch(2, (0, 1))), ({"visible_devices": "1,3"}, 4, Launch(2, (1, 3))), ({"visible_devices": [2]}, 4, None),
+        ({"visible_devices": "0,1"}, 0, None),
+    ],
+)  # fmt: skip
+def test_there_are_as_many_ranks_as_devices_or_as_it_is_asked_for(training: dict[str, Any], devices: int, launch: Launch | None) -> None:
+    assert launch_of(TaskSpec("sft", training=training), context(devices)) == launch
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ({"nproc_per_node": 0}, "at least 1"), ({"nproc_per_node": 3}, "has 2 devices"), ({"visible_devices": "0,7"}, "no device 7"),
+        ({"visible_devices": "all"}, "must be numbers"),
+    ],
+)  # fmt: skip
+def test_ranks_that_cannot_be_are_refused(training: dict[str, Any], said: str) -> None:
+    with pytest.raises(ExecutorError, match=said):
+        launch_of(TaskSpec("sft", training=training), context(2))
+
+
+def test_deepspeed_is_written_out_or_its_lack_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ExecutorError, match="pip install deepspeed") as raised:
+        deepspeed_settings({"auto_deepspeed": True}, context(1))
+    assert raised.value.type == "MissingDependency"
+    with pytest.raises(ExecutorError, match="zero_stage must be one of"):
+        deepspeed_settings({"zero_stage": 7}, context(1))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert deepspeed_settings({"zero_stage": 3}, context(1))["deepspeed"]["zero_optimization"] == {"stage": 3}
+    assert deepspeed_settings({"deepspeed": {"a": 1}, "zero_stage": 3}, context(1)) == {"deepspeed": {"a": 1}}
+    assert deepspeed_settings({"auto_deepspeed": False}, context(1)) == {}
+
+
+def test_fsdp_is_told_in_its_own_words() -> None:
+    check_fsdp({"fsdp": "full_shard auto_wrap"})
+    with pytest.raises(ExecutorError, match="'full_shared' is none of"):
+        check_fsdp({"fsdp": "full_shared"})
+
+
+def training(name: str, folder: Path, task_type: str = "sft", **given: Any) -> RunTask:
+    settings = {
+        "nproc_per_node": 2, "max_steps": 6, "per_device_train_batch_size": 4, "logging_steps": 1, "learning_rate": 1e-2, "save_strategy": "steps",
+        "save_steps": 2, "seed": 3, **given.pop("training", {}),
+    }  # fmt: skip
+    return task(name, task_type, folder, training=settings, **{"model": {"source": SCRATCH}, "data": {"type": "list", "items": PAIRS}, **given})
+
+
+def ranks_of(host: DrivenHost) -> list[int]:
+    """Pids of the ranks that the host started, rank 0 first."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (place / "cmdline").read_bytes().split(b"\0")
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, IndexError, ValueError):
+            continue
+        if b"mloc.executors.training.rank" in words and parent == host.child.pid:
+            found.append(int(place.name))
+    return sorted(found)
+
+
+def started(host: DrivenHost, name: str, step: int = 1) -> None:
+    host.wait_for(lambda frame: isinstance(frame, Telemetry) and frame.task == name and "loss" in frame.metrics and frame.step >= step)
+
+
+@pytest.mark.models
+@pytest.mark.deep
+def test_two_ranks_train_one_model_and_only_rank_0_reports(warm_host: DrivenHost, tmp_path: Path) -> None:
+    warm_host.send(training("two", tmp_path))
+    result = published_result(warm_host, "two", tmp_path)
+    assert result["training"]["steps"] == 6
+    assert result["training"]["epochs"] == pytest.approx(3.0)  # eight rows a step between them
+    assert result["training"]["final_loss"] < result["training"]["first_loss"]
+    steps = [frame.step for frame in warm_host.frames if isinstance(frame, Telemetry) and frame.task == "two" and "loss" in frame.metrics]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    saved = [frame.step for frame in warm_host.frames if isinstance(frame, CheckpointDone) and frame.task == "two"]
+    assert saved == [2, 4, 6]
+    assert (Path(result["final_model_path"]) / "README.md").is_file()
+    assert ranks_of(warm_host) == []
+
+
+@pytest.mark.models
+@pytest.mark.deep
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds the ranks in /proc")
+def test_a_rank_that_is_killed_ends_all_and_the_next_attempt_goes_on(warm_host: DrivenHost, tmp_path: Path) -> None:
+    long = {"max_steps": 300}
+    warm_host.send(training("killed", tmp_path, training=long))
+    warm_host.wait_for(lambda frame: isinstance(frame, CheckpointDone) and frame.task == "killed" and frame.step >= 4)
+    ranks = ranks_of(warm_host)
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    error = warm_host.wait_of(Failed, "killed").error
+    assert error.type == "RankDied"
+    assert "rank 1 of 2 was ended by SIGKILL" in error.message
+    assert error.retryable
+    wait_until(lambda: all(map(is_gone, ranks)))
+    saved = [frame for frame in warm_host.frames if isinstance(frame, CheckpointDone) and frame.task == "killed"][-1]
+    short = {"max_steps": saved.step + 4}
+    warm_host.send(training("killed", tmp_path, attempt=2, run_checkpoint=saved.path, training=short))
+    assert published_result(warm_host, "killed", tmp_path, attempt=2)["training"]["steps"] == saved.step + 4
+
+
+@pytest.mark.models
+@pytest.mark.deep
+def test_ranks_stop_at_the_same_step_with_a_checkpoint(warm_host: DrivenHost, tmp_path: Path) -> None:
+    warm_host.send(training("stopped", tmp_path, training={"max_steps": 5000, "save_strategy": "no"}))
+    started(warm_host, "stopped", 3)
+    warm_host.stop("stopped")
+    warm_host.wait_of(Stopped, "stopped")
+    assert warm_host.wait_of(CheckpointDone, "stopped").step >= 3
+    assert ranks_of(warm_host) == []
+
+
+@pytest.mark.models
+@pytest.mark.deep
+def test_what_is_wrong_is_said_by_the_first_rank_that_finds_it(warm_host: DrivenHost, tmp_path: Path) -> None:
+    warm_host.send(training("wrong", tmp_path, training={"learning_rat": 1}))
+    error = warm_host.wait_of(Failed, "wrong").error
+    assert "did you mean learning_rate?" in error.message
+    assert not error.retryable
