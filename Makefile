@@ -43,7 +43,7 @@ setup-all: $(VENV)/.installed-all
 
 $(VENV)/.installed-all: $(VENV)/.installed
 	$(say) "everything else: vLLM on CPU, RAG, agents, benchmarks"
-	@$(PY) -m pip install -c constraints.txt -e ".[dev,inference,training,vllm,rag,agent,bench]"
+	@$(PY) -m pip install -c constraints.txt -e ".[dev,inference,training,vllm,rag,agent,eval,bench]"
 	@# vLLM names these three as requirements; the builds that an index gives by default want CUDA and break vLLM's import on CPU.
 	@$(PY) -m pip uninstall -y torchvision torchaudio torchcodec
 	@touch $@

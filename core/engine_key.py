@@ -14,7 +14,7 @@ from msgspec import Struct
 
 TRAINING_LIBRARIES = "training-libraries"  # training keeps no weights warm, but seconds of imports
 _TRAINING = frozenset({"sft", "lora_sft", "qlora", "dpo", "kto", "ppo", "grpo", "rloo", "reward"})
-_GENERATING = frozenset({"inference", "agent", "rag"})
+_GENERATING = frozenset({"inference", "agent", "eval", "rag"})
 _POOLING = frozenset({"embed", "score", "rerank"})
 
 

@@ -81,6 +81,7 @@ BUILT_IN: dict[str, Executor] = {
     "agent": Executor(
         "mloc.executors.agents.agent_executor", extra="agent", requires=("torch", "transformers", "langchain", "langchain_core", "langgraph")
     ),
+    "eval": Executor("mloc.executors.evaluation.eval_executor", extra="inference", requires=("torch", "transformers")),
     "ppo": Executor("mloc.executors.training.ppo_executor", extra="training", requires=("torch", "transformers", "accelerate", "peft")),
 }
 

@@ -51,7 +51,8 @@ class Eval(Section, frozen=True):
     tasks: Annotated[Names, about("the harness' tasks")] = ()
     num_fewshot: Annotated[NonNegativeInt | None, about("examples before each question")] = None
     limit: Annotated[Annotated[float, msgspec.Meta(gt=0)] | None, about("so many rows, or below 1 a part of them")] = None
-    judge: Annotated[RewardModel | str | None, about("the model that judges")] = None
+    judge: Annotated[RewardModel | str | None, about("the model that judges: a chat model's name or folder, or as `reward_model`")] = None
+    pattern: Annotated[str | None, also("regex"), about("what of an answer is compared: its first group, where it matches last")] = None
     gate: Annotated[Gate | None, about("what it takes to pass")] = None
 
 

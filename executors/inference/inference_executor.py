@@ -37,10 +37,10 @@ def run(task: RunTask, engine: LoadedModel, context: Context) -> Iterator[Report
     check_settings(spec.inference)
     work = open_work(task, context, spec, engine.name)
     size = max(1, (ROWS_PER_BATCH_ON_DEVICE if context.devices else ROWS_PER_BATCH) // (spec.inference.n or 1))
-    yield from do_rows(work, size, lambda batch: _answer(batch, engine, work))
+    yield from do_rows(work, size, lambda batch: answer_rows(batch, engine, work))
 
 
-def _answer(batch: list[Row], engine: LoadedModel, work: RowWork) -> None:
+def answer_rows(batch: list[Row], engine: LoadedModel, work: RowWork) -> None:
     """Answer the rows together; where that fails, one by one, so that only the row which cannot be answered has the error."""
     asked: list[tuple[Row, str]] = []
     for row in batch:
@@ -61,7 +61,8 @@ def _record(asked: list[tuple[Row, str]], engine: LoadedModel, work: RowWork) ->
         if answer.problem:
             record_error(work, row, "AnswerIncomplete", answer.problem)
             continue
-        work.store.add(row.index, _item(row, answer), answer.prompt_tokens, answer.completion_tokens)
+        item = _item(row, answer)
+        work.store.add(row.index, work.told(row, item) if work.told else item, answer.prompt_tokens, answer.completion_tokens)
 
 
 def _item(row: Row, answer: Answer) -> dict[str, Any]:

@@ -49,6 +49,7 @@ class RowWork(Struct, frozen=True):
     model: str
     task: str
     export: JsonlExport | None = None
+    told: Callable[[Row, dict[str, Any]], dict[str, Any]] | None = None  # makes the record of an answered row
     summary: Callable[[RowStore], dict[str, Any]] | None = None  # what the result says beside its rows, once all are there
     publish: Callable[[RowStore], Published] = lambda _: Published()
 

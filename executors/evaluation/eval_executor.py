@@ -1,0 +1,124 @@
+"""Judges a model: by what it answers to rows with known answers, by a judge, or by the tasks of lm-evaluation-harness; with a gate.
+
+`metrics` of the result has, for each metric, {value, stderr, n}; `items` has every row or sample with its scores. A gate that is not passed
+fails the task, and so the pipeline, and is not tried again.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from mloc.core.host_frames import RunTask
+from mloc.core.language.data_spec import DatasetData, JsonlData, ListData
+from mloc.core.language.spec import TaskSpec, decode_spec
+from mloc.core.language.training_spec import Eval
+from mloc.executors.contract import Context, ExecutorError, Progress, Report
+from mloc.executors.evaluation.gates import check_gate, pass_gate
+from mloc.executors.evaluation.judge import Judge, load_judge
+from mloc.executors.evaluation.scores import score_answer, summed_up
+from mloc.executors.inference.inference_executor import ROWS_PER_BATCH, ROWS_PER_BATCH_ON_DEVICE, answer_rows
+from mloc.executors.inference.sampling import check_settings
+from mloc.executors.models.model_loading import LoadedModel, load_model
+from mloc.executors.rows.data_loading import load_rows
+from mloc.executors.rows.row_store import RowStore
+from mloc.executors.rows.row_work import RowWork, do_rows, open_work
+from mloc.executors.rows.rows import Row, conversation
+
+
+def load(task: RunTask, context: Context) -> LoadedModel:
+    """The model, ready to answer; the engine that stays warm."""
+    spec = decode_spec(task.spec)
+    asked = _asked(spec, context)
+    if asked.harness != "lm-eval":
+        check_settings(spec.inference)
+        load_rows(spec, context)
+    loaded = load_model(spec, context)
+    loaded.model.eval()
+    return loaded
+
+
+def run(task: RunTask, engine: LoadedModel, context: Context) -> Iterator[Report]:
+    """Measure, then hold what was measured against the gate."""
+    spec = decode_spec(task.spec)
+    asked = _asked(spec, context)
+    if asked.harness == "lm-eval":
+        from mloc.executors.evaluation.harness import run_harness
+
+        yield from run_harness(spec, asked, engine, context)
+        return
+    work = open_work(task, context, _limited(spec, asked, context), engine.name)
+    judge = load_judge(asked.judge, context) if asked.harness == "judge" else None
+    work = replace(work, told=lambda row, item: _scored(row, item, asked, judge), summary=lambda store: _summary(store, work, asked))
+    size = ROWS_PER_BATCH_ON_DEVICE if context.devices else ROWS_PER_BATCH
+    yield from do_rows(work, size, lambda batch: answer_rows(batch, engine, work))
+
+
+def _asked(spec: TaskSpec, context: Context) -> Eval:
+    """Raises ExecutorError for what cannot come to anything, before a model is loaded."""
+    asked = spec.eval or Eval()
+    check_gate(asked.gate, context)
+    if asked.harness == "lm-eval":
+        from mloc.executors.evaluation.harness import check_harness
+
+        check_harness(asked, context)
+    try:
+        re.compile(asked.pattern or "")
+    except re.error as error:
+        raise ExecutorError("BadSetting", f"eval.pattern is no regular expression: {error}") from error
+    return asked
+
+
+def _limited(spec: TaskSpec, asked: Eval, context: Context) -> TaskSpec:
+    """Only as many rows, or such a part of them, as `eval.limit` says."""
+    if asked.limit is None:
+        return spec
+    most = int(asked.limit) if asked.limit >= 1 else math.ceil(asked.limit * len(load_rows(spec, context)))
+    match spec.data:
+        case ListData(items=items):
+            return replace(spec, data=ListData(items=items[:most]))
+        case DatasetData(max_samples=own) | JsonlData(max_samples=own) as data:
+            return replace(spec, data=replace(data, max_samples=most if own is None else min(own, most)))
+    raise ExecutorError("UnsupportedSetting", "eval.limit: only data that is a list, a file or a dataset can be limited")
+
+
+def _scored(row: Row, item: dict[str, Any], asked: Eval, judge: Judge | None) -> dict[str, Any]:
+    references = _references(row)
+    if judge is not None:
+        scores = {"judge_score": judge(conversation(row) or [{"role": "user", "content": row.text or ""}], str(item["output"]), references)}
+    elif not references and asked.pattern is None:
+        raise ExecutorError("NoReference", f"the row says not what the answer is: it has no response; it has {', '.join(sorted(row.columns))}")
+    else:
+        scores = score_answer(str(item["output"]), references, asked.pattern)
+    return {**item, "reference": references[0] if len(references) == 1 else references, "scores": scores}
+
+
+def _references(row: Row) -> list[str]:
+    """A row may have one right answer, or a list of them in its column."""
+    for name in ("response", "completion", "output", "answer", "answers"):
+        if isinstance(listed := row.columns.get(name), list | tuple) and all(isinstance(one, str) for one in listed):
+            return list(listed)
+    if isinstance(row.response, str):
+        return [row.response]
+    return [str(turn["content"]) for turn in (row.response or ())[-1:]]
+
+
+def _summary(store: RowStore, work: RowWork, asked: Eval) -> dict[str, Any]:
+    scores = [record["scores"] for record in map(msgspec.json.decode, store.records()) if "scores" in record]
+    return {"harness": asked.harness, **concluded(summed_up(scores, len(store)), asked, work.context)}
+
+
+def concluded(metrics: dict[str, dict[str, Any]], asked: Eval, context: Context) -> dict[str, Any]:
+    """The metrics, said in the log and held against the gate. Raises ExecutorError where that is not passed."""
+    lines = [f"{name} {of['value']:.4g}" + (f" ± {of['stderr']:.2g}" if of["stderr"] is not None else "") for name, of in metrics.items()]
+    context.report(Progress(tuple(lines), metrics={name: float(of["value"]) for name, of in metrics.items()}))
+    told: dict[str, Any] = {"metrics": metrics}
+    if asked.gate is not None:
+        told["gate"] = pass_gate(asked.gate, metrics, context)
+        context.report(Progress(("the gate is passed",)))
+    return told
