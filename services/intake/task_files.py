@@ -36,8 +36,11 @@ def find_file(results_dir: Path, id: str, task: Task | None, name: str) -> Found
 
 
 def find_attempt_file(results_dir: Path, task: Task, attempt: int, name: str) -> Found | None:
-    """By its path in an attempt's folder, which is the result's once it is published. Raises UnsafePath."""
-    if (file := file_in(results_dir / attempt_folder(task.id, attempt), name)) is not None:
+    """By its path in an attempt's folder, which is the result's once it is published; rows lie beside it. Raises UnsafePath."""
+    folder = results_dir / attempt_folder(task.id, attempt)
+    if (file := file_in(folder, name)) is not None:
+        return Found(file)
+    if name.startswith("rows/") and (file := file_in(folder.parent, name)) is not None:
         return Found(file)
     if task.phase == "published" and task.result_attempt == attempt and (file := file_in(_folder(results_dir, task.id, task), name)):
         return Found(file)

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import re
 import shutil
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,15 +16,16 @@ import msgspec
 from msgspec import Struct
 
 from mloc.core.host_frames import RunTask
-from mloc.services.results.folders import attempt_folder
+from mloc.services.results.folders import ARTIFACTS, attempt_folder
 from mloc.services.transfers.progress_uploads import CHECKPOINTS, LIST_SUFFIX, ROWS, Complete
 from mloc.services.transfers.remote_files import RemoteFiles, Say
 from mloc.services.transfers.transfer_errors import TransferError
 
+_PART = re.compile(rf"{ROWS}/(attempt-\d+\.jsonl)")
 _PIECE = re.compile(rf"{ROWS}/(attempt-\d+)\.(\d{{15}})\.jsonl")
 _CHECKPOINT = re.compile(r"/([^/]+)/(\d+)/artifacts/checkpoints/([^/]+)$")
 
-Bring = Callable[["Left", Path], Awaitable[None]]
+OWN_CHECKPOINTS = f"{ARTIFACTS}/{CHECKPOINTS}"  # where a training writes them, in its attempt's folder
 
 
 class Left(Struct, frozen=True):
@@ -43,13 +43,21 @@ class LeftFiles(Struct, frozen=True):
 
 
 def left_files(results_dir: Path, task: str) -> list[Left]:
-    """Rows and lists of checkpoints in the folders of a task's attempts."""
+    """Rows, and lists of checkpoints, that workers uploaded; and rows and the files of checkpoints of attempts that ran in this folder itself."""
     found = []
-    for folder in sorted((results_dir / attempt_folder(task, 0)).parent.glob("*")):
+    attempts = (results_dir / attempt_folder(task, 0)).parent
+    for folder in sorted(attempts.glob("*")):
         if folder.name.isdecimal():
-            for path in (*folder.glob(f"{ROWS}/attempt-*.jsonl"), *folder.glob(f"{CHECKPOINTS}/*{LIST_SUFFIX}")):
+            for path in (
+                *folder.glob(f"{ROWS}/attempt-*.jsonl"), *folder.glob(f"{CHECKPOINTS}/*{LIST_SUFFIX}"),
+                *(path for path in folder.glob(f"{OWN_CHECKPOINTS}/*/**/*") if path.is_file()),
+            ):  # fmt: skip
                 with contextlib.suppress(FileNotFoundError):
                     found.append(Left(int(folder.name), path.relative_to(folder).as_posix(), path.stat().st_size))
+    for path in attempts.glob(f"{ROWS}/attempt-*.jsonl"):
+        with contextlib.suppress(FileNotFoundError, ValueError):  # a name of somebody else's
+            number = path.stem.removeprefix("attempt-")
+            found.append(Left(int(number), path.relative_to(attempts).as_posix(), path.stat().st_size))
     return found
 
 
@@ -67,6 +75,8 @@ class Resuming:
         left = await asyncio.to_thread(left_files, self._results_dir, frame.task) if is_shared else await self._left_at_api(frame.task, say)
         if pieces := [file for file in left if _PIECE.fullmatch(file.name) and file.attempt < frame.attempt]:
             await self._join_rows(frame, pieces, say, is_shared=is_shared)
+        if not is_shared:
+            await self._parts(frame, left, say)
         if frame.checkpoint and not Path(frame.checkpoint).is_dir():
             found = await self._checkpoint(frame, left, say, is_shared=is_shared)
             frame = msgspec.structs.replace(frame, checkpoint=str(found) if found else "")
@@ -97,6 +107,15 @@ class Resuming:
                 partial.rename(target)
                 say(f"{size:,} bytes of rows of an earlier attempt are here")
 
+    async def _parts(self, frame: RunTask, left: list[Left], say: Say) -> None:
+        """Whole parts, of workers that share the API's folder."""
+        for part in left:
+            match = _PART.fullmatch(part.name)
+            if match is None or part.attempt >= frame.attempt or (Path(frame.rows_folder) / match[1]).exists():
+                continue
+            await self._remote.fetch_to(self._url(frame.task, part.attempt, part.name), Path(frame.rows_folder) / match[1], say)
+            say(f"{part.size:,} bytes of rows of an earlier attempt are here")
+
     async def _append(self, frame: RunTask, piece: Left, partial: Path, say: Say, *, is_shared: bool) -> int:
         held = self._results_dir / attempt_folder(frame.task, piece.attempt) / piece.name
         if not is_shared:
@@ -119,18 +138,25 @@ class Resuming:
         if (own / "artifacts" / "checkpoints" / name).is_dir():  # the same folder under another mount
             return own / "artifacts" / "checkpoints" / name
         listing = f"{CHECKPOINTS}/{name}{LIST_SUFFIX}"
-        if not any((file.attempt, file.name) == (attempt, listing) for file in left):
-            return None
+        is_listed = any((file.attempt, file.name) == (attempt, listing) for file in left)
         if is_shared:
-            return own / CHECKPOINTS / name
-        folder = self._results_dir / attempt_folder(frame.task, attempt) / CHECKPOINTS / name
-        await self._remote.fetch_to(self._url(frame.task, attempt, listing), folder.with_name(f"{name}{LIST_SUFFIX}"), say)
-        complete = msgspec.json.decode(folder.with_name(f"{name}{LIST_SUFFIX}").read_bytes(), type=Complete)
-        for file in complete.files:
-            if ".." in Path(file.path).parts or file.path.startswith("/"):
-                raise TransferError(f"the checkpoint {name} names {file.path!r}")
-            if not (folder / file.path).is_file():
-                await self._remote.fetch_to(self._url(frame.task, attempt, f"{CHECKPOINTS}/{name}/{file.path}"), folder / file.path, say, file.sha256)
+            return own / CHECKPOINTS / name if is_listed else None
+        if is_listed:
+            return await self._uploaded_checkpoint(frame.task, attempt, name, own / CHECKPOINTS / name, say)
+        inside = f"{OWN_CHECKPOINTS}/{name}/"
+        files = [file for file in left if file.attempt == attempt and file.name.startswith(inside)]
+        for file in files:
+            await self._remote.fetch_to(self._url(frame.task, attempt, file.name), own / CHECKPOINTS / name / _inside(file.name[len(inside) :]), say)
+        return own / CHECKPOINTS / name if files else None
+
+    async def _uploaded_checkpoint(self, task: str, attempt: int, name: str, folder: Path, say: Say) -> Path:
+        listing = f"{CHECKPOINTS}/{name}{LIST_SUFFIX}"
+        listed = folder.with_name(f"{name}{LIST_SUFFIX}")
+        await self._remote.fetch_to(self._url(task, attempt, listing), listed, say)
+        for file in msgspec.json.decode(listed.read_bytes(), type=Complete).files:
+            target = folder / _inside(file.path)
+            if not target.is_file():
+                await self._remote.fetch_to(self._url(task, attempt, f"{CHECKPOINTS}/{name}/{file.path}"), target, say, file.sha256)
         return folder
 
     # --- the API ---
@@ -144,6 +170,13 @@ class Resuming:
     def _url(self, task: str, attempt: int, name: str) -> str:
         assert self._remote.api is not None
         return f"{self._remote.api.base}/api/v1/tasks/{quote(task, safe='')}/attempts/{attempt}/files/{quote(name)}"
+
+
+def _inside(path: str) -> str:
+    """Raises TransferError for a path that leads out of its checkpoint."""
+    if ".." in Path(path).parts or path.startswith("/"):
+        raise TransferError(f"a checkpoint names the file {path!r}")
+    return path
 
 
 def _append_file(source: Path, target: Path) -> int:

@@ -107,6 +107,38 @@ spec:
 
 
 @pytest.mark.deep
+def test_rows_of_a_killed_worker_in_the_shared_folder_are_not_done_again_by_one_that_does_not_share_it(workers: FarWorkers, tmp_path: Path) -> None:
+    # given rows of which a worker in the aggregator's folder has recorded some
+    workers.start("near", RESULTS_DIR=str(workers.cell.results), WORKER_TAGS="mixed", ORCHESTRATOR_BASE_URL="")
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps({"prompt": f"row {number}"}) + "\n" for number in range(ROWS)))
+    yaml = f"""
+apiVersion: mloc/v1
+kind: EchoTask
+metadata: {{name: mixed}}
+spec:
+  taskType: echo
+  resources: {{tags: [mixed]}}
+  retry: {{backoff_sec: 0}}
+  echo: {{row_sleep_sec: 0.006}}
+  data: {{jsonl: {{path: {source}}}}}
+"""
+    (id,) = workers.submit(yaml, "mixed")
+    workers.cell.until(lambda: sum(event["rows"] for event in _rows_done(workers, id)) >= KILLED_AT, DEADLINE_SEC)
+    assert workers.task(id)["worker_id"] == "near"
+    # when it is killed, and only one elsewhere can go on
+    workers.kill("near")
+    workers.start("away", WORKER_TAGS="mixed")
+    assert workers.until_ended(id)["state"] == "published"
+    # then that one did the rest
+    items = json.loads((workers.cell.results / id / "responses.json").read_text())["items"]
+    assert [(item["index"], item["output"]) for item in items] == [(number, f"row {number}") for number in range(ROWS)]
+    _, logs = workers.cell.http("GET", f"/api/v1/tasks/{id}/logs?limit=5000")
+    (said,) = [line["line"] for line in logs["lines"] if "are recorded by an earlier attempt" in line.get("line", "")]
+    assert int(said.split()[0]) >= KILLED_AT
+
+
+@pytest.mark.deep
 def test_an_api_that_is_killed_again_and_again_while_it_takes_a_result_costs_nothing(workers: FarWorkers, tmp_path: Path) -> None:
     # given a result of 18 MB that a worker delivers, its rows first
     source = tmp_path / "long.jsonl"

@@ -251,6 +251,27 @@ async def test_a_later_attempt_gets_the_rows_and_the_checkpoint_that_an_earlier_
     assert (Path(frame.checkpoint) / "trainer_state.json").read_bytes() == b"{}"
 
 
+async def test_a_later_attempt_gets_what_one_left_that_ran_in_the_apis_own_folder(far: FarWorld, server: FileServer) -> None:
+    # given rows and a checkpoint as a worker that shares the folder wrote them, and rows of an attempt that is to come
+    checkpoint = "artifacts/checkpoints/checkpoint-5"
+    files = {
+        "1/files/rows/attempt-1.jsonl": b'{"index":0}\n', "1/files/rows/attempt-7.jsonl": b'{"index":9}\n',
+        f"1/files/{checkpoint}/trainer_state.json": b"{}", f"1/files/{checkpoint}/inner/w": b"weights",
+        "1/files/artifacts/checkpoints/checkpoint-4/w": b"older",
+    }  # fmt: skip
+    server.files |= {f"{HOST}/t1/attempts/{name}": content for name, content in files.items()}
+    left = [{"attempt": 7 if "-7" in name else 1, "name": name.removeprefix("1/files/"), "size": len(content)} for name, content in files.items()]
+    server.files[f"{HOST}/t1/attempts/files"] = json.dumps({"files": left}).encode()
+    # when this worker, which does not, makes the next attempt
+    await far.send(dispatch("t1", attempt=2, light=False, checkpoint=f"/far/results/.attempts/t1/1/{checkpoint}"))
+    frame = await far.run_frame("t1")
+    # then it has the rows and all of that checkpoint
+    assert [path.name for path in Path(frame.rows_folder).iterdir()] == ["attempt-1.jsonl"]
+    assert (Path(frame.rows_folder) / "attempt-1.jsonl").read_bytes() == b'{"index":0}\n'
+    assert (Path(frame.checkpoint) / "trainer_state.json").read_bytes() == b"{}"
+    assert (Path(frame.checkpoint) / "inner" / "w").read_bytes() == b"weights"
+
+
 async def test_a_checkpoint_that_never_became_complete_is_ignored(far: FarWorld, server: FileServer) -> None:
     server.files[f"{HOST}/t1/attempts/files"] = b'{"files": []}'
     await far.send(dispatch("t1", attempt=2, light=False, checkpoint="/far/.attempts/t1/1/artifacts/checkpoints/checkpoint-5"))
