@@ -49,6 +49,7 @@ class Stored(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     unneeded: dict[str, dict[str, list[int]]]  # worker → task → attempt numbers
     met: dict[str, dict[str, str]]
     last_worker: str = ""
+    expiring: list[tuple[int, str]] = []
 
 
 _digest_encoder = msgspec.msgpack.Encoder(order="deterministic")
@@ -77,6 +78,7 @@ class Cluster:
         self.holdings = Holdings()
         self.doomed: dict[str, str] = {}  # open tasks that must be cancelled → reason
         self.ended: deque[str] = deque()  # tasks in a final phase, oldest first
+        self.expiring: list[tuple[int, str]] = []  # heap of (when the result may go, task), also of tasks that left memory
         # indexes
         self.by_phase: dict[str, dict[str, None]] = {}
         self.ready = ReadyQueues()
@@ -176,6 +178,8 @@ class Cluster:
     def _finish(self, task: Task) -> None:
         id = task.id
         self.ended.append(id)
+        if task.ttl_ms:
+            heapq.heappush(self.expiring, (task.since_ms + task.ttl_ms, id))
         if not task.shard:
             self.specs.pop(id, None)
             self.met.pop(id, None)
@@ -219,7 +223,7 @@ class Cluster:
         other.__dict__.update(self.__dict__)
         for name in ("mean_ms", "tasks", "specs", "met", "workers", "doomed", "retries"):
             setattr(other, name, dict(getattr(self, name)))
-        other.ended = self.ended.copy()
+        other.ended, other.expiring = self.ended.copy(), list(self.expiring)
         other.by_phase = {phase: dict(ids) for phase, ids in self.by_phase.items()}
         other.dependants = {id: list(waiting) for id, waiting in self.dependants.items()}
         other.backoffs, other.deadlines = list(self.backoffs), list(self.deadlines)
@@ -235,6 +239,7 @@ class Cluster:
             self.fold_version, self.position, self.log_id, self.run_id, self.first_ms, self.attempt_base, self.submissions, self.unknown,
             self.dispatch_policy, self.mean_ms, list(self.tasks.values()), list(self.ended), list(self.workers.values()),
             sorted(self.holdings.all(), key=lambda a: (a.worker, a.task, a.number)), self.doomed, unneeded, self.met, self.last_worker,
+            sorted(self.expiring),
         )  # fmt: skip
 
     def digest(self) -> str:
@@ -274,6 +279,7 @@ def from_bytes(data: bytes) -> Cluster:
         (task, number): worker for worker, tasks in stored.unneeded.items() for task, numbers in tasks.items() for number in numbers
     }
     cluster.ended = deque(stored.ended)
+    cluster.expiring = list(stored.expiring)  # sorted, and so a heap
     _index(cluster, stored.tasks)
     return cluster
 

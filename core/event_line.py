@@ -25,6 +25,7 @@ from mloc.core.events import (
     LeaderElected,
     LogStarted,
     PolicyChanged,
+    ResultExpired,
     ResultPublished,
     RetryRequested,
     RowsCompleted,
@@ -76,6 +77,8 @@ def describe(event: Event | UnknownEvent) -> str:
             return "the result is final" + (f", {event.size_bytes:,} bytes" if event.size_bytes else "")
         case CallbackMade() | CallbackFailed():
             return _callback(event)
+        case ResultExpired():
+            return "its time is over, its files are removed"
         case WorkerRegistered() | WorkerLost() | WorkerRetired() | WorkerDrainRequested() | WorkerElasticChanged():
             return _worker(event)
         case EngineReady() | EngineSlept() | EngineWoke():

@@ -161,6 +161,7 @@ class TaskSubmitted(Event, frozen=True):
     backoff_sec: float = 10.0
     timeout_sec: float = 0.0  # of one attempt; 0: none
     receivers: tuple[Receiver, ...] = ()
+    ttl_sec: float = 0.0  # how long the result is kept after the end; 0: for ever
     has_secrets: bool = False  # kept apart from the log, until the task has ended and everyone was told
     model: str = ""  # name of the model that the task starts from, for statistics
     idempotency_key: str = ""
@@ -447,6 +448,13 @@ class CallbackFailed(Event, frozen=True):
     again_ms: int = 0
 
 
+class ResultExpired(Event, frozen=True):
+    """The time that the result was to be kept is over, and its files are removed. `due_ms` is when that time was over."""
+
+    task: str
+    due_ms: int
+
+
 AnyEvent = (
     TaskSubmitted | TaskDispatched | AttemptStarted | AttemptSucceeded | ResultPublished
     | LogStarted | ServerRestarted | LeaderElected | FoldVersionActivated | PolicyChanged
@@ -454,4 +462,5 @@ AnyEvent = (
     | TaskSharded | AttemptRecalled | AttemptStopRequested | AttemptLost | TaskRequeued | TaskDeadLettered | TaskTimedOut
     | TaskCancelled | WorkerLost | WorkerRegistered | WorkerRetired | EngineReady | EngineSlept | EngineWoke
     | RowsCompleted | CheckpointSaved | AttemptFailed | AttemptStopped | ArtifactStored | CallbackMade | CallbackFailed
+    | ResultExpired
 )  # fmt: skip

@@ -40,6 +40,7 @@ from mloc.core.events import (
     LeaderElected,
     LogStarted,
     PolicyChanged,
+    ResultExpired,
     ResultPublished,
     RetryRequested,
     RowsCompleted,
@@ -58,6 +59,7 @@ from mloc.core.events import (
     WorkerRegistered,
     WorkerRetired,
 )
+from mloc.core.expiry import expire
 from mloc.core.family_fold import count_ended_child, end_without_result, meet_dependency, past, shard
 from mloc.core.worker_fold import current_worker, drain, lose_worker, register, switch
 
@@ -115,6 +117,8 @@ def _evolve_seldom(cluster: Cluster, event: AnyEvent | UnknownEvent, now: int) -
                 cluster.put(task, tasks.with_stored(task, event))
         case CallbackMade() | CallbackFailed():
             called(cluster, event, now)
+        case ResultExpired():
+            expire(cluster, event, now)
         case WorkerRegistered():
             register(cluster, event, now)
         case WorkerLost():

@@ -105,6 +105,8 @@ class Task(Struct, frozen=True, omit_defaults=True, gc=False):
     callbacks: tuple[Callback, ...] = ()  # who is told of its end
     has_secrets: bool = False
     model: str = ""  # that it starts from, by name
+    ttl_ms: int = 0  # how long the result is kept after the end; 0: for ever
+    expired_ms: int = 0  # when the result's files were removed
 
 
 def submitted(event: TaskSubmitted, order: int, pending: int, now_ms: int) -> Task:
@@ -117,6 +119,7 @@ def submitted(event: TaskSubmitted, order: int, pending: int, now_ms: int) -> Ta
         items=event.items, max_attempts=event.max_attempts, backoff_sec=event.backoff_sec, timeout_sec=event.timeout_sec,
         phase="waiting" if pending or is_parent else "ready", since_ms=now_ms, submitted_ms=now_ms,
         callbacks=waiting(event.receivers) if event.receivers else (), has_secrets=event.has_secrets, model=event.model,
+        ttl_ms=int(event.ttl_sec * 1000),
     )  # fmt: skip
 
 
@@ -125,7 +128,7 @@ def shard_of(parent: Task, index: int, count: int, now_ms: int) -> Task:
     return replace(
         parent,
         id=f"{parent.id}.s{index}", name=f"{parent.name}.s{index}", parent=parent.id, stage="", children=(), parallel=None, callbacks=(),
-        has_secrets=False,
+        has_secrets=False, ttl_ms=0,
         shard=(index, count), items=len(shard_range(index, count, parent.items)), phase="ready", since_ms=now_ms,
     )  # fmt: skip
 

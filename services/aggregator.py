@@ -10,7 +10,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import cast
 
-from mloc.core import aggregation
+from mloc.core import aggregation, log_ids
 from mloc.core.cluster import Cluster
 from mloc.core.codec import UnknownEvent
 from mloc.core.events import AttemptSucceeded, Event, ResultPublished, TaskCancelled, TaskDeadLettered, TaskSharded, TaskSubmitted, TaskTimedOut
@@ -24,6 +24,7 @@ from mloc.services.results.tree_cursor import TreeCursor, cursor_path
 from mloc.services.results.tree_fold import matters
 from mloc.services.results.tree_projection import TreeProjection
 from mloc.services.results.writer_link import WriterProcess
+from mloc.services.retention.expiry import Expiry
 from mloc.services.service_loop import IDLE_BLOCK_MS, ServiceLoop
 from mloc.services.service_run import holder, run_service, snapshots_of
 from mloc.services.settings import Settings, allowed_variables, read_environment
@@ -37,10 +38,13 @@ class Aggregator:
 
     name = "aggregator"
 
-    def __init__(self, effects: Effects, trees: TreeProjection | None = None, callbacks: Callbacks | None = None) -> None:
+    def __init__(
+        self, effects: Effects, trees: TreeProjection | None = None, callbacks: Callbacks | None = None, expiry: Expiry | None = None
+    ) -> None:
         self._effects = effects
         self._trees = trees
         self._callbacks = callbacks
+        self._expiry = expiry
 
     def decide(self, cluster: Cluster, now_ms: int) -> list[Event]:
         events, effects = aggregation.decide(cluster, self._effects.done)
@@ -48,6 +52,8 @@ class Aggregator:
             self._effects.ask(cluster, effects)
         if self._callbacks is not None:
             events += self._callbacks.decide(cluster, now_ms)
+        if self._expiry is not None:
+            events += self._expiry.decide(cluster, now_ms)
         return events
 
     def started(self, cluster: Cluster, now_ms: int) -> None:
@@ -108,8 +114,10 @@ async def _serve(settings: Settings, clock: Clock, log: EventLog, stop: asyncio.
         position=lambda: loop.cluster.position, versions_of=lambda worker: _versions(loop.cluster, worker),
         allowed_roots=settings.allowed_output_roots,
     )  # fmt: skip
+    expiry = Expiry(settings.host_results_dir, lambda: log_ids.time_ms(trees.state.written), lambda: loop.wake.set())
+    stack.push_async_callback(expiry.close)
     loop = ServiceLoop(
-        log, clock, Aggregator(effects, trees, callbacks), holder(), stop=stop, snapshots=snapshots_of(settings, Aggregator.name)
+        log, clock, Aggregator(effects, trees, callbacks, expiry), holder(), stop=stop, snapshots=snapshots_of(settings, Aggregator.name)
     )
     mark = asyncio.create_task(MarkKeeper(settings.host_results_dir, reading, clock).run())
     stack.callback(mark.cancel)

@@ -147,7 +147,7 @@ class TaskSpec(Section, frozen=True):
     slo: Annotated[Slo, AT_INTAKE, about("what it is due for")] = Slo()
     retry: Annotated[Retry, AT_INTAKE, about("what becomes of a failure")] = Retry()
     timeout_sec: Annotated[PositiveSeconds | None, AT_INTAKE, about("of one attempt, in seconds; then it is stopped")] = None
-    ttl_sec: Annotated[PositiveSeconds | None, AT_INTAKE, planned("how long the result is kept")] = None
+    ttl_sec: Annotated[PositiveSeconds | None, AT_INTAKE, about("how long the result is kept after the end; for ever when left out")] = None
     notify: Annotated[Notify | None, about("a webhook for its end; a text is its url")] = None
     depends_on: Annotated[
         Names, AT_INTAKE, also("depends_on"), about("ids or names of tasks submitted before")

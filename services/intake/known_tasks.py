@@ -35,6 +35,8 @@ class KnownTasks:
         if task.phase in ("cancelled", "timed_out"):
             how = "was cancelled" if task.phase == "cancelled" else "timed out"
             raise DependencyError(f"the task {task.id} {how}, so nothing can wait for it", "submit it again first")
+        if task.expired_ms:
+            raise DependencyError(f"the result of {task.id} was kept for {task.ttl_ms / 1000:g} s only and is gone", "submit it again first")
         return Found(task.id, task.result_id if task.phase == "published" else None)
 
     def _has_result(self, id: str) -> bool:

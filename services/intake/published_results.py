@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mloc.core import codec
 from mloc.core.events import AttemptSucceeded, ResultPublished
-from mloc.core.task import Task
+from mloc.core.task import FINAL, Task
 from mloc.services.log.event_log import EventLog
 from mloc.services.results.folders import RESULT_FILE, final_folder, is_tree_complete
 
@@ -25,9 +25,16 @@ def result_folder(results_dir: Path, task_id: str) -> Path:
     return results_dir / task_id
 
 
+def is_over(task: Task, now_ms: int) -> bool:
+    """Whether the time is over that the result was to be kept; it may leave memory, or have left it, before its files go."""
+    return bool(task.expired_ms or (task.ttl_ms and task.phase in FINAL and now_ms >= task.since_ms + task.ttl_ms))
+
+
 def stored_result(results_dir: Path, task: Task) -> Path | None:
     """`responses.json` of a published task where its tree is on disk: a result of a million rows is sent on from there, not held."""
     file = results_dir / final_folder(task.id, is_shard=task.shard is not None) / RESULT_FILE
+    if task.expired_ms:
+        return None
     return file if is_tree_complete(results_dir, task) and file.is_file() else None  # not that of an earlier, failed attempt
 
 
@@ -42,7 +49,7 @@ async def read_result(log: EventLog, results_dir: Path, task: Task) -> bytes | N
     if (file := stored_result(results_dir, task)) is not None:
         with contextlib.suppress(OSError):
             return file.read_bytes()
-    entry = await log.entry(task.result_id) if task.result_id else None
+    entry = await log.entry(task.result_id) if task.result_id and not task.expired_ms else None
     event = codec.decode(entry.type, entry.payload) if entry is not None else None
     if isinstance(event, AttemptSucceeded | ResultPublished) and event.result:
         return bytes(event.result)

@@ -118,7 +118,7 @@ def _event(
         return TaskSubmitted(
             task=ids[task.suffix], name=task.name, kind=task.kind, owner=metadata.owner, project=metadata.project, labels=metadata.labels,
             priority=task.spec.slo.priority, children=tuple(ids[child] for child in task.children), receivers=receivers_of(told, is_pipeline=True),
-            has_secrets=bool(secrets),
+            has_secrets=bool(secrets), ttl_sec=told.ttl_sec or 0.0,
         ), secrets  # fmt: skip
     spec = _with_model(task, defaults)
     encoded = encode_spec(spec)
@@ -136,7 +136,7 @@ def _event(
         parent=ids[""] if task.role == "stage" else "", stage=task.suffix if task.role == "stage" else "",
         depends_on=depends_on, met=met, parallel=parallel_of(spec), items=inline_items(spec),
         max_attempts=retry.max_attempts, backoff_sec=retry.backoff_sec, timeout_sec=spec.timeout_sec or 0.0,
-        receivers=receivers_of(spec), has_secrets=bool(secrets), model=model_of(spec),
+        receivers=receivers_of(spec), has_secrets=bool(secrets), model=model_of(spec), ttl_sec=spec.ttl_sec or 0.0,
     ), secrets  # fmt: skip
 
 

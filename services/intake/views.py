@@ -97,6 +97,8 @@ class TaskView(Struct, frozen=True, kw_only=True):
     rows: RowsView | UnsetType = UNSET
     checkpoint: CheckpointView | UnsetType = UNSET
     callbacks: tuple[CallbackView, ...] | UnsetType = UNSET
+    expires_at: Time | UnsetType | None = UNSET
+    expired_at: Time | UnsetType | None = UNSET
     children_done: int | UnsetType = UNSET
     children_dead_lettered: int | UnsetType = UNSET
 
@@ -194,6 +196,8 @@ def _fields(cluster: Cluster, task: Task) -> dict[str, Any]:
         "rows": RowsView(task.rows, task.items or None) if task.rows or task.items else UNSET,
         "checkpoint": CheckpointView(task.checkpoint, task.checkpoint_step) if task.checkpoint else UNSET,
         "callbacks": tuple(callback_view(one) for one in task.callbacks) if task.callbacks else UNSET,
+        "expires_at": iso(task.since_ms + task.ttl_ms) if task.ttl_ms and task.phase in FINAL and not task.expired_ms else UNSET,
+        "expired_at": iso(task.expired_ms) if task.expired_ms else UNSET,
         "children_done": task.done if task.children else UNSET,
         "children_dead_lettered": task.dead if task.children else UNSET,
     }  # fmt: skip

@@ -12,6 +12,7 @@ from mloc.core.cluster import Cluster
 from mloc.services.exit_codes import CLEAN
 from mloc.services.intake.commands.log_session import opened
 from mloc.services.intake.commands.output import say
+from mloc.services.intake.views import iso
 from mloc.services.retention.leftovers import SETTLED_SEC, Cleanup, is_over, measured, names, remove
 from mloc.services.settings import Settings
 
@@ -27,7 +28,10 @@ async def clean_up(
     sizes = await asyncio.to_thread(lambda: list(measured(results_dir, going)))
     if not dry_run:
         await asyncio.to_thread(remove, results_dir, going)
-    return Cleanup(dry_run, len(going), sum(one.size_bytes for one in sizes), len(found) - len(going), tuple(going))
+    return Cleanup(
+        dry_run, len(going), sum(one.size_bytes for one in sizes), len(found) - len(going), tuple(going),
+        len(cluster.expiring), cluster.expiring[0][0] if cluster.expiring else None,
+    )  # fmt: skip
 
 
 def run(settings: Settings, *, dry_run: bool, as_json: bool) -> int:
@@ -45,4 +49,6 @@ def run(settings: Settings, *, dry_run: bool, as_json: bool) -> int:
         print(task)
     say(f"{'would remove' if dry_run else 'removed'} what the attempts of {done.folders:,} ended tasks left, {done.size_bytes / 2**20:,.1f} MiB; "
         f"kept that of {done.kept:,}")  # fmt: skip
+    if done.next_expiry_ms is not None:
+        say(f"{done.expiring:,} results are kept for a time only (ttl_sec) and go by themselves, the next at {iso(done.next_expiry_ms)}")
     return CLEAN

@@ -32,13 +32,16 @@ class Leftover(Struct, frozen=True):
 
 
 class Cleanup(Struct, frozen=True):
-    """What went, or would go. `kept` counts folders whose tasks still need them."""
+    """What went, or would go. `kept` counts folders whose tasks still need them; `expiring` results that go by themselves (`ttl_sec`), the
+    first of them at `next_expiry_ms` (since 1970)."""
 
     dry_run: bool
     folders: int
     size_bytes: int
     kept: int
     tasks: tuple[str, ...]
+    expiring: int = 0
+    next_expiry_ms: int | None = None
 
 
 def is_over(cluster: Cluster, results_dir: Path, task_id: str, now_ms: int, settled_sec: float = SETTLED_SEC) -> bool:

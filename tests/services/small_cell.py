@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from mloc.core import codec
+from mloc.core import codec, log_ids
 from mloc.core.answers import Dispatch
 from mloc.core.cluster import Cluster
 from mloc.core.events import (
@@ -39,6 +39,7 @@ from mloc.services.results.effects import Effects
 from mloc.services.results.tree_cursor import TreeCursor, cursor_path
 from mloc.services.results.tree_projection import TreeProjection
 from mloc.services.results.writer_link import ResultWriter
+from mloc.services.retention.expiry import Expiry
 from mloc.services.scheduler import Scheduler
 from mloc.services.service_loop import ServiceLoop
 from tests.services.inline_writer import InlineWriter
@@ -94,6 +95,7 @@ class Cell:
         writer = writer or InlineWriter(self.results)
         reading, clock = MemoryLog(self.server), SystemClock()
         effects = Effects(reading, clock, writer, lambda: loop.wake.set())
+        expiry = Expiry(self.results, lambda: log_ids.time_ms(trees.state.written), lambda: loop.wake.set())
         callbacks = Callbacks(reading, self.results, policy, lambda: loop.wake.set()) if policy is not None else None
         self.state.mkdir(parents=True, exist_ok=True)
         trees = TreeProjection(
@@ -102,7 +104,7 @@ class Cell:
         )  # fmt: skip
         stop_trees = asyncio.Event()
         stop = asyncio.Event()
-        loop = ServiceLoop(MemoryLog(self.server), clock, Aggregator(effects, trees, callbacks), "a", stop=stop)
+        loop = ServiceLoop(MemoryLog(self.server), clock, Aggregator(effects, trees, callbacks, expiry), "a", stop=stop)
         running = [asyncio.ensure_future(loop.run()), asyncio.ensure_future(trees.run(stop_trees))]
         try:
             yield trees
@@ -112,6 +114,7 @@ class Cell:
             stop_trees.set()
             await running[1]
             await effects.close()
+            await expiry.close()
             if callbacks is not None:
                 await callbacks.close()
 

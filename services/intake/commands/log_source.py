@@ -20,7 +20,7 @@ from mloc.services.intake.commands.log_session import Session, user
 from mloc.services.intake.commands.source import Accepted, MaybeTaken, Prepared, UnknownTask, View
 from mloc.services.intake.destinations import destination_warnings
 from mloc.services.intake.known_tasks import KnownTasks
-from mloc.services.intake.published_results import large_result, log_text, read_result, result_file, result_folder
+from mloc.services.intake.published_results import is_over, large_result, log_text, read_result, result_file, result_folder
 from mloc.services.intake.submission import ModelDefaults, Submission, submission_of, unoffered_types
 from mloc.services.intake.submitter import Submitter
 from mloc.services.intake.task_query import parse_query
@@ -127,7 +127,10 @@ class LogSource:
         return [{"id": at, "at": iso(int(at.partition("-")[0])), **msgspec.to_builtins(point)} for at, point in points]
 
     async def result(self, id: str) -> bytes | None:
-        return await read_result(self._session.log, self._session.results_dir, self._task(id))
+        task = self._task(id)
+        if task.ttl_ms and is_over(task, await self.now_ms()):
+            return None
+        return await read_result(self._session.log, self._session.results_dir, task)
 
     async def large_result(self, id: str) -> str:
         large = large_result(self._session.results_dir, self._task(id))

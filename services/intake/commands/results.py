@@ -27,7 +27,7 @@ async def show_result(source: Source, asked: argparse.Namespace) -> int:
         return await (_list_files(source, asked, view) if asked.files else _save(source, asked, view))
     if view["state"] == "published" and await source.large_result(id):  # as it is, in pieces
         return await _copy_large(source, asked, id)
-    result = await source.result(id) if view["state"] == "published" else None
+    result = await source.result(id) if view["state"] == "published" and not view.get("expired_at") else None
     if result is None:
         return await _none(source, asked, view)
     text = msgspec.json.format(result, indent=2)
@@ -88,6 +88,8 @@ async def _none(source: Source, asked: argparse.Namespace, view: View) -> int:
 
 async def _why_no_result(source: Source, view: View) -> str:
     id = view["task_id"]
+    if until := view.get("expired_at") or view.get("expires_at"):
+        return f"the result of {id} is not there any more: it was kept until {until} (ttl_sec)"
     if view["state"] == "published":
         return f"the result of {id} is not there ({source.place(id)}): is RESULTS_DIR the one of the aggregator?"
     if has_ended(view):

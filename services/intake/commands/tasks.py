@@ -174,7 +174,8 @@ def _facts(view: View, why: str, place: str) -> list[tuple[str, str]]:
         ("priority", str(view["priority"])), ("depends on", ", ".join(view["depends_on"])), ("part of", view["parent"]),
         ("worker", view["worker_id"]), ("attempts", f"{tries}, {view['failures']} failed of at most {view['max_attempts']}" if tries else ""),
         ("submitted", view["submitted_at"]), ("started", view["started_at"]), ("ended", view["ended_at"]),
-        ("error", f"{error['type']}: {one_line(error['message'], 500)}" if error else ""), ("result", place),
+        ("error", f"{error['type']}: {one_line(error['message'], 500)}" if error else ""),
+        ("result", f"its time was over at {expired}" if (expired := view.get("expired_at")) else place), ("kept until", view.get("expires_at") or ""),
         *(("told", _told(one)) for one in view.get("callbacks", ())),
     ]  # fmt: skip
     return [(name, value) for name, value in facts if value]

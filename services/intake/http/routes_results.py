@@ -13,7 +13,7 @@ from mloc.services.intake.http.api_state import ApiState
 from mloc.services.intake.http.endpoint import Call, Endpoint, Media, no_body
 from mloc.services.intake.http.file_response import send_file
 from mloc.services.intake.http.responses import ApiError, json_response, not_found
-from mloc.services.intake.published_results import read_result, result_file, result_folder, stored_result
+from mloc.services.intake.published_results import is_over, read_result, result_file, result_folder, stored_result
 from mloc.services.intake.task_files import find_attempt_file, find_file, manifest_with_uploads
 from mloc.services.intake.task_requests import words
 from mloc.services.intake.views import ErrorView, error_view
@@ -62,6 +62,8 @@ async def show_result(call: Call[OfResult, None]) -> web.StreamResponse:
         if (file := result_file(state.results_dir, id, RESULT_FILE)) is None:  # it may have left memory
             raise
         return await send_file(call.request, file)
+    if task.ttl_ms and task.phase == "published" and is_over(task, await state.log.now_ms()):
+        raise ApiError(410, "result_expired", f"the result of {task.id} was kept for {task.ttl_ms / 1000:g} s after its end", path=task.id)
     if task.phase in _WITHOUT_RESULT:
         return json_response(Failure(False, task.id, task.phase, _error_of(task)))
     if task.phase != "published":
@@ -123,7 +125,7 @@ def _error_of(task: Task) -> ErrorView:
 ENDPOINTS = (
     Endpoint(
         "GET", "/api/v1/results/{id}", show_result, "`responses.json`, from the moment it is published; 404 `not_ready` before", OfResult,
-        answers={200: Media({"application/json": dict[str, Any]})},
+        answers={200: Media({"application/json": dict[str, Any]})}, errors=(410,),
     ),
     Endpoint(
         "GET", "/api/v1/results/{id}/files", list_files, "The manifest: every file with size and sha256", OfResult,

@@ -68,5 +68,5 @@ async def test_the_api_cleans_up_too(api: Api) -> None:
     leave(api, "somebodys")
     response = await api.post("/admin/cleanup", b'{"dry_run": true}')
     assert response.status == 200
-    assert await response.json() == {"ok": True, "dry_run": True, "folders": 0, "size_bytes": 0, "kept": 1, "tasks": []}
+    assert await response.json() == {"ok": True, "dry_run": True, "folders": 0, "size_bytes": 0, "kept": 1, "tasks": [], "expiring": 0}
     assert (await api.post("/admin/cleanup", b'{"settled_sec": 1}')).status == 422
