@@ -74,7 +74,9 @@ def _tool(one: Any) -> ToolChoice:
     match one:
         case str():
             return ToolChoice(one)
-        case {"type": str(name), **options} | {"name": str(name), **options} if "command" not in options and "url" not in options:
+        case {"command": _} | {"url": _}:
+            return ToolChoice("mcp", one)
+        case {"type": str(name), **options} | {"name": str(name), **options}:
             return ToolChoice(name, options)
         case dict() if len(one) == 1:
             ((name, options),) = one.items()

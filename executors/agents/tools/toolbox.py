@@ -78,6 +78,7 @@ def options_of(choice: ToolChoice, kind: type[Options]) -> Options:
 
 
 def _kinds() -> dict[str, Kind]:
-    from mloc.executors.agents.tools import files, python_repl
+    from mloc.executors.agents.tools import files, http_get, mcp_servers, python_repl, retrieval, web_search
 
-    return {"python_repl": python_repl.KIND, "files": files.KIND}
+    modules = {"web_search": web_search, "http_get": http_get, "retrieval": retrieval, "mcp": mcp_servers}
+    return {"python_repl": python_repl.KIND, "files": files.KIND} | {name: module.KIND for name, module in modules.items()}
