@@ -53,9 +53,11 @@ async def until(is_true: Callable[[], bool]) -> None:
 
 
 def position(cell: Cell) -> str:
+    """Where the tables stand; at the start until they were at the log's end once."""
     reader = Reader(model(cell))
     try:
-        return reader.cursor().position
+        cursor = reader.cursor()
+        return cursor.position if cursor.is_complete else log_ids.START
     except Unreadable:
         return log_ids.START
     finally:
