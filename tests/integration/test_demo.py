@@ -78,7 +78,7 @@ def test_the_demo_shows_every_figure_as_its_results_have_it_and_leaves_nothing_r
     assert "24 items, none missing, none twice" in out
     assert re.search(r"kill -9 \d+: scheduler", out)
     assert re.search(r"kill -9 \d+: worker-[12] while it runs s\d+", out)
-    assert "VERIFIED    2 of 2 services hold the state that the log gives" in out
+    assert re.search(r"VERIFIED    ([23]) of \1 services hold the state that the log gives", out)  # the metrics' snapshot may be there by then
     assert not (folder / "mine").exists()
     assert left_running(folder) == []
 

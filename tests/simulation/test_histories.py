@@ -44,6 +44,7 @@ def test_the_same_seed_gives_the_same_history():
 
 
 @pytest.mark.deep
+@pytest.mark.timeout(600)
 def test_many_histories_break_no_invariant():
     assert broken(seeds_of(DEEP)) == []
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import Meta, Struct
 
 from mloc.services.artifacts.digests import BadDigest, declared_sha256
@@ -80,8 +81,10 @@ async def content_of(request: web.Request) -> AsyncIterator[bytes]:
                 while chunk := await field.read_chunk(_READ_BYTES):
                     yield chunk
                 return
+    except HttpProcessingError as error:  # its message may quote all that was sent
+        raise ApiError(400, "unreadable_body", "the form cannot be read: the head of one of its fields is malformed", path=request.path) from error
     except ValueError as error:
-        raise ApiError(400, "unreadable_body", f"the form cannot be read: {error}", path=request.path) from error
+        raise ApiError(400, "unreadable_body", f"the form cannot be read: {str(error)[:200]}", path=request.path) from error
     raise ApiError(400, "no_file", f"the form has no field {FIELD!r}", path=FIELD, hint="curl -F file=@model.bin, or the raw body: curl -T model.bin")
 
 

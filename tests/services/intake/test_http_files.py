@@ -316,3 +316,28 @@ async def test_the_manifest_says_which_declared_artifacts_are_there(api):
     assert {one["name"]: one["state"] for one in manifest["artifacts"]} == {
         "final_model": "present", "*.json": "present", "missing.bin": "missing",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b'Content-Disposition: form-data; name="\xf1\x96"',
+        b"no colon at all",
+        b"Content-Disposition: form-data; name=file\r\nContent-Length: -1",
+        b"Content-Type: \xff\x00",
+        b": empty",
+        b"X-\xe4: 1",
+        b"Content-Disposition: form-data; name=file\r\n Content-Type: a",
+        b"A: " + b"x" * 20_000,
+    ],
+    ids=lambda head: repr(head[:20]),
+)
+@pytest.mark.parametrize(
+    "end", [b"\r\n\r\nbody\r\n--b--\r\n", b"\r\n\r\nbody", b"", b"\r\n\r\nbody\r\n--bc\r\n"], ids=["whole", "no end", "head only", "other end"]
+)
+async def test_a_form_that_is_none_is_the_senders_mistake(api: Api, task: str, head: bytes, end: bytes) -> None:
+    response = await api.post(
+        f"/api/v1/results/{task}/files/f", b"--b\r\n" + head + end, headers={"Content-Type": "multipart/form-data; boundary=b"}
+    )
+    assert response.status in (200, 201, 400), await response.text()
+    assert (await response.json())["ok"] == (response.status != 400)
