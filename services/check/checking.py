@@ -88,6 +88,8 @@ async def _source(settings: Settings, scenario: Scenario, url: str | None) -> As
             yield ApiSource(ApiClient(_own_api(settings), settings.orchestrator_token or "", session, lambda line: None), "")
         return
     async with open_source(settings, argparse.Namespace(url=url)) as source:
+        if scenario.way == "log" and isinstance(source, ApiSource):
+            raise Skipped("it needs the event log itself; here is only an API")
         yield source
 
 

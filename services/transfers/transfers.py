@@ -16,6 +16,7 @@ from mloc.services.log.event_log import LogUnavailable, ServerChanged
 from mloc.services.results.folders import ARTIFACTS, RESULT_FILE
 from mloc.services.results.results_mark import SharedFolder
 from mloc.services.transfers.attempt_files import AttemptFiles
+from mloc.services.transfers.clearing import keep_clear, mark
 from mloc.services.transfers.destination_upload import TIMEOUT_SEC, HttpDestination, send_artifacts
 from mloc.services.transfers.final_archives import Delivered, UrlOf, add_archives, add_to_result, files_to_deliver, forget_folder
 from mloc.services.transfers.input_fetching import InputFetcher
@@ -52,12 +53,13 @@ class Transfers:
         here = await self._inputs.fetch(key, frame.spec, frame.inputs, say, is_shared=is_shared)
         if here.fetched or here.inputs != frame.inputs:
             frame = msgspec.structs.replace(frame, fetched=here.fetched, inputs=here.inputs)
-        if not is_shared:
-            self._apart.add(key)
         try:
+            if not is_shared:
+                self._apart.add(key)
+                await asyncio.to_thread(mark, self._results_dir, frame.task)
             return await self._resuming.bring(frame, say, is_shared=is_shared)
         except OSError as error:
-            raise TransferError(f"what an earlier attempt left cannot be brought here: {error}", retryable=True) from error
+            raise TransferError(f"the folder of the attempt cannot be made ready: {error}", retryable=True) from error
 
     def progress_uploads(self, frame: RunTask, say: Say, put: Put) -> ProgressUploads | None:
         """For an attempt that was just fetched for; None where others see its rows and checkpoints as they are."""
@@ -107,6 +109,10 @@ class Transfers:
         """The attempt is over."""
         self._inputs.release(key)
         self._apart.discard(key)
+
+    async def keep_clear(self) -> None:
+        """For ever: remove what attempts of long ago left, where nobody else sees it."""
+        await keep_clear(self._results_dir, self._clock, lambda: {task for task, _ in tuple(self._apart)})
 
     @property
     def no_way(self) -> str:

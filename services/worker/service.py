@@ -74,7 +74,7 @@ async def _run(settings: Settings) -> None:
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)  # thousands of short-lived attempts a second are no reason to look at everything
     transfers = _transfers(settings, reader, clock, results_dir, settings.worker_folder / ledger.worker / "cache")
-    looking = asyncio.ensure_future(_say_if_cut_off(transfers))
+    aside = [asyncio.ensure_future(_say_if_cut_off(transfers)), asyncio.ensure_future(transfers.keep_clear())]
     try:
         await Agent(
             plan, log, clock, ledger, ProcessLauncher(environ, ledger.worker, clock),
@@ -83,7 +83,8 @@ async def _run(settings: Settings) -> None:
             transfers,
         ).run()  # fmt: skip
     finally:
-        looking.cancel()
+        for work in aside:
+            work.cancel()
         await transfers.close()
         await log.close()
         await reader.close()
