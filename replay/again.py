@@ -80,11 +80,15 @@ async def again(log: EventLog, family: list[TaskSubmitted], results_dir: Path) -
         )
     ids = TaskIds(time.time, secrets.randbelow)
     events, new = submitted_again(family, ids.new, await _met(log, family, results_dir))
-    kept = {new[event.task]: values for event in family if b"${secret." in bytes(event.spec) and (values := await log.secrets(event.task))}
-    lost = [event.task for event in family if b"${secret." in bytes(event.spec) and new[event.task] not in kept]
+    kept = {new[event.task]: values for event in family if _has_secrets(event) and (values := await log.secrets(event.task))}
+    lost = [event.task for event in family if _has_secrets(event) and new[event.task] not in kept]
     if lost:
         raise NotAgain(f"the secrets of {lost[0]} are kept no longer: submit its file again")
     return Again(Submission(events, kept), tuple(new.items()))
+
+
+def _has_secrets(event: TaskSubmitted) -> bool:
+    return event.has_secrets or b"${secret." in bytes(event.spec)  # the flag is younger than the log may be
 
 
 async def submit(log: EventLog, submission: Submission, backlog_limit: int) -> None:

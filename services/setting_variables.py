@@ -90,7 +90,7 @@ GROUPS: dict[str, dict[str, Variable]] = {
     "Callbacks": {
         "callback_allowed_hosts": Variable(
             kind.HOSTS,
-            "Where results and webhooks may be sent: names, `*.example.org`, networks such as 10.0.0.0/8. Addresses of clouds' metadata "
+            "Where results, artifacts and webhooks may be sent: names, `*.example.org`, networks such as 10.0.0.0/8. Addresses of clouds' metadata "
             "services (link-local ones) never are.",
             default_text="anywhere",
         ),

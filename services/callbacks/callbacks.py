@@ -26,16 +26,16 @@ from mloc.core.language.errors import LanguageError
 from mloc.core.language.references import resolve
 from mloc.core.receivers import RESULT
 from mloc.core.task import FINAL, Task
-from mloc.services.callbacks.hosts import AllowedHosts
+from mloc.services.callbacks.hosts import AllowedHosts, new_session
 from mloc.services.callbacks.letters import Letter, failure_of, notice_letter, result_letter, signature
-from mloc.services.callbacks.posting import Place, Tried, new_session, post
+from mloc.services.callbacks.posting import Place, Tried, post
 from mloc.services.intake.published_results import large_result, read_result
 from mloc.services.intake.views import TaskView, task_view
 from mloc.services.log.event_log import EventLog, LogError
 from mloc.services.worker.scrubbing import scrub_text, secrets_worth_hiding
 
 AT_ONCE = 256  # calls under way; `decide` asks for the others again
-CLOSING = (ResultPublished, TaskCancelled, TaskTimedOut, CallbackMade, CallbackFailed)  # a task's secrets may be needed no more after these
+CLOSING = frozenset({ResultPublished, TaskCancelled, TaskTimedOut, CallbackMade, CallbackFailed})  # a task's secrets may go after these
 FORGET_TRIES, FORGET_PAUSE_SEC = 20, 0.5
 
 

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import urlsplit
 
+import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 Address = IPv4Address | IPv6Address
@@ -79,6 +80,16 @@ class GuardedResolver(AbstractResolver):
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+ANYWHERE = AllowedHosts(())
+
+
+def new_session(hosts: AllowedHosts, timeout: aiohttp.ClientTimeout | None = None) -> aiohttp.ClientSession:
+    """A session that connects to these hosts only, and keeps no cookies. Who uses it follows no redirects: they could lead anywhere."""
+    connector = aiohttp.TCPConnector(limit=0, resolver=GuardedResolver(hosts), keepalive_timeout=15)
+    limits = timeout or aiohttp.ClientTimeout()
+    return aiohttp.ClientSession(connector=connector, timeout=limits, trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
 
 
 def network_of(text: str) -> IPv4Network | IPv6Network | None:

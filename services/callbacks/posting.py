@@ -10,7 +10,7 @@ import aiohttp
 from msgspec import Struct
 from multidict import CIMultiDict
 
-from mloc.services.callbacks.hosts import AllowedHosts, GuardedResolver, HostRefused
+from mloc.services.callbacks.hosts import AllowedHosts, HostRefused
 from mloc.services.callbacks.letters import Letter
 from mloc.services.transfers.transfer_errors import shown_url
 
@@ -59,11 +59,6 @@ async def post(session: aiohttp.ClientSession, hosts: AllowedHosts, to: Place, l
         if isinstance(error.__cause__, HostRefused):
             return Tried(error=str(error.__cause__), is_final=True)
         return Tried(error=f"{shown_url(to.url)} cannot be reached: {error or type(error).__name__}")
-
-
-def new_session(hosts: AllowedHosts) -> aiohttp.ClientSession:
-    connector = aiohttp.TCPConnector(limit=0, resolver=GuardedResolver(hosts), keepalive_timeout=15)
-    return aiohttp.ClientSession(connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
 
 
 def _headers(to: Place, size_bytes: int) -> CIMultiDict[str]:

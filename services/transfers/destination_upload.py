@@ -14,6 +14,7 @@ from urllib.parse import quote
 import aiohttp
 from msgspec import Struct
 
+from mloc.services.callbacks.hosts import ANYWHERE, AllowedHosts, HostRefused, new_session
 from mloc.services.clock import Clock
 from mloc.services.results.folders import ARTIFACTS
 from mloc.services.transfers.attempt_files import Progress
@@ -56,13 +57,19 @@ def artifacts_to_send(folder: Path) -> list[tuple[str, Path]]:
     return found
 
 
-async def send_artifacts(destination: HttpDestination, task: str, folder: Path, say: Say, clock: Clock) -> list[NotSent]:
+async def send_artifacts(
+    destination: HttpDestination, task: str, folder: Path, say: Say, clock: Clock, hosts: AllowedHosts = ANYWHERE
+) -> list[NotSent]:
     """Each streamed, tried again where that can help; gives those that did not get there, and why."""
     missed = []
     timeout = aiohttp.ClientTimeout(total=destination.timeout_sec, sock_connect=15)
-    async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
+    async with new_session(hosts, timeout) as session:
         for name, file in await asyncio.to_thread(artifacts_to_send, folder):
-            error = await _send(session, destination, destination.file(task, name), file, Progress(clock, name, say), clock)
+            try:
+                hosts.check(destination.url)
+                error = await _send(session, destination, destination.file(task, name), file, Progress(clock, name, say), clock)
+            except HostRefused as refused:
+                error = str(refused)
             if error:
                 say(f"{name} could not be sent to {shown_url(destination.url)}: {error}")
                 missed.append(NotSent(name, error))
@@ -78,7 +85,7 @@ async def _send(session: aiohttp.ClientSession, to: HttpDestination, url: str, f
         if number:
             await clock.sleep(FIRST_PAUSE_SEC * 2 ** (number - 1))
         try:
-            async with session.request(to.method, url, data=_content(file, progress), headers=headers) as answer:
+            async with session.request(to.method, url, data=_content(file, progress), headers=headers, allow_redirects=False) as answer:
                 if answer.status < 300:
                     return ""
                 error = f"{shown_url(url)} answers {answer.status} {answer.reason or ''}".strip()

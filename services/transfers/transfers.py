@@ -11,6 +11,7 @@ from msgspec import Struct
 from mloc.core.host_frames import RunTask, Succeeded
 from mloc.core.language.task_types import TRAINING
 from mloc.services.artifacts.archive_streams import ArchiveRefused
+from mloc.services.callbacks.hosts import ANYWHERE, AllowedHosts
 from mloc.services.clock import Clock
 from mloc.services.log.event_log import LogUnavailable, ServerChanged
 from mloc.services.results.folders import ARTIFACTS, RESULT_FILE
@@ -35,7 +36,11 @@ NO_WAY = (
 class Transfers:
     """One worker's. `files` is the way to the API, None where no address is set."""
 
-    def __init__(self, results_dir: Path, shared: SharedFolder, inputs: InputFetcher, files: AttemptFiles | None, clock: Clock) -> None:
+    def __init__(
+        self, results_dir: Path, shared: SharedFolder, inputs: InputFetcher, files: AttemptFiles | None, clock: Clock, hosts: AllowedHosts = ANYWHERE
+    ) -> None:
+        """`hosts`: where tasks may have their artifacts sent."""
+        self._hosts = hosts
         self._results_dir = results_dir
         self._resuming = Resuming(results_dir, inputs.remote)
         self._apart: set[tuple[str, int]] = set()  # attempts that began when the folder was not shared
@@ -86,7 +91,7 @@ class Transfers:
                 ended, await asyncio.to_thread(add_archives, folder, frame.final_folder, declared, self._url_of(frame.task, to), always=always)
             )
             if to is not None and not (self._files is not None and to.url.startswith(self._files.api.base + "/")):
-                missed = await send_artifacts(to, frame.task, folder, say, self._clock)
+                missed = await send_artifacts(to, frame.task, folder, say, self._clock, self._hosts)
                 if missed:
                     ended = _changed(ended, await asyncio.to_thread(add_to_result, folder, {"artifacts_not_sent": msgspec.to_builtins(missed)}))
             if not is_shared and self._files is not None:

@@ -13,6 +13,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from mloc.services.callbacks.hosts import AllowedHosts
 from mloc.services.clock import Clock, SystemClock
 from mloc.services.exit_codes import CLEAN, MISCONFIGURED
 from mloc.services.log.event_log import EventLog, LogError, WorkerRefused
@@ -129,7 +130,8 @@ def _transfers(settings: Settings, log: EventLog, clock: Clock, results_dir: Pat
         raise WorkerMisconfigured(f"the worker's cache {cache_folder} cannot be made ({error.strerror}): choose another WORKER_DIR") from error
     remote = RemoteFiles(cache, clock, worker_api(settings))
     files = AttemptFiles(remote.api, clock) if remote.api is not None else None
-    return Transfers(results_dir, SharedFolder(results_dir, log, clock), InputFetcher(results_dir, remote, clock), files, clock)
+    hosts = AllowedHosts(settings.callback_allowed_hosts)
+    return Transfers(results_dir, SharedFolder(results_dir, log, clock), InputFetcher(results_dir, remote, clock), files, clock, hosts)
 
 
 async def _say_if_cut_off(transfers: Transfers) -> None:

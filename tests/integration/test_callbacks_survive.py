@@ -1,4 +1,5 @@
-"""A receiver gets what it was promised when the aggregator that was just telling it is killed -9; its secret is in no file and no stream."""
+"""A receiver gets what it was promised when the aggregator that was just telling it is killed -9; its secret is in no file and no stream. And a
+result goes when its time is over."""
 
 from __future__ import annotations
 
@@ -85,6 +86,11 @@ def test_what_an_aggregator_was_telling_when_it_was_killed_is_told_by_the_next()
             assert "webhook *** delivered at " in shown.stdout
             assert "/done" not in shown.stdout
         cell.until(lambda: not asyncio.run(_kept_secrets(cell, task)), 20)
+        (short,) = cell.submit(echo_task("short", "  ttl_sec: 1\n"), "short", 30)
+        cell.until(lambda: cell.http("GET", f"/api/v1/tasks/{short}")[1].get("expired_at"), 30)
+        assert cell.http("GET", f"/api/v1/results/{short}")[0] == 410
+        assert not (cell.results / short).exists()
+        assert (cell.results / task).is_dir()
         assert cell.stop() == 0
         assert [str(file) for file in cell.folder.rglob("*") if file.is_file() and "server" not in file.parts and _holds(file.read_bytes())] == []
     finally:

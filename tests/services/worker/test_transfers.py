@@ -8,16 +8,19 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 from worker_world import World, dispatch, stop
 
 from mloc.core.events import AttemptFailed, AttemptSucceeded, CheckpointSaved, Error, RowsCompleted
 from mloc.core.host_frames import CheckpointDone, Failed, RowsDone, RunTask, Succeeded
+from mloc.services.callbacks.hosts import AllowedHosts
 from mloc.services.clock import SystemClock
 from mloc.services.log.memory_log import MemoryLog
 from mloc.services.log.memory_server import MemoryServer
 from mloc.services.results.results_mark import MarkKeeper, SharedFolder
 from mloc.services.transfers.attempt_files import AttemptFiles
+from mloc.services.transfers.destination_upload import HttpDestination, send_artifacts
 from mloc.services.transfers.input_cache import InputCache
 from mloc.services.transfers.input_fetching import InputFetcher
 from mloc.services.transfers.progress_uploads import piece_name
@@ -334,3 +337,11 @@ async def test_a_worker_that_sees_the_aggregators_mark_shares_its_folder(tmp_pat
             await asyncio.sleep(0.005)
     assert await SharedFolder(tmp_path / "mount", log, SystemClock()).is_shared()
     keeper.cancel()
+
+
+@pytest.mark.parametrize("url", ["http://169.254.169.254/x", "http://other.example.org/x"])
+async def test_artifacts_go_only_where_the_operator_allows(tmp_path: Path, url: str) -> None:
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts" / "a.txt").write_text("a")
+    missed = await send_artifacts(HttpDestination(url), "t", tmp_path, lambda text: None, SystemClock(), AllowedHosts(("example.com",)))
+    assert [(one.name, "is not among CALLBACK_ALLOWED_HOSTS" in one.error) for one in missed] == [("a.txt", True)]
