@@ -17,8 +17,8 @@ from mloc.services.log.event_log import EventLog, IncarnationLost, LogError, Log
 from mloc.services.transfers.transfers import Transfers
 from mloc.services.worker.device_table import DeviceTable
 from mloc.services.worker.hardware import Usage
-from mloc.services.worker.host_link import HostLauncher
-from mloc.services.worker.host_pool import HostPool
+from mloc.services.worker.hosts.host_link import HostLauncher
+from mloc.services.worker.hosts.host_pool import HostPool
 from mloc.services.worker.input_resolution import InputResolver
 from mloc.services.worker.ledger import Ledger
 from mloc.services.worker.outbox import Outbox

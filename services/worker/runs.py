@@ -19,10 +19,10 @@ from mloc.services.transfers.transfer_errors import TransferError
 from mloc.services.transfers.transfers import Transfers
 from mloc.services.worker.attempt import Attempt, AttemptKey
 from mloc.services.worker.device_table import DeviceTable
-from mloc.services.worker.exit_reasons import explain_exit
-from mloc.services.worker.host import Host
-from mloc.services.worker.host_link import HostExit
-from mloc.services.worker.host_pool import HostFailed, HostNeed, HostPool
+from mloc.services.worker.hosts.exit_reasons import explain_exit
+from mloc.services.worker.hosts.host import Host
+from mloc.services.worker.hosts.host_link import HostExit
+from mloc.services.worker.hosts.host_pool import HostFailed, HostNeed, HostPool
 from mloc.services.worker.input_resolution import InputResolver, ResolutionError
 from mloc.services.worker.reports import Reports
 from mloc.services.worker.scrubbing import scrub_text

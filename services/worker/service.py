@@ -30,7 +30,7 @@ from mloc.services.transfers.results_api import worker_api
 from mloc.services.transfers.transfers import Transfers
 from mloc.services.worker.agent import Agent, WorkerPlan
 from mloc.services.worker.hardware import UsageSampler, measure_hardware
-from mloc.services.worker.host_process import ProcessLauncher
+from mloc.services.worker.hosts.host_process import ProcessLauncher
 from mloc.services.worker.input_resolution import InputResolver
 from mloc.services.worker.ledger import LedgerError
 from mloc.services.worker.ledger_file import open_ledger

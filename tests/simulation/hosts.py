@@ -8,7 +8,7 @@ from typing import Any
 
 from mloc.core.events import Error
 from mloc.core.host_frames import Failed, Go, HostReady, RunTask, Stopped, StopTask, Succeeded, WorkerFrame
-from mloc.services.worker.host_link import HostExit, HostPlan, HostWatch
+from mloc.services.worker.hosts.host_link import HostExit, HostPlan, HostWatch
 from mloc.services.worker.ledger import HostStarted
 from tests.simulation.faults import Life
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from mloc.core.language.errors import did_you_mean
-from mloc.services.intake.commands import results, schema, submit, tasks, templates, watch
+from mloc.services.intake.commands import results, schema, submit, tasks, templates
 from mloc.services.intake.task_file import templates as known_templates
 from mloc.services.intake.task_query import MAX_PAGE_SIZE, SORTS
+from mloc.services.intake.watching import watch
 from mloc.services.settings import Settings
 from mloc.services.shell_completion import add_completion, shell_words
 

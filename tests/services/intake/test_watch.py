@@ -14,18 +14,18 @@ from pathlib import Path
 import pytest
 
 from mloc.core.language.yaml_source import MAX_TEXT_BYTES
-from mloc.services.intake.commands.watched_folder import WatchedFolder
+from mloc.services.intake.watching.watched_folder import WatchedFolder
 from tests.services.intake.conftest import CLI, ECHO, Cli
 
 KILLED_BEFORE_NOTING = """
 import os, signal, sys
-from mloc.services.intake.commands.watch_record import WatchRecord
+from mloc.services.intake.watching.watch_record import WatchRecord
 WatchRecord.note = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 from mloc.services.intake.cli import main
 main(sys.argv[1:])
 """
 KILLED_BEFORE_MOVING = KILLED_BEFORE_NOTING.replace(
-    "from mloc.services.intake.commands.watch_record import WatchRecord\nWatchRecord.note =", "import shutil\nshutil.move ="
+    "from mloc.services.intake.watching.watch_record import WatchRecord\nWatchRecord.note =", "import shutil\nshutil.move ="
 )
 
 
@@ -38,9 +38,9 @@ def inbox(cli: Cli) -> Path:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mloc.services.intake.commands.watched_folder.SETTLE_SEC", 0.1)
-    monkeypatch.setattr("mloc.services.intake.commands.watch.LOOK_SEC", 0.05)
-    monkeypatch.setattr("mloc.services.intake.commands.watch.WRONG_AFTER_SEC", 0.2)
+    monkeypatch.setattr("mloc.services.intake.watching.watched_folder.SETTLE_SEC", 0.1)
+    monkeypatch.setattr("mloc.services.intake.watching.watch.LOOK_SEC", 0.05)
+    monkeypatch.setattr("mloc.services.intake.watching.watch.WRONG_AFTER_SEC", 0.2)
 
 
 def submissions(cli: Cli) -> int:
@@ -167,7 +167,7 @@ def test_what_is_no_task_file_of_the_folder_is_left_alone_with_a_line(cli: Cli, 
 
 def test_a_log_that_cannot_be_reached_now_is_waited_for(cli: Cli, inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mloc.services.intake.commands.log_session.PATIENCE_SEC", 0.1)
-    monkeypatch.setattr("mloc.services.intake.commands.watch.AGAIN_SEC", 0.2)
+    monkeypatch.setattr("mloc.services.intake.watching.watch.AGAIN_SEC", 0.2)
     (inbox / "a.yaml").write_text(ECHO)
     environ = {**os.environ, "REDIS_URL": "redis://127.0.0.1:1"}
     watcher = subprocess.Popen([*CLI, "watch", "inbox", "--json"], env=environ, stdout=subprocess.PIPE, text=True)

@@ -52,12 +52,12 @@ async def until(is_true: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
-def position(cell: Cell) -> str:
-    """Where the tables stand; at the start until they were at the log's end once."""
+def position(cell: Cell, *, complete: bool = False) -> str:
+    """Where the tables stand. `complete`: at the start until they were at the log's end once."""
     reader = Reader(model(cell))
     try:
         cursor = reader.cursor()
-        return cursor.position if cursor.is_complete else log_ids.START
+        return cursor.position if cursor.is_complete or not complete else log_ids.START
     except Unreadable:
         return log_ids.START
     finally:
@@ -76,7 +76,7 @@ async def projecting(cell: Cell, *, killed: bool = False, snapshots: bool = True
         yield
         await until(lambda: running.done() or (NAME in leaders and leaders[NAME].epoch > before))  # taking the lease writes into the log, too
         last = (await cell.log.ends())[1]
-        await until(lambda: running.done() or not log_ids.before(position(cell), last))
+        await until(lambda: running.done() or not log_ids.before(position(cell, complete=True), last))
     finally:
         if killed:
             running.cancel()

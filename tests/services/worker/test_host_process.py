@@ -10,10 +10,10 @@ import pytest
 
 from mloc.core.host_frames import Go, HostReady, Quit, RunTask, Succeeded
 from mloc.services.clock import SystemClock
-from mloc.services.worker.host_link import HostExit, HostPlan
-from mloc.services.worker.host_process import ProcessLauncher, ProcessLink
-from mloc.services.worker.line_cutter import LineCutter
-from mloc.services.worker.process_groups import living_members
+from mloc.services.worker.hosts.host_link import HostExit, HostPlan
+from mloc.services.worker.hosts.host_process import ProcessLauncher, ProcessLink
+from mloc.services.worker.hosts.line_cutter import LineCutter
+from mloc.services.worker.hosts.process_groups import living_members
 
 
 class Witness:

@@ -19,7 +19,7 @@ from mloc.services.log.event_log import EventLog, Lease, LogUnavailable
 from mloc.services.transfers.transfers import Transfers
 from mloc.services.worker.agent import Agent, WorkerPlan
 from mloc.services.worker.hardware import Usage
-from mloc.services.worker.host_link import HostExit, HostPlan, HostWatch
+from mloc.services.worker.hosts.host_link import HostExit, HostPlan, HostWatch
 from mloc.services.worker.input_resolution import InputResolver
 from mloc.services.worker.ledger import HostStarted, Ledger
 

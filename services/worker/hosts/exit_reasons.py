@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from mloc.services.worker.host_link import HostExit
+from mloc.services.worker.hosts.host_link import HostExit
 
 _MEANING = {
     "SIGKILL": "killed from outside; when nobody did that, the kernel did because memory ran out: ask for more memory or smaller batches",

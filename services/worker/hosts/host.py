@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from mloc.core.host_frames import Go, WorkerFrame
 from mloc.services.worker.attempt import Attempt, AttemptKey
-from mloc.services.worker.host_link import HostExit, HostLink, HostPlan
+from mloc.services.worker.hosts.host_link import HostExit, HostLink, HostPlan
 
 TAIL_LINES = 20  # of a host's output, kept to explain its death
 

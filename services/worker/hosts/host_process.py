@@ -20,10 +20,10 @@ import structlog
 from mloc.core.host_frames import FrameError, FrameReader, RunTask, WorkerFrame, encode_frames
 from mloc.services.clock import Clock
 from mloc.services.setting_variables import variables
-from mloc.services.worker.host_link import HostExit, HostPlan, HostWatch
+from mloc.services.worker.hosts.host_link import HostExit, HostPlan, HostWatch
+from mloc.services.worker.hosts.line_cutter import LineCutter
+from mloc.services.worker.hosts.process_groups import MARK, kill_group, living_members, start_of
 from mloc.services.worker.ledger import HostStarted
-from mloc.services.worker.line_cutter import LineCutter
-from mloc.services.worker.process_groups import MARK, kill_group, living_members, start_of
 
 READ_BYTES = 1024 * 1024
 PIPE_BYTES = 1024 * 1024

@@ -23,10 +23,10 @@ from mloc.services.intake.commands.opening import api_url, missing_is_wrong, ope
 from mloc.services.intake.commands.output import say
 from mloc.services.intake.commands.source import Source
 from mloc.services.intake.commands.submit import Outcome, prepare, refuse, say_wrong, submit_one
-from mloc.services.intake.commands.watch_record import RECORD, WatchRecord
-from mloc.services.intake.commands.watched_folder import Found, WatchedFolder
 from mloc.services.intake.local_paths import MissingIsWrong
 from mloc.services.intake.task_file import TaskFile
+from mloc.services.intake.watching.watch_record import RECORD, WatchRecord
+from mloc.services.intake.watching.watched_folder import Found, WatchedFolder
 from mloc.services.settings import Settings
 from mloc.services.signals import stop_on_signals
 

@@ -15,8 +15,8 @@ from msgspec import Struct
 
 from mloc.core.host_frames import EngineLoaded, HostReady, Quit
 from mloc.services.clock import Clock
-from mloc.services.worker.host import Host
-from mloc.services.worker.host_link import HostExit, HostLauncher, HostPlan
+from mloc.services.worker.hosts.host import Host
+from mloc.services.worker.hosts.host_link import HostExit, HostLauncher, HostPlan
 from mloc.services.worker.ledger import Ledger
 from mloc.services.worker.waiting import wait_at_most
 
