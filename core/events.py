@@ -306,6 +306,7 @@ class WorkerRegistered(Event, frozen=True):
     cost_per_hour: float = 0.0
     attempts: tuple[HeldAttempt, ...] = ()
     versions: dict[str, str] = {}  # of MLOC and the libraries that run its tasks
+    lacks: dict[str, str] = {}  # task type that it does not offer → why, and what would help
 
 
 class WorkerRetired(Event, frozen=True):

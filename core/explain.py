@@ -62,7 +62,7 @@ def explain_need(cluster: Cluster, need: Need, held: str = "", task: Task | None
     if not alive:
         return Explanation("no_worker", "no worker is there; start one with `mloc worker`", verdicts)
     if not any(need.task_type in worker.task_types for worker in alive):
-        return Explanation("no_worker", f"none of {_count(len(alive), 'worker')} offers task type {need.task_type}", verdicts)
+        return Explanation("no_worker", f"none of {_count(len(alive), 'worker')} offers task type {need.task_type}{_remedies(alive, need)}", verdicts)
     if not any(verdict.fits for verdict in verdicts):
         return _of_misfits(cluster, need, alive, verdicts)
     if held:
@@ -79,6 +79,16 @@ def explain_need(cluster: Cluster, need: Need, held: str = "", task: Task | None
         tied_to = dispatch_policy.pinned(rule.policy, task, fitting)
         return Explanation("busy", f"{tied_to}, which it is tied to by the dispatch policy {rule.policy}, is busy", verdicts)
     return Explanation("next", "next in line", verdicts, worker=chosen[0])
+
+
+def _remedies(alive: list[Worker], need: Need) -> str:
+    """What would make a worker offer the type, by worker; those that lack the same together."""
+    by_words: dict[str, list[str]] = {}
+    for worker in alive:
+        if words := worker.lacks.get(need.task_type):
+            by_words.setdefault(words, []).append(worker.id)
+    told = [f"{ids[0]}{f' and {len(ids) - 1} more' if len(ids) > 1 else ''}: {words}" for words, ids in list(by_words.items())[:3]]
+    return f" ({'; '.join(told)})" if told else ""
 
 
 def _of_misfits(cluster: Cluster, need: Need, alive: list[Worker], verdicts: tuple[WorkerVerdict, ...]) -> Explanation:

@@ -36,6 +36,7 @@ class Worker(Struct, frozen=True, omit_defaults=True, gc=False):
     registered_ms: int = 0
     since_ms: int = 0
     versions: dict[str, str] = {}
+    lacks: dict[str, str] = {}
 
 
 class Attempt(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -59,6 +60,7 @@ def registered(before: Worker | None, event: WorkerRegistered, now_ms: int) -> W
         disabled=before.disabled if before else False,
         hardware=event.hardware, task_types=frozenset(event.task_types), tags=frozenset(event.tags), slots=event.slots,
         cost_per_hour=event.cost_per_hour, registered_ms=now_ms, since_ms=now_ms, versions=event.versions,
+        lacks=event.lacks,
     )  # fmt: skip
 
 

@@ -1,14 +1,12 @@
 """Which executor runs which task type, and what this machine lacks for it. Imports none of them: a worker asks before it starts a host.
 
-Plug-ins name themselves in the entry-point group `mloc.executors`: `my_type = "my_package.my_executor:run"`; a function `load` beside
-`run` keeps an engine warm.
+Plug-ins name themselves in the entry-point group `mloc.executors` (`plugins`); one that cannot be used is an offer with a problem.
 `python -m mloc.executors.registry --json` prints what this machine offers, for programs that must not import this room.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import sys
 from functools import cache
@@ -17,8 +15,8 @@ import msgspec
 from msgspec import Struct
 
 from mloc.executors.contract import ExecutorError, LightFunction, LoadFunction, RunFunction
+from mloc.executors.plugins import problems, usable_names
 
-PLUGIN_GROUP = "mloc.executors"
 _TRAINING = ("torch", "transformers", "trl", "peft", "datasets")
 
 
@@ -31,6 +29,12 @@ class Executor(Struct, frozen=True):
     requires: tuple[str, ...] = ()  # importable modules that it cannot do without
     light: bool = False  # its module also has `run_light`, for tasks of milliseconds
     family: str = ""  # executors of one family share a warm host and its engines; the module's own where there is none
+    package: str = ""  # that a plug-in comes from
+    more: tuple[tuple[str, str, str], ...] = ()  # (what of it, importable module that this needs, extra)
+
+    def remark(self) -> str:
+        """Which parts of it this machine lacks a module for."""
+        return "; ".join(f'{what} needs {name}: pip install "mloc[{extra}]"' for what, name, extra in self.more if not _is_installed(name))
 
     def missing(self) -> list[str]:
         """The modules that this machine lacks for it."""
@@ -46,10 +50,15 @@ class Offer(Struct, frozen=True):
     extra: str = ""
     light: bool = False
     family: str = ""  # task types of one family share their libraries, and so a warm host
+    package: str = ""  # that a plug-in comes from
+    problem: str = ""  # why a plug-in cannot be used
+    remark: str = ""  # what it cannot do here though it runs, and how to get that
 
     @property
     def remedy(self) -> str:
         """What to do where it does not run."""
+        if self.problem:
+            return f"the plug-in {self.task_type} of {self.package} cannot be used: {self.problem}"
         lacks = f"{self.task_type} needs {', '.join(self.missing)}"
         return f'{lacks}: pip install "mloc[{self.extra}]"' if self.extra else lacks
 
@@ -81,7 +90,10 @@ BUILT_IN: dict[str, Executor] = {
     "agent": Executor(
         "mloc.executors.agents.agent_executor", extra="agent", requires=("torch", "transformers", "langchain", "langchain_core", "langgraph")
     ),
-    "eval": Executor("mloc.executors.evaluation.eval_executor", extra="inference", requires=("torch", "transformers")),
+    "eval": Executor(
+        "mloc.executors.evaluation.eval_executor", extra="inference", requires=("torch", "transformers"),
+        more=(("the harness lm-eval", "lm_eval", "eval"),),
+    ),
     "ppo": Executor("mloc.executors.training.ppo_executor", extra="training", requires=("torch", "transformers", "accelerate", "peft")),
 }
 
@@ -103,10 +115,18 @@ def executor_of(task_type: str) -> Executor:
 
 def available() -> list[Offer]:
     """Every task type and whether this machine can run it."""
-    return [
-        Offer(task_type, not (missing := executor.missing()), missing, executor.extra, executor.light, executor.family or executor.module)
-        for task_type, executor in executors().items()
-    ]
+    cannot = problems(BUILT_IN)
+    broken = [Offer(plugin.task_type, False, package=plugin.package, problem=words) for plugin, words in cannot.items()]
+    unusable = {plugin.task_type for plugin in cannot if plugin.task_type not in BUILT_IN and usable_names(BUILT_IN).get(plugin.task_type) == plugin}
+    return [_offer(task_type, executor) for task_type, executor in executors().items() if task_type not in unusable] + broken
+
+
+def _offer(task_type: str, executor: Executor) -> Offer:
+    missing = executor.missing()
+    return Offer(
+        task_type, not missing, missing, executor.extra, executor.light, executor.family or executor.module, executor.package,
+        remark="" if missing else executor.remark(),
+    )  # fmt: skip
 
 
 def run_function(executor: Executor) -> RunFunction:
@@ -124,10 +144,8 @@ def light_function(executor: Executor) -> LightFunction:
     return importlib.import_module(executor.module).run_light  # type: ignore[no-any-return]
 
 
-@cache
 def _plugins() -> dict[str, Executor]:
-    points = importlib.metadata.entry_points(group=PLUGIN_GROUP)
-    return {point.name: Executor(point.module, point.attr or "run") for point in points}
+    return {name: Executor(plugin.module, plugin.function, package=plugin.package) for name, plugin in usable_names(BUILT_IN).items()}
 
 
 @cache
@@ -141,7 +159,8 @@ def main(arguments: list[str]) -> int:
         print(msgspec.json.encode(available()).decode())
         return 0
     for offer in available():
-        print(f"{offer.task_type:12} {'runs here' if offer.runs else offer.remedy}")
+        shown = offer.remedy if not offer.runs else f"runs here; {offer.remark}" if offer.remark else "runs here"
+        print(f"{offer.task_type:12} {shown}")
     return 0
 
 

@@ -45,6 +45,9 @@ class _Offer(Struct):
     runs: bool
     missing: list[str] = []
     extra: str = ""
+    package: str = ""
+    problem: str = ""
+    remark: str = ""
 
 
 def run(settings: Settings, as_json: bool = False) -> int:
@@ -114,8 +117,12 @@ def task_types() -> list[Finding]:
 
 
 def _task_type(offer: _Offer) -> Finding:
+    if offer.problem:
+        remedy = f"mend or remove it: pip uninstall {offer.package.partition(' ')[0]}"
+        return Finding("Plug-ins", offer.task_type, "warning", f"the plug-in of {offer.package} cannot be used: {offer.problem}", remedy)
     if offer.runs:
-        return Finding("Task types", offer.task_type, "ok", "runs here")
+        whose = f" (plug-in of {offer.package})" if offer.package else ""
+        return Finding("Task types", offer.task_type, "ok", f"runs here{whose}", offer.remark)
     remedy = f'pip install "mloc[{offer.extra}]"' if offer.extra else ""
     return Finding("Task types", offer.task_type, "lacks", f"needs {', '.join(offer.missing)}", remedy)
 

@@ -44,6 +44,7 @@ class WorkerPlan(Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...] = ()
     slots: int = 1
     cost_per_hour: float = 0.0
+    lacks: dict[str, str] = {}
     versions: dict[str, str] = {}
     heartbeat_interval_sec: float = 30.0
     heartbeat_ttl_sec: float = 120.0
@@ -155,7 +156,7 @@ class Agent:
         event = WorkerRegistered(
             worker=self.worker, incarnation=incarnation, run_id=run_id, hardware=plan.hardware, tags=plan.tags,
             task_types=() if leaving else plan.task_types, slots=0 if leaving else plan.slots, cost_per_hour=plan.cost_per_hour,
-            attempts=(*self.runs.held(), *self.outbox.unacknowledged()), versions=plan.versions,
+            attempts=(*self.runs.held(), *self.outbox.unacknowledged()), versions=plan.versions, lacks=plan.lacks,
         )  # fmt: skip
         await self._log.register(event, self._ledger.nonce, int(plan.heartbeat_ttl_sec * 1000))
         if (now_served_by := await self._log.run_id()) != run_id:

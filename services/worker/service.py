@@ -36,7 +36,8 @@ from mloc.services.worker.ledger import LedgerError
 from mloc.services.worker.ledger_file import open_ledger
 from mloc.services.worker.library_versions import library_versions
 
-OFFER_TIMEOUT_SEC = 60
+OFFER_TIMEOUT_SEC = 120
+MOST_WORDS = 300  # characters, of why a task type is not offered
 
 _log = structlog.get_logger("worker")
 
@@ -47,6 +48,17 @@ class Offer(Struct, frozen=True):
     task_type: str
     runs: bool
     family: str = ""
+    missing: list[str] = []
+    extra: str = ""
+    package: str = ""
+    problem: str = ""
+
+    @property
+    def lacks(self) -> str:
+        """Why it does not run here, and what to do."""
+        if self.problem:
+            return f"the plug-in of {self.package} cannot be used: {self.problem}"
+        return f"it lacks {', '.join(self.missing)}" + (f': pip install "mloc[{self.extra}]"' if self.extra else "")
 
 
 class WorkerMisconfigured(Exception):
@@ -93,7 +105,11 @@ async def _run(settings: Settings) -> None:
 
 
 def _plan(settings: Settings, environ: Mapping[str, str]) -> WorkerPlan:
-    offers = [offer for offer in installed_task_types(environ) if offer.runs]
+    listed = installed_task_types(environ)
+    offers = [offer for offer in listed if offer.runs]
+    for offer in listed:
+        if offer.problem:
+            _log.warning("a plug-in cannot be used", task_type=offer.task_type, package=offer.package, problem=offer.problem)
     wanted = settings.task_topics
     task_types = tuple(offer.task_type for offer in offers if not wanted or offer.task_type in wanted)
     if not task_types:
@@ -106,7 +122,15 @@ def _plan(settings: Settings, environ: Mapping[str, str]) -> WorkerPlan:
         tags=settings.worker_tags, slots=settings.worker_slots, cost_per_hour=settings.worker_cost_per_hour,
         heartbeat_interval_sec=settings.heartbeat_interval_sec, heartbeat_ttl_sec=settings.heartbeat_ttl_sec,
         drain_sec=settings.worker_drain_sec, stop_grace_sec=settings.stop_grace_sec, versions=library_versions(),
+        lacks=_lacks(listed, task_types),
     )  # fmt: skip
+
+
+def _lacks(listed: list[Offer], task_types: tuple[str, ...]) -> dict[str, str]:
+    """Task type → why this worker does not offer it, in a few words."""
+    runs = {offer.task_type for offer in listed if offer.runs}
+    lacking = {offer.task_type: offer.lacks[:MOST_WORDS] for offer in listed if offer.task_type not in runs}
+    return lacking | {task_type: "its TASK_TOPICS leave it out" for task_type in runs if task_type not in task_types}
 
 
 def installed_task_types(environ: Mapping[str, str]) -> list[Offer]:

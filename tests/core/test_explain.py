@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from mloc.core.cluster import Cluster
 from mloc.core.events import (
@@ -98,3 +99,12 @@ def test_a_task_is_next_in_line_exactly_when_it_is_dispatched(workers: list[Work
     dispatched = {event.worker for event in decide(cluster, 9999, {}, Limits()) if isinstance(event, TaskDispatched)}
     assert (explanation.reason == "next") == bool(dispatched)
     assert dispatched <= {verdict.worker for verdict in explanation.workers if verdict.has_room}
+
+
+def test_a_type_that_nobody_offers_is_explained_with_what_each_worker_lacks_for_it() -> None:
+    words = 'it lacks chromadb: pip install "mloc[rag]"'
+    workers = [replace(worker(id), lacks={"rag": words, "agent": "it lacks langchain"}) for id in ("a", "b")]
+    cluster = given_log(*workers, worker("c"), TaskSubmitted(task="t", task_type="rag", need=Need("rag")))
+    said = explain(cluster, cluster.tasks["t"])
+    assert said.reason == "no_worker"
+    assert said.summary == f"none of 3 workers offers task type rag (a and 1 more: {words})"
