@@ -11,11 +11,12 @@ from typing import Any
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.training import evaluation, parallelism, rank_launch
+from mloc.executors.training.trackers import trackers_of
 
 # Ours, not the trainer's: what they ask for is done around it.
 OWN_NAMES = frozenset({"keep_checkpoints", "save_model"}) | evaluation.OWN_NAMES | rank_launch.OWN_NAMES | parallelism.OWN_NAMES
 # Of other kinds of training: nothing here acts on them.
-WITHOUT_EFFECT = frozenset({"log_with", "mini_batch_size", "kl_coef", "target_kl", "ppo_epochs", "whiten_rewards"})
+WITHOUT_EFFECT = frozenset({"mini_batch_size", "kl_coef", "target_kl", "ppo_epochs", "whiten_rewards"})
 MAX_CHECKPOINTS = 2
 
 
@@ -25,6 +26,7 @@ def trainer_config(config_class: Any, spec: TaskSpec, context: Context, defaults
     notes = [f"training.{name} has no effect here" for name in given if name in WITHOUT_EFFECT]
     given = {name: value for name, value in given.items() if name not in WITHOUT_EFFECT}
     parallelism.check_fsdp(given)
+    given["report_to"] = trackers_of(given)
     given |= parallelism.deepspeed_settings(spec.training, context)
     known = {field.name for field in dataclasses.fields(config_class) if field.init}
     if "warmup_ratio" in given and "warmup_ratio" not in known:
@@ -56,7 +58,6 @@ def _defaults(spec: TaskSpec, context: Context) -> dict[str, Any]:
         "gradient_checkpointing": bool(config.get("gradient_checkpointing", on_device)),
         "dataloader_pin_memory": on_device,
         "logging_nan_inf_filter": False,  # a loss that is no number any more is to be seen
-        "report_to": "none",
     }
 
 

@@ -27,6 +27,7 @@ from mloc.executors.training.model_card import Trained
 from mloc.executors.training.parallelism import wants_deepspeed
 from mloc.executors.training.rank_launch import launch_of, run_ranks
 from mloc.executors.training.saved_checkpoints import usable_checkpoint
+from mloc.executors.training.trackers import tracked, trackers_of
 from mloc.executors.training.trained_weights import adapter_of, final_folder, is_quantized, prepared, save_final
 from mloc.executors.training.training_reports import history, reporting_callback
 from mloc.executors.training.training_settings import trainer_config
@@ -65,12 +66,17 @@ class Recipe(Struct, frozen=True):
 
 def train(task: RunTask, context: Context, recipe: Recipe) -> Iterator[Report]:
     """Train, in the steps that `training` asks for, from the checkpoint of an earlier attempt where there is one."""
-    from transformers import PrinterCallback, set_seed
-
     spec = decode_spec(task.spec)
     if not in_rank() and (launch := launch_of(spec, context, always=wants_deepspeed(spec.training))) is not None:
         yield from run_ranks(task, launch, context)
         return
+    with tracked(trackers_of(spec.training) if rank() == 0 else [], task.task, context):
+        yield from _train_here(task, spec, context, recipe)
+
+
+def _train_here(task: RunTask, spec: TaskSpec, context: Context, recipe: Recipe) -> Iterator[Report]:
+    from transformers import set_seed
+
     began, meter = time.monotonic(), Meter(own_devices(context))
     evaluation = evaluation_of(spec.training, recipe.best)
     config, notes = trainer_config(recipe.config_class, spec, context, {**recipe.defaults, **evaluation.settings})
@@ -79,34 +85,47 @@ def train(task: RunTask, context: Context, recipe: Recipe) -> Iterator[Report]:
     yield Progress((*notes, f"{len(rows)} examples{f', {len(kept)} to evaluate on' if kept else ''}; loading the model"))
     set_seed(config.seed)
     loaded = recipe.load(spec, context, texts(rows))
-    model, lora = prepared(loaded, adapter_of(spec))
     if context.stopping():
         return
-    reference = _on_disk(loaded, model, context) if recipe.needs_reference and lora is None else None
+    reporting = reporting_callback(context, meter)
     given = {
-        "model": model, "args": config, "processing_class": loaded.tokenizer, "peft_config": lora, **_to_evaluate_on(kept_examples),
-        "callbacks": [reporting := reporting_callback(context, meter), *_early_stopping(evaluation)],
+        "args": config, "processing_class": loaded.tokenizer, **_to_evaluate_on(kept_examples),
+        "callbacks": [reporting, *_early_stopping(evaluation)],
     }  # fmt: skip
-    trainer = recipe.trainer(Prepared(task, spec, context, [*rows, *kept], examples, given))
-    trainer.remove_callback(PrinterCallback)
-    yield Progress((f"{sum(p.numel() for p in trainer.model.parameters() if p.requires_grad):,} weights to train",))
-    _discard(reference)
+    trainer = _trainer(loaded, Prepared(task, spec, context, [*rows, *kept], examples, given), recipe)
     checkpoint, notes = usable_checkpoint(context.checkpoint)
-    yield Progress(tuple(notes))
+    yield Progress((f"{sum(p.numel() for p in trainer.model.parameters() if p.requires_grad):,} weights to train", *notes))
     _train(trainer, checkpoint)
     if reporting.stopped and trainer.state.global_step < trainer.state.max_steps:
         return
-    final = final_folder(trainer.model, context)
     told = _told(trainer, recipe.measures, meter)
-    if spec.training.get("save_model", True):
-        is_adapter = hasattr(trainer.model, "peft_config")
-        about = Trained(task.task, task.task_type, spec, loaded.name, len(rows), len(kept), config.seed, told, is_adapter)
-        checkpoints = None if spec.training.get("keep_checkpoints") else Path(trainer.args.output_dir)
+    about = Trained(task.task, task.task_type, spec, loaded.name, len(rows), len(kept), config.seed, told, hasattr(trainer.model, "peft_config"))
+    final = _saved(trainer, loaded, about, context)
+    yield Result(_result(task, loaded, trainer, context, final, told, time.monotonic() - began), files=True)
+
+
+def _trainer(loaded: LoadedModel, made: Prepared, recipe: Recipe) -> Any:
+    from transformers import PrinterCallback
+
+    model, lora = prepared(loaded, adapter_of(made.spec))
+    reference = _on_disk(loaded, model, made.context) if recipe.needs_reference and lora is None else None
+    made.given.update(model=model, peft_config=lora)
+    trainer = recipe.trainer(made)
+    trainer.remove_callback(PrinterCallback)
+    _discard(reference)
+    return trainer
+
+
+def _saved(trainer: Any, loaded: LoadedModel, about: Trained, context: Context) -> Path:
+    """The folder of the final weights, which are there unless the task does not want them."""
+    final = final_folder(trainer.model, context)
+    if about.spec.training.get("save_model", True):
+        checkpoints = None if about.spec.training.get("keep_checkpoints") else Path(trainer.args.output_dir)
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             trainer.save_model(str(final))  # every rank holds a part of the weights
         if rank() == 0:
             save_final(_whole(trainer), loaded.tokenizer, final, checkpoints, about)
-    yield Result(_result(task, loaded, trainer, context, final, told, time.monotonic() - began), files=True)
+    return final
 
 
 def _whole(trainer: Any) -> Any:
