@@ -17,6 +17,7 @@ from mloc.console.view import View
 from mloc.core import event_line, explain, log_ids
 from mloc.core.events import Event
 from mloc.core.task import FINAL, Task
+from mloc.services.intake.views import callback_view, told
 from mloc.services.log.event_log import TelemetryPoint
 
 CURVE_HEIGHT = 5
@@ -39,6 +40,7 @@ def overview(view: View, task: Task, history: History, telemetry: Telemetry, wid
         [],
         *_facts(task, width),
     ]
+    lines += [[("  told       ", DIM), (told(callback_view(one)), BAD if one.error else "")] for one in task.callbacks]
     if task.phase in PENDING:
         lines += _why_pending(view, task)
     if task.children:

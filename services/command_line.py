@@ -117,7 +117,8 @@ def _service(parsed: argparse.Namespace) -> int:
 
 
 def _start(parsed: argparse.Namespace) -> int:
-    node_type = parsed.node_type or load_settings().mloc_node_type
+    settings = load_settings()
+    node_type = parsed.node_type or settings.mloc_node_type
     if node_type is None:
         print("mloc start: say --node-type orchestrator or --node-type worker, or set MLOC_NODE_TYPE", file=sys.stderr)
         return USAGE

@@ -84,7 +84,7 @@ GROUPS: dict[str, dict[str, Variable]] = {
             kind.url("http", "https"), "Where workers reach the API: those without a shared folder upload results to it, fetch inputs from it."
         ),
         "orchestrator_url": Variable(
-            kind.url("http", "https"), "The API that commands talk to.", default_text="http://127.0.0.1:PORT", planned=True
+            kind.url("http", "https"), "The API that commands talk to.", default_text="http://127.0.0.1:PORT"
         ),
     },
     "Callbacks": {
@@ -177,7 +177,6 @@ GROUPS: dict[str, dict[str, Variable]] = {
         "mloc_node_type": Variable(
             kind.choice("orchestrator", "worker"),
             "What `mloc start` starts: API, scheduler, aggregator and metrics, or a worker.",
-            planned=True,
         ),
     },
 }

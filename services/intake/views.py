@@ -163,6 +163,20 @@ def callback_view(callback: Callback) -> CallbackView:
     )  # fmt: skip
 
 
+def told(callback: CallbackView) -> str:
+    """One receiver and how far telling it is, in words."""
+    named = f"{'result to' if callback.what == 'result' else 'webhook'} {callback.url}"
+    tries = f"{callback.tries} {'try' if callback.tries == 1 else 'tries'}"
+    match callback.state:
+        case "waiting":
+            return f"{named} when it ends"
+        case "made":
+            return f"{named} delivered at {callback.at} ({callback.status}, {tries})"
+        case "given_up":
+            return f"{named} given up after {tries}: {callback.error}"
+    return f"{named} is due" + (f", again at {callback.next_at}; {tries} so far: {callback.error}" if callback.tries else "")
+
+
 def status_of(phase: Phase) -> Status:
     """The older name of a state."""
     return STATUS[phase]  # type: ignore[return-value]  # the assertion above holds it

@@ -16,7 +16,7 @@ from textual.pilot import Pilot
 from mloc.console.app import ConsoleApp, main
 from mloc.console.listed_entries import ListedEntries, open_archive
 from mloc.console.row_table import RowTable
-from mloc.core.events import CancelRequested, Error, RetryRequested
+from mloc.core.events import CallbackFailed, CancelRequested, Error, Receiver, RetryRequested, TaskCancelled
 from mloc.services.log.event_log import Heartbeat, TelemetryPoint
 from tests.console.fake_source import FakeSource
 from tests.histories import History
@@ -126,6 +126,19 @@ async def test_a_tasks_page_tells_its_state_its_history_its_spec_and_its_result(
         await person.sees('"ok": true', '"good"')
         await person.press("escape")
         await person.sees("showing 7 of 7")
+
+
+async def test_a_tasks_page_says_who_was_not_told_of_its_end(source: FakeSource) -> None:
+    history = source.history
+    history.submit("hooked", receivers=(Receiver("notice", "https://h/done?token=x"),))
+    history.add(TaskCancelled(task="hooked"))
+    ended_ms = history.cluster.tasks["hooked"].callbacks[0].ended_ms
+    history.add(CallbackFailed(task="hooked", what="notice", ended_ms=ended_ms, status=400, error="no such run"))
+    async with opened(source) as person:
+        await person.press("slash", *"hooked", "enter")
+        await person.sees("showing 1 of 8")
+        await person.press("enter")
+        await person.sees("webhook https://h/done?… given up after 1 try: no such run")
 
 
 async def test_a_tasks_page_says_why_it_is_pending(source: FakeSource) -> None:

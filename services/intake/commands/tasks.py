@@ -15,6 +15,7 @@ from mloc.services.intake.commands.source import Source, View, has_ended, millis
 from mloc.services.intake.commands.wait import wait_for
 from mloc.services.intake.streams.line_text import line_text
 from mloc.services.intake.task_requests import RequestRefused, words
+from mloc.services.intake.views import CallbackView, told
 from mloc.services.settings import Settings
 from mloc.services.shell_completion import remember
 
@@ -151,20 +152,6 @@ def _row(view: View, now_ms: int) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _told(callback: View) -> str:
-    """One receiver and how far telling it is."""
-    named = f"{'result to' if callback['what'] == 'result' else 'webhook'} {callback['url']}"
-    tries = f"{callback['tries']} {'try' if callback['tries'] == 1 else 'tries'}"
-    match callback["state"]:
-        case "waiting":
-            return f"{named} when it ends"
-        case "made":
-            return f"{named} delivered at {callback['at']} ({callback['status']}, {tries})"
-        case "given_up":
-            return f"{named} given up after {tries}: {one_line(callback['error'], 300)}"
-    return f"{named} is due" + (f", again at {callback['next_at']}; {tries} so far: {one_line(callback['error'], 300)}" if callback["tries"] else "")
-
-
 def _facts(view: View, why: str, place: str) -> list[tuple[str, str]]:
     tries, error = view["attempts"], view["error"]
     facts = [
@@ -176,6 +163,6 @@ def _facts(view: View, why: str, place: str) -> list[tuple[str, str]]:
         ("submitted", view["submitted_at"]), ("started", view["started_at"]), ("ended", view["ended_at"]),
         ("error", f"{error['type']}: {one_line(error['message'], 500)}" if error else ""),
         ("result", f"its time was over at {expired}" if (expired := view.get("expired_at")) else place), ("kept until", view.get("expires_at") or ""),
-        *(("told", _told(one)) for one in view.get("callbacks", ())),
+        *(("told", one_line(told(msgspec.convert(one, CallbackView)), 400)) for one in view.get("callbacks", ())),
     ]  # fmt: skip
     return [(name, value) for name, value in facts if value]

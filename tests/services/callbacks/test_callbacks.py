@@ -15,7 +15,7 @@ from aiohttp import web
 from mloc.core.answers import Dispatch
 from mloc.core.callbacks import Callback
 from mloc.core.cluster import Cluster
-from mloc.core.events import CancelRequested, Error, Receiver, RetryRequested, TaskDispatched
+from mloc.core.events import CancelRequested, Error, Receiver, RetryRequested, TaskDispatched, TaskSubmitted
 from mloc.services.callbacks.callbacks import Policy
 from mloc.services.intake.views import task_page
 from mloc.services.results.folders import attempt_folder
@@ -303,3 +303,13 @@ async def test_a_shard_tells_nobody_and_the_whole_once(cell: Cell) -> None:
         await until_callback(cell, "t", "made")
     assert [told.json["task_id"] for told in receiver.told] == ["t"]
     assert len(receiver.told[0].json["result"]["items"]) == 2
+
+
+async def test_a_pipeline_tells_its_own_end_when_its_last_stage_has_ended(cell: Cell) -> None:
+    async with receiving() as receiver, cell.scheduler(), cell.worker(), cell.aggregator(policy=QUICK):
+        parent = TaskSubmitted(task="p", name="p", kind="Pipeline", children=("p.a", "p.b"), receivers=(notice_to(receiver.url),))
+        await cell.submit(parent, task("p.a", parent="p", stage="a"), task("p.b", parent="p", stage="b", depends_on=("p.a",)))
+        told = (await receiver.until())[0].json
+        await until_callback(cell, "p", "made")
+    assert (told["event"], told["task_id"], told["children"], told["children_done"]) == ("succeeded", "p", ["p.a", "p.b"], 2)
+    assert len(receiver.told) == 1
