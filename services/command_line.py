@@ -23,6 +23,7 @@ SERVICES = {
     "scheduler": ("mloc.services.scheduler", "decide which worker does what: dispatch, retry, time-outs, lost workers"),
     "aggregator": ("mloc.services.aggregator", "publish results, merge shards; the only writer of the result tree"),
     "metrics": ("mloc.services.metrics.projector", "count what happens: Prometheus text, metrics.json, events.log"),
+    "mirror": ("mloc.services.mirror.service", "copy published results to object storage (RESULTS_MIRROR)"),
     "intake-api": ("mloc.services.intake.http.api", "accept tasks over HTTP and tell what became of them"),
 }
 EXAMPLES = """examples:

@@ -18,6 +18,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from mloc.services.exit_codes import CLEAN, FAILED
+from mloc.services.mirror.mirror import load_state
+from mloc.services.mirror.object_store import NoSuchStore, ObjectStore
 from mloc.services.server.address import NoServerError, check_reachable, shown_url
 from mloc.services.server.binary import ServerBinaryError, server_binary, server_version
 from mloc.services.server.record import find_server
@@ -183,7 +185,24 @@ async def _durability(client: redis.asyncio.Redis) -> list[Finding]:
 def _folders(settings: Settings) -> list[Finding]:
     up = read_up_record(settings.state_dir)
     results = Path(up.results) if up else settings.host_results_dir
-    return [_folder("state", settings.state_dir, settings.min_free_disk), _folder("results", results, settings.min_free_disk)]
+    return [
+        _folder("state", settings.state_dir, settings.min_free_disk), _folder("results", results, settings.min_free_disk),
+        *([_mirror(settings.state_dir, settings.results_mirror)] if settings.results_mirror else []),
+    ]  # fmt: skip
+
+
+def _mirror(state_dir: Path, url: str) -> Finding:
+    try:
+        ObjectStore(url)
+    except NoSuchStore as error:
+        return Finding("Folders", "mirror", "error", str(error))
+    state = load_state(state_dir)
+    if state.url != url or not state.position:
+        detail = f"{url}: `mloc mirror` has not got there yet" + (f": {state.trouble}" if state.url == url and state.trouble else "")
+        return Finding("Folders", "mirror", "warning", detail, "start it beside the aggregator; mloc up does")
+    if state.trouble:
+        return Finding("Folders", "mirror", "warning", f"{url}: {state.trouble}", "it is tried again; results wait on this disk")
+    return Finding("Folders", "mirror", "ok", f"{url}, {state.trees:,} results brought")
 
 
 def _folder(name: str, path: Path, least: int) -> Finding:

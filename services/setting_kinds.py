@@ -11,6 +11,7 @@ _DURATION = re.compile(r"(?P<number>\d[\d_]*(?:\.\d+)?)\s*(?P<unit>ms|s|m|h|d)?"
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_STORE = re.compile(r"[a-z][a-z0-9+.-]*://[^\s@?#]*")
 _BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
@@ -58,6 +59,12 @@ def _items(item: Callable[[str], str]) -> Callable[[str], tuple[str, ...]]:
 
 def _without_topic_prefix(text: str) -> str:
     return _matching(_WORD)(text.removeprefix("tasks.").replace("-", "_"))
+
+
+def _without_scheme(text: str) -> str:
+    if "://" in text:
+        raise ValueError(text)
+    return text
 
 
 def whole_number(least: int, most: int = 10**12) -> Kind:
@@ -117,6 +124,8 @@ def url(*schemes: str) -> Kind:
 
 TEXT = Kind("text", str)
 FOLDER = Kind("a folder", str)
+LOCAL_FOLDER = Kind("a folder on this machine's disk (for object storage set RESULTS_MIRROR)", _without_scheme)
+STORE = Kind("a URL such as s3://bucket/folder, gs://bucket/folder or file:///folder, without a key in it", _matching(_STORE))
 FILE = Kind("a file, a folder that ends in /, or off", str)
 BOOLEAN = Kind("1, true, yes, on or 0, false, no, off", _boolean)
 SIZE = Kind("a size in bytes (5_242_880, 512MiB, 1Gi, 2GB)", _size_bytes)

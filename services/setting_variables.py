@@ -46,12 +46,17 @@ GROUPS: dict[str, dict[str, Variable]] = {
             kind.FOLDER, "Embedded server, snapshots, archive, read model, metrics, logs."
         ),
         "results_dir": Variable(
-            kind.FOLDER,
+            kind.LOCAL_FOLDER,
             "Results. `mloc up` uses one folder for all.",
             default_text="worker ./results_workers; API and aggregator ./results_host; mloc up ./results",
         ),
         "orchestrator_results_dir": Variable(
-            kind.FOLDER, "Results as the API and the aggregator see them.", default_text="RESULTS_DIR"
+            kind.LOCAL_FOLDER, "Results as the API and the aggregator see them.", default_text="RESULTS_DIR"
+        ),
+        "results_mirror": Variable(
+            kind.STORE,
+            "Object storage to which `mloc mirror` copies each published result; keys come from the store's own variables.",
+            default_text="nowhere",
         ),
         "allowed_output_roots": Variable(
             kind.FOLDERS, "Absolute folders outside RESULTS_DIR in which a task may ask for its results."

@@ -5,6 +5,7 @@ field what its variable accepts and what it is for.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     orchestrator_state_dir: str = "./state"
     results_dir: str | None = None
     orchestrator_results_dir: str | None = None
+    results_mirror: str | None = None
     allowed_output_roots: tuple[str, ...] = ()
     worker_dir: str | None = None
     state_flush_interval_sec: float = 20.0
@@ -138,7 +140,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         try:
             values[field] = variable.kind.parse(text)
         except ValueError:
-            shown = "***" if variable.secret else text
+            shown = "***" if variable.secret else re.sub(r"(://)[^/]*@", r"\1***@", text)
             problems.append(f"{name}={shown} cannot be used: it takes {variable.kind.accepts}")
     if problems:
         raise SettingsError("\n".join(problems))

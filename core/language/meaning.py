@@ -146,6 +146,9 @@ def _check_output(spec: TaskSpec, findings: Findings) -> None:
         findings.wrong(("output", "destination"), '"url" is missing', accepted="text: where the result is sent")
     if destination.url:
         _check_url(destination.url, ("output", "destination", "url"), findings)
+    if destination.path and "://" in destination.path:
+        hint = "the setting RESULTS_MIRROR copies all results to object storage"
+        findings.wrong(("output", "destination", "path"), "is a URL", found=shown(destination.path), accepted="a folder", hint=hint)
     if destination.path and ".." in PurePosixPath(destination.path).parts:
         findings.wrong(("output", "destination", "path"), "leads out of the results folder", found=shown(destination.path))
 

@@ -104,7 +104,7 @@ class Up:
         return CLEAN if stop.is_set() else FAILED
 
     def _make_children(self) -> Iterator[ChildService]:
-        names = service_names(self._workers)
+        names = [*service_names(self._workers), *(["mirror"] if self._settings.results_mirror else [])]
         color = sys.stderr.isatty()
         width = max(map(len, names))
         for position, name in enumerate(names):

@@ -8,11 +8,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import redis
 
 from mloc.services import doctor
 from mloc.services.doctor import Finding, shown
+from mloc.services.mirror.mirror import MirrorState, state_path
 from mloc.services.server.binary import server_binary
 from mloc.services.server.record import answers
 from mloc.services.settings import Settings
@@ -62,6 +64,19 @@ async def test_a_server_that_syncs_each_second_can_lose_acknowledged_work(foreig
 async def test_a_server_that_syncs_always_is_fine(foreign_server: str) -> None:
     found = await findings(foreign_server, maxmemory_policy="noeviction", appendonly="yes", appendfsync="always")
     assert [finding.status for finding in found.values()] == ["ok", "ok"]
+
+
+def test_a_mirror_that_cannot_reach_its_store_is_a_warning_with_its_reason(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    url = f"file://{tmp_path}/store"
+    well, away, another = MirrorState(url, "1-0", 3), MirrorState(url, "1-0", 3, "no route"), MirrorState("s3://x")
+    for state, status in ((well, "ok"), (away, "warning"), (another, "warning")):
+        state_path(tmp_path).write_bytes(msgspec.json.encode(state))
+        found = {one.name: one for one in doctor._folders(Settings(orchestrator_state_dir=str(tmp_path), results_mirror=url))}["mirror"]
+        assert found.status == status
+        assert state.trouble in found.detail
+    other = doctor._folders(Settings(orchestrator_state_dir=str(tmp_path), results_mirror="nonsense://x"))[-1]
+    assert (other.name, other.status) == ("mirror", "error")
 
 
 def test_too_little_room_is_an_error_with_what_to_do(tmp_path: Path) -> None:

@@ -84,6 +84,14 @@ def test_all_wrong_values_are_told_at_once_and_secrets_are_not_shown() -> None:
     assert "hunter2" not in str(error.value)
 
 
+def test_a_key_in_a_url_that_takes_none_is_refused_and_not_shown() -> None:
+    with pytest.raises(SettingsError) as raised:
+        load_settings({"RESULTS_MIRROR": "s3://key:geheim@bucket/results", "RESULTS_DIR": "s3://bucket/results"})
+    assert "RESULTS_MIRROR=s3://***@bucket/results cannot be used" in str(raised.value)
+    assert "for object storage set RESULTS_MIRROR" in str(raised.value)
+    assert "geheim" not in str(raised.value)
+
+
 def test_an_older_name_works_and_is_noted() -> None:
     settings = load_settings({"MLOC_PORT": "9000", "ORCHESTRATOR_WORKER_SELECTION": "round_robin"})
     assert (settings.port, settings.dispatch_policy) == (9000, "round-robin")

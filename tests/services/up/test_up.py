@@ -15,8 +15,9 @@ import pytest
 import redis
 
 from mloc.services.server.record import find_server, read_record
+from mloc.services.settings import Settings
 from mloc.services.up.record import UpRecord, read_up_record
-from mloc.services.up.supervision import CORE_SERVICES
+from mloc.services.up.supervision import CORE_SERVICES, Up
 
 ROOT = Path(__file__).parents[3]
 STUB = Path(__file__).with_name("stub_services.py")
@@ -196,6 +197,14 @@ def test_an_unreachable_redis_url_is_one_line(folder: Path) -> None:
     assert ended.returncode == 69
     assert (folder / "errors").read_text().startswith("mloc up: nothing answers at REDIS_URL=redis://127.0.0.1:1 (")
     assert (folder / "errors").read_text().count("\n") == 1
+
+
+def test_a_mirror_is_started_where_one_is_wished_for() -> None:
+    def names(settings: Settings) -> list[str]:
+        return [child.name for child in Up(settings, {}, 1)._make_children()]
+
+    assert names(Settings()) == [*CORE_SERVICES, "worker-1"]
+    assert names(Settings(results_mirror="file:///x")) == [*CORE_SERVICES, "worker-1", "mirror"]
 
 
 def test_the_procfile_lists_the_processes_of_up() -> None:
