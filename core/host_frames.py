@@ -33,6 +33,7 @@ class RunTask(Struct, frozen=True, tag=True, omit_defaults=True, gc=False):
     checkpoint: str = ""  # newest checkpoint of an earlier attempt, absolute path
     seed: int = 0
     fetched: dict[str, str] = {}  # path or URL in the spec → where the worker has it on this disk
+    cache_folder: str = ""  # for what can be made again and later tasks may use, absolute
 
 
 class Go(Struct, frozen=True, tag=True, gc=False):

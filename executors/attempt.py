@@ -96,7 +96,7 @@ def _context(task: RunTask, stopping: Callable[[], bool], report: Callable[[Repo
         folder=Path(task.folder), final_folder=Path(task.final_folder or task.folder), rows_folder=Path(task.rows_folder or task.folder),
         inputs=task.inputs, devices=tuple(range(len(task.devices))), shard=task.shard,
         checkpoint=Path(task.checkpoint) if task.checkpoint else None, seed=task.seed, stopping=stopping, report=report,
-        fetched=task.fetched,
+        fetched=task.fetched, cache_folder=Path(task.cache_folder) if task.cache_folder else None,
     )  # fmt: skip
 
 

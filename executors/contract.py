@@ -83,6 +83,7 @@ class Context(Struct, frozen=True):
     stopping: Callable[[], bool]
     report: Callable[[Report], None]  # the same as yielding, for callbacks
     fetched: Mapping[str, str] = {}  # path or URL in the spec → where it lies on this disk
+    cache_folder: Path | None = None  # for what can be made again and later tasks may use
 
     @property
     def artifacts(self) -> Path:

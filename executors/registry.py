@@ -17,6 +17,7 @@ from msgspec import Struct
 from mloc.executors.contract import ExecutorError, LightFunction, LoadFunction, RunFunction
 from mloc.executors.plugins import problems, usable_names
 
+_RETRIEVAL = ("torch", "transformers", "langchain_core", "langchain_text_splitters", "chromadb", "qdrant_client", "faiss", "pypdf")
 _TRAINING = ("torch", "transformers", "trl", "peft", "datasets")
 
 
@@ -79,6 +80,7 @@ BUILT_IN: dict[str, Executor] = {
     "embed": _pooling("embed_executor"),
     "score": _pooling("score_executor"),
     "rerank": _pooling("rerank_executor"),
+    "rag": Executor("mloc.executors.retrieval.rag_executor", extra="rag", requires=_RETRIEVAL),
     "sft": _SFT,
     "lora_sft": _SFT,
     "qlora": _training("sft_executor", "bitsandbytes"),

@@ -89,8 +89,8 @@ whether a merged stage has all that it needs.
 
 - A file may hold several documents, parted by `---`; at most 256 tasks and 1 MiB. JSON is read as well.
 - `apiVersion`, `kind` and `metadata` are as in Kubernetes; `spec.taskType` says what is done. This version comes with executors for
-  `echo`, `inference`, `embed`, `score`, `rerank`, `sft`, `lora_sft`, `qlora`, `dpo`, `kto`, `reward`, `grpo`, `rloo`, `ppo`,
-  `agent` and `eval`. Other known types (`rag`) and types of plug-ins are accepted, checked, and wait until a worker offers them. `mloc doctor`
+  `echo`, `inference`, `embed`, `score`, `rerank`, `rag`, `sft`, `lora_sft`, `qlora`, `dpo`, `kto`, `reward`, `grpo`, `rloo`, `ppo`,
+  `agent` and `eval`. Other known types, and types of plug-ins, are accepted, checked, and wait until a worker offers them. `mloc doctor`
   says what runs where.
 - Keys that are not known are errors, except in the [settings of libraries](#settings-that-are-handed-to-libraries-by-name). *No effect yet* means:
   read, checked and kept, but nothing follows from it in this version.

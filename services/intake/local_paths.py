@@ -71,10 +71,26 @@ class _Anchoring:
         if load is not None and load.path and (path := self._path(load.path, "spec.checkpoint.load.path", other=load.url)) != load.path:
             changes["checkpoint"] = replace(spec.checkpoint, load=replace(load, path=path))
         retrieval = spec.retrieval
-        if retrieval is not None and isinstance(retrieval.documents, str):
-            documents = self._path(retrieval.documents, "spec.retrieval.documents")
+        if retrieval is not None and retrieval.documents is not None:
+            documents = self._documents(retrieval.documents)
             changes.update(_changed("retrieval", retrieval, replace(retrieval, documents=documents)))
         return replace(spec, **changes) if changes else spec
+
+    def _documents(self, documents: Any) -> Any:
+        """A path, or mappings with one; texts of a list are documents themselves."""
+        match documents:
+            case str():
+                return self._path(documents, "spec.retrieval.documents")
+            case {"path": str(path)}:
+                return {**documents, "path": self._path(path, "spec.retrieval.documents.path", other=documents.get("url"))}
+            case {"jsonl": {"path": str(path)} as jsonl}:
+                return {**documents, "jsonl": {**jsonl, "path": self._path(path, "spec.retrieval.documents.jsonl.path", other=jsonl.get("url"))}}
+            case {"jsonl": str(path)}:
+                return {**documents, "jsonl": self._path(path, "spec.retrieval.documents.jsonl")}
+            case list() | tuple():
+                return tuple(self._documents(one) if isinstance(one, dict) else one for one in documents)
+            case _:
+                return documents
 
     def _data(self, data: Any) -> Any:
         match data:

@@ -9,7 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
-from mloc.services.results.folders import ATTEMPTS, BLOBS, INPUTS, MANIFEST_FILE, UPLOADS, sealed
+from mloc.services.results.folders import ATTEMPTS, BLOBS, CACHE, INPUTS, MANIFEST_FILE, UPLOADS, sealed
 
 
 class Refused(Exception):
@@ -41,7 +41,7 @@ def resolve(root: Path, destination: str, allowed_roots: tuple[str, ...], task: 
     if not any(real.is_relative_to(allowed) for allowed in roots):
         where = "RESULTS_DIR" if not Path(destination).is_absolute() else "RESULTS_DIR and ALLOWED_OUTPUT_ROOTS"
         raise Refused(f"it leads out of {where}")
-    if real == home or any(real.is_relative_to(home / kept) for kept in (ATTEMPTS, BLOBS, UPLOADS, INPUTS)):
+    if real == home or any(real.is_relative_to(home / kept) for kept in (ATTEMPTS, BLOBS, CACHE, UPLOADS, INPUTS)):
         raise Refused("it is where MLOC keeps the results of all tasks")
     if real.is_relative_to(home):
         owner = real.relative_to(home).parts[0]

@@ -5,6 +5,7 @@
     .attempts/<task>/<attempt>/…                                    what an attempt writes; moved as a whole when it is published
     .attempts/<task>/0/artifacts/                                   what was uploaded for the task, whichever attempt is published
     .inputs/<sha256>/<name>                                         what was uploaded for tasks that name it; `.used` beside it once one does
+    .cache/                                                         what can be made again, kept for later tasks (indexes of documents)
     .blobs/, .uploads/                                              uploaded content by its sha256, and what has arrived of it so far
 """
 
@@ -20,6 +21,7 @@ ATTEMPTS = ".attempts"
 BLOBS = ".blobs"
 UPLOADS = ".uploads"
 INPUTS = ".inputs"
+CACHE = ".cache"
 ARTIFACTS = "artifacts"
 RESULT_FILE = "responses.json"
 MANIFEST_FILE = "manifest.json"

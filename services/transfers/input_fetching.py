@@ -17,6 +17,7 @@ from msgspec import Struct
 from mloc.core.language.spec import TaskSpec, decode_spec
 from mloc.services.artifacts import inputs
 from mloc.services.clock import Clock
+from mloc.services.results.destination import Refused, resolve
 from mloc.services.results.folders import ARTIFACTS, input_path
 from mloc.services.transfers.places import Place, may_have_places, places_of
 from mloc.services.transfers.remote_files import RemoteFiles, Say
@@ -36,10 +37,11 @@ class Here(Struct):
 
 
 class InputFetcher:
-    """`results_dir` is this worker's RESULTS_DIR."""
+    """`results_dir` is this worker's RESULTS_DIR, `allowed_roots` its ALLOWED_OUTPUT_ROOTS."""
 
-    def __init__(self, results_dir: Path, remote: RemoteFiles, clock: Clock) -> None:
+    def __init__(self, results_dir: Path, remote: RemoteFiles, clock: Clock, allowed_roots: tuple[str, ...] = ()) -> None:
         self.results_dir = results_dir
+        self.allowed_roots = allowed_roots
         self.remote = remote
         self.clock = clock
 
@@ -47,9 +49,19 @@ class InputFetcher:
         """`is_shared`: whether the aggregator's RESULTS_DIR is the worker's. Raises TransferError for what is nowhere."""
         here = Here({}, dict(inputs))
         if may_have_places(encoded):
-            for place in places_of(_decoded(encoded)):
+            spec = _decoded(encoded)
+            for place in places_of(spec):
                 await _Bringing(self, user, place, here, say, is_shared).bring()
+            if spec.retrieval is not None and (store := spec.retrieval.path):
+                here.fetched[store] = self._store_folder(store)
         return here
+
+    def _store_folder(self, written: str) -> str:
+        """Where a store of vectors is kept: by the rule of `output.destination.path`. Raises TransferError."""
+        try:
+            return str(resolve(self.results_dir, written, self.allowed_roots, task=""))
+        except Refused as error:
+            raise TransferError(f"retrieval.path {written!r} cannot be used: {error}") from error
 
     async def result_file(self, task: str) -> Path | None:
         """A copy of `responses.json` of a published task. Raises TransferError."""

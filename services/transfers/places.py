@@ -8,12 +8,16 @@ from typing import Literal
 from msgspec import Struct
 
 from mloc.core.language.data_spec import DatasetData, JsonlData
+from mloc.core.language.inference_spec import Retrieval
 from mloc.core.language.model_spec import HttpSource, HuggingFaceSource, LocalSource, ModelSource, ScratchSource, StageSource
 from mloc.core.language.spec import TaskSpec
 from mloc.core.language.training_spec import RewardModel
 from mloc.services.artifacts.inputs import named_in
 
-_TRACES = (b'"reward_model"', b'"rewards"', b'"url"', b'"path"', b'"taskId"', b'"http"', b'"stage"', b'"identifier":"/', b"://", b"/.inputs/")
+_TRACES = (
+    b'"reward_model"', b'"rewards"', b'"retrieval"',
+    b'"url"', b'"path"', b'"taskId"', b'"http"', b'"stage"', b'"identifier":"/', b"://", b"/.inputs/",
+)  # fmt: skip
 
 
 class Place(Struct, frozen=True):
@@ -47,9 +51,8 @@ def _all(spec: TaskSpec) -> Iterator[Place]:
             path = data.path or (identifier if identifier.startswith("/") else "")
             yield Place("data", "file", path, url, headers=data.headers)
     yield from _source(spec.model.source, "model.source")
-    documents = spec.retrieval.documents if spec.retrieval is not None else None
-    if isinstance(documents, str) and named_in(documents):
-        yield Place("retrieval.documents", "file", documents)
+    if spec.retrieval is not None:
+        yield from _retrieval(spec.retrieval)
     for number, adapter in enumerate(spec.model.adapters):
         where = f"model.adapters[{number}]"
         yield Place(where, "weights", adapter.path or "", adapter.url or "", adapter.task_id or "", headers=adapter.headers)
@@ -60,6 +63,24 @@ def _all(spec: TaskSpec) -> Iterator[Place]:
     for number, reward in enumerate(spec.rewards):
         if isinstance(reward.model, RewardModel):
             yield from _reward_model(reward.model, f"rewards[{number}].model")
+
+
+def _retrieval(retrieval: Retrieval) -> Iterator[Place]:
+    named = retrieval.documents if isinstance(retrieval.documents, list | tuple) else [retrieval.documents]
+    for one in named:
+        match one:
+            case {"path": str(path)}:
+                yield Place("retrieval.documents", "file", path)
+            case {"url": str(url)}:
+                yield Place("retrieval.documents", "file", url=url)
+            case str(url) if one is retrieval.documents and url.startswith(("http://", "https://")):
+                yield Place("retrieval.documents", "file", url=url)
+            case str(path) if one is retrieval.documents and (path.startswith("/") or named_in(path)) and "\n" not in path:
+                yield Place("retrieval.documents", "file", path)
+    yield Place("retrieval.index", "weights", (retrieval.index or "").removeprefix("file://"))
+    yield from _source(retrieval.embedding.source, "retrieval.embedding.source")
+    for where, model in (("retrieval.embedding.model", retrieval.embedding.model), ("retrieval.search.rerank", retrieval.search.rerank or "")):
+        yield Place(where, "weights", model if model.startswith("/") else "")
 
 
 def _reward_model(model: RewardModel, where: str) -> Iterator[Place]:

@@ -17,7 +17,7 @@ from mloc.core.language.resolution import has_references, resolve_encoded
 from mloc.core.seed import seed_of
 from mloc.services.clock import Clock
 from mloc.services.log.event_log import EventLog, LogUnavailable, ServerChanged
-from mloc.services.results.folders import final_folder
+from mloc.services.results.folders import CACHE, final_folder
 from mloc.services.results.row_lines import is_row_lines, without_rows
 from mloc.services.worker.attempt import Attempt
 from mloc.services.worker.scrubbing import secrets_worth_hiding
@@ -92,6 +92,7 @@ class InputResolver:
             task, number, dispatch.task_type, spec, f"{folders}{number}",
             f"{self._root}/{final_folder(task, is_shard=dispatch.shard is not None)}", f"{folders}rows",
             dispatch.shard, inputs, attempt.devices, dispatch.checkpoint, seed_of(task),
+            cache_folder="" if dispatch.light else f"{self._root}/{CACHE}",
         )  # fmt: skip
 
     async def _input(self, name: str, reference: InputRef, needs_items: bool) -> dict[str, Any]:

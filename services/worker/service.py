@@ -155,7 +155,8 @@ def _transfers(settings: Settings, log: EventLog, clock: Clock, results_dir: Pat
     remote = RemoteFiles(cache, clock, worker_api(settings))
     files = AttemptFiles(remote.api, clock) if remote.api is not None else None
     hosts = AllowedHosts(settings.callback_allowed_hosts)
-    return Transfers(results_dir, SharedFolder(results_dir, log, clock), InputFetcher(results_dir, remote, clock), files, clock, hosts)
+    inputs = InputFetcher(results_dir, remote, clock, settings.allowed_output_roots)
+    return Transfers(results_dir, SharedFolder(results_dir, log, clock), inputs, files, clock, hosts)
 
 
 async def _say_if_cut_off(transfers: Transfers) -> None:

@@ -21,7 +21,9 @@ from typing import Any
 import yaml
 from whole_cell import WholeCell
 
+from mloc.core.language.reading import read_tasks
 from mloc.core.language.value_paths import look_up, parse_path
+from mloc.executors import registry
 from mloc.services.intake.task_file import TEMPLATES, templates
 
 CASES = TEMPLATES / "cases"
@@ -47,6 +49,13 @@ def names(*, models: bool) -> list[str]:
     """Templates whose cases run now."""
     cases = {name: case_of(name) for name in templates()}
     return [name for name, case in cases.items() if bool(case.get("models")) is models and "waits_for" not in case]
+
+
+def lacking(name: str) -> str:
+    """Why the template cannot run here: what its task types need and this machine has not; empty where it can."""
+    read = read_tasks(templates()[name].read_bytes(), name)
+    types = {task.task_type for plan in read.documents for task in plan.tasks if task.role != "pipeline"}
+    return "; ".join(offer.remedy for offer in registry.available() if offer.task_type in types and not offer.runs)
 
 
 def options_of(case: dict[str, Any], places: dict[str, str]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from template_cases import CASES, case_file, case_of, names, options_of, run_case
+from template_cases import CASES, case_file, case_of, lacking, names, options_of, run_case
 from whole_cell import WholeCell
 
 from mloc.core.language.reading import read_tasks
@@ -32,6 +32,8 @@ def test_a_template_without_a_model_runs(cell: WholeCell, name: str) -> None:
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", names(models=True))
 def test_a_template_with_a_model_runs_on_a_tiny_one(cell: WholeCell, name: str) -> None:
+    if reason := lacking(name):
+        pytest.skip(reason)
     run_case(cell, name)
 
 
