@@ -99,7 +99,7 @@ spec:
     joined = workers.results(manifest["worker"]) / ".attempts" / id
     assert not joined.exists()
     _, logs = workers.cell.http("GET", f"/api/v1/tasks/{id}/logs?limit=5000")
-    (said,) = [line["line"] for line in logs["lines"] if "are recorded by an earlier attempt" in line.get("line", "")]
+    said, *_ = [line["line"] for line in logs["lines"] if "are recorded by an earlier attempt" in line.get("line", "")]
     assert int(said.split()[0]) >= KILLED_AT
     # and what was uploaded on the way is gone with the publication
     assert not list((workers.cell.results / ".attempts" / id).glob("*/rows"))
@@ -134,7 +134,7 @@ spec:
     items = json.loads((workers.cell.results / id / "responses.json").read_text())["items"]
     assert [(item["index"], item["output"]) for item in items] == [(number, f"row {number}") for number in range(ROWS)]
     _, logs = workers.cell.http("GET", f"/api/v1/tasks/{id}/logs?limit=5000")
-    (said,) = [line["line"] for line in logs["lines"] if "are recorded by an earlier attempt" in line.get("line", "")]
+    said, *_ = [line["line"] for line in logs["lines"] if "are recorded by an earlier attempt" in line.get("line", "")]
     assert int(said.split()[0]) >= KILLED_AT
 
 
