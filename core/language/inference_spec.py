@@ -108,6 +108,10 @@ class Embedding(Section, frozen=True):
     device: Annotated[str | None, about("cpu, cuda, …")] = None
 
 
+PASSAGES = 4
+"""What a question finds where `top_k` is unset."""
+
+
 class Search(Section, frozen=True):
     """How passages are found."""
 

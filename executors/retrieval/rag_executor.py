@@ -55,10 +55,7 @@ def load(task: RunTask, context: Context) -> RagEngine:
     if answers:
         check_settings(spec.inference)
     encoder = load_encoder(encoder_spec(spec), embedding_source(retrieval.embedding), context)
-    generator = load_model(spec, context) if answers else None
-    if generator is not None:
-        generator.model.eval()
-    return RagEngine(encoder, generator, _reranker(spec, retrieval, context))
+    return RagEngine(encoder, _generator(spec, context) if answers else None, _reranker(spec, retrieval, context))
 
 
 def run(task: RunTask, engine: RagEngine, context: Context) -> Iterator[Report]:
@@ -67,7 +64,7 @@ def run(task: RunTask, engine: RagEngine, context: Context) -> Iterator[Report]:
     retrieval = _retrieval(spec)
     template = prompt_template(retrieval.prompt)
     if spec.data is not None and retrieval.returns == "answer" and engine.generator is None:
-        engine = load(task, context)  # the warm one was made for a task that asked no model
+        engine = replace(engine, generator=_generator(spec, context))  # the warm one was made for a task that asked no model
     built = Built()
     if retrieval.documents is not None or retrieval.index is not None:
         yield from build_index(task, spec, retrieval, engine.encoder, context, built)
@@ -150,6 +147,12 @@ def _retrieval(spec: TaskSpec) -> Retrieval:
     if embedding_source(retrieval.embedding) is None:
         raise no_model("retrieval.embedding.model: a hub's name or a folder, or retrieval.embedding.source")
     return retrieval
+
+
+def _generator(spec: TaskSpec, context: Context) -> LoadedModel:
+    loaded = load_model(spec, context)
+    loaded.model.eval()
+    return loaded
 
 
 def _reranker(spec: TaskSpec, retrieval: Retrieval, context: Context) -> Reranker | None:

@@ -7,13 +7,12 @@ from typing import Any
 
 from msgspec import Struct
 
-from mloc.core.language.inference_spec import Search
+from mloc.core.language.inference_spec import PASSAGES, Search
 from mloc.executors.pooling.encoder import Encoder
 from mloc.executors.pooling.rerank_executor import ranked
 from mloc.executors.pooling.reranker import Reranker
 from mloc.executors.retrieval.stores import Hit, Query, Store
 
-TOP_K = 4
 MORE = 5  # times top_k candidates where one of several orders is still to be made
 
 
@@ -28,7 +27,7 @@ def find(questions: Sequence[str], store: Store, encoder: Encoder, search: Searc
     """The passages of each question."""
     if not questions:
         return []
-    top = search.top_k or TOP_K
+    top = search.top_k or PASSAGES
     chooses = search.type == "mmr" or reranker is not None
     encoded = encoder.encode(questions, "query", True)
     query = Query(encoded.vectors, max(top, search.fetch_k or top * MORE) if chooses else top, search.filter, search.type == "mmr")

@@ -40,3 +40,12 @@ def test_weights_that_a_task_starts_from_are_another_engine() -> None:
 def test_trainings_share_their_libraries_and_an_echo_keeps_nothing_warm() -> None:
     assert key("sft", model=local("/m")) == key("lora_sft") == TRAINING_LIBRARIES
     assert key("echo") == ""
+
+
+def test_pooling_and_retrieval_have_engines_of_their_own_by_the_models_that_they_name() -> None:
+    kinds = [key(kind, model=local("/m")) for kind in ("inference", "embed", "score", "rerank", "rag")]
+    assert len(set(kinds)) == 5
+    same = [key("rag", model=local("/m"), retrieval={"embedding": {"model": "e"}, **more}) for more in ({}, {"documents": ["a"], "store": "qdrant"})]
+    assert len(set(same)) == 1
+    assert key("rag", model=local("/m"), retrieval={"embedding": {"model": "f"}}) != same[0]
+    assert key("rag", model=local("/m"), retrieval={"embedding": {"model": "e"}, "search": {"rerank": "r"}}) != same[0]

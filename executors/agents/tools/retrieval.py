@@ -14,6 +14,7 @@ from typing import Any
 from langchain_core.tools import BaseTool, StructuredTool
 from msgspec import Struct
 
+from mloc.core.language.inference_spec import PASSAGES
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.agents.tools.toolbox import Kind, Place
 from mloc.executors.contract import Context, ExecutorError
@@ -40,7 +41,7 @@ class Passage(Struct, frozen=True):
 
 def _make(options: Options, place: Place, _: ExitStack) -> Iterable[BaseTool]:
     passages = passages_of(options, place.spec, place.context)
-    top_k = options.top_k or (place.spec.retrieval.search.top_k if place.spec.retrieval else 4)
+    top_k = options.top_k or (place.spec.retrieval.search.top_k if place.spec.retrieval else None) or PASSAGES
     ranked = _index(passages)
 
     def retrieval(query: str) -> str:

@@ -49,6 +49,11 @@ def test_documents_come_from_files_and_folders_and_from_the_tasks_own_section(tm
     assert len(look_up("Peru", Options(), section)) < 120
 
 
+def test_four_passages_are_found_where_nothing_is_said() -> None:
+    documents = tuple(f"fact {number} is red" for number in range(9))
+    assert len(look_up("red fact", Options(documents), Retrieval()).split("\n\n")) == 4
+
+
 def test_no_documents_are_said_before_a_model_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(ExecutorError, match="there are no documents"):
         look_up("x", Options())

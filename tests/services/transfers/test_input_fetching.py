@@ -239,3 +239,24 @@ async def test_the_text_of_a_scratch_models_tokenizer_can_be_an_uploaded_file(wo
     world.server.files[address] = b'{"text": "a"}\n'
     here = await world.fetch({"model": {"source": {"type": "scratch", "tokenizer_text": path}}})
     assert Path(here.fetched[path]).read_bytes() == b'{"text": "a"}\n'
+
+
+async def test_documents_and_an_earlier_tasks_index_are_brought(world: World) -> None:
+    world.server.files["guide.html"] = b"<p>hi</p>"
+    world.publish_remotely("t1", {"artifacts/index/index.json": b"{}", "artifacts/index/vectors.npy": b"v"})
+    url, index = world.server.url("guide.html"), "/elsewhere/results/t1/artifacts/index"
+    here = await world.fetch({"taskType": "rag", "retrieval": {"documents": [{"url": url}, "a text, no path"], "index": index}})
+    assert here.fetched[url].endswith(".html")
+    assert (Path(here.fetched[index]) / "vectors.npy").read_bytes() == b"v"
+
+
+async def test_a_store_of_vectors_lies_where_results_may_go_and_nowhere_else(world: World, tmp_path: Path) -> None:
+    def spec(path: str) -> dict[str, Any]:
+        return {"taskType": "rag", "retrieval": {"documents": ["a"], "path": path}}
+
+    assert (await world.fetch(spec("stores/one"))).fetched == {"stores/one": str(world.results / "stores" / "one")}
+    for outside in ("../up", str(tmp_path / "other"), ".cache/indexes", ".attempts"):
+        with pytest.raises(TransferError, match=r"retrieval\.path .* cannot be used"):
+            await world.fetch(spec(outside))
+    world.fetcher.allowed_roots = (str(tmp_path / "other"),)
+    assert (await world.fetch(spec(str(tmp_path / "other" / "s")))).fetched == {str(tmp_path / "other" / "s"): str(tmp_path / "other" / "s")}
