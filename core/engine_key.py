@@ -12,10 +12,21 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from mloc.core.engine_wish import wish_of
+
 TRAINING_LIBRARIES = "training-libraries"  # training keeps no weights warm, but seconds of imports
 _TRAINING = frozenset({"sft", "lora_sft", "qlora", "dpo", "kto", "ppo", "grpo", "rloo", "reward"})
 _GENERATING = frozenset({"inference", "agent", "eval", "rag"})
 _POOLING = frozenset({"embed", "score", "rerank"})
+_SHARED = "/vllm"
+
+
+class _Hardware(Struct, frozen=True):
+    gpu: dict[str, Any] | None = None
+
+
+class _Resources(Struct, frozen=True):
+    hardware: _Hardware = _Hardware()
 
 
 class _Wanted(Struct):
@@ -23,6 +34,8 @@ class _Wanted(Struct):
     enforce_cpu: bool = False
     checkpoint: dict[str, Any] = {}
     retrieval: dict[str, Any] = {}
+    inference: dict[str, Any] = {}
+    resources: _Resources = _Resources()
 
 
 _decode = msgspec.json.Decoder(_Wanted).decode
@@ -36,7 +49,10 @@ def engine_key(task_type: str, spec: bytes, tasks_of_stages: Mapping[str, str]) 
         return ""
     wanted = _decode(spec)
     source = dict(wanted.model.get("source") or {})
-    adapters = [_settled(adapter, tasks_of_stages) for adapter in wanted.model.get("adapters", ())]
+    shared = task_type == "inference" and _wishes_vllm(wanted)
+    # vLLM puts an adapter on top for each request: the engine stays the same
+    in_weights = [adapter for adapter in wanted.model.get("adapters", ()) if not shared or adapter.get("apply") == "merge"]
+    adapters = [_settled(adapter, tasks_of_stages) for adapter in in_weights]
     facts = {**wanted.model, "source": _settled(source, tasks_of_stages), "adapters": adapters, "enforce_cpu": wanted.enforce_cpu}
     if load := wanted.checkpoint.get("load"):
         facts["checkpoint"] = _settled(load, tasks_of_stages)
@@ -44,7 +60,18 @@ def engine_key(task_type: str, spec: bytes, tasks_of_stages: Mapping[str, str]) 
         facts["loaded_for"] = task_type
         facts["retrieval"] = _of_retrieval(wanted.retrieval, tasks_of_stages)
     digest = hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
-    return f"{source.get('identifier') or source.get('type') or 'model'}@{digest[:12]}"
+    return f"{source.get('identifier') or source.get('type') or 'model'}@{digest[:12]}{_SHARED if shared else ''}"
+
+
+def is_shared(engine: str) -> bool:
+    """Whether the engine of that key answers several tasks at a time, where the worker has it."""
+    return engine.endswith(_SHARED)
+
+
+def _wishes_vllm(wanted: _Wanted) -> bool:
+    gpu = wanted.resources.hardware.gpu
+    on_device = gpu is not None and gpu.get("count", 1) != 0
+    return wish_of(wanted.inference, wanted.model.get("vllm") or {}, enforce_cpu=wanted.enforce_cpu, on_device=on_device).engine == "vllm"
 
 
 def _of_retrieval(retrieval: dict[str, Any], tasks_of_stages: Mapping[str, str]) -> dict[str, Any]:

@@ -318,22 +318,24 @@ class WorkerRetired(Event, frozen=True):
 
 
 class EngineReady(Event, frozen=True):
-    """An engine is loaded and warm on the worker."""
+    """An engine is loaded and warm on the worker. `load_sec` is 0 where it had been loaded before, under another key."""
 
     worker: str
     incarnation: int
     engine: str
     seconds: float = 0.0
     devices: tuple[int, ...] = ()
+    load_sec: float = 0.0
 
 
 class EngineSlept(Event, frozen=True):
-    """An engine left its device or its host."""
+    """An engine left its device or its host. `asleep`: its weights stay in main memory, from where it wakes sooner than it loads."""
 
     worker: str
     incarnation: int
     engine: str
     seconds: float = 0.0
+    asleep: bool = False
 
 
 class EngineWoke(Event, frozen=True):

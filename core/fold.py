@@ -129,12 +129,15 @@ def _evolve_seldom(cluster: Cluster, event: AnyEvent | UnknownEvent, now: int) -
             drain(cluster, event, now)
         case WorkerElasticChanged():
             switch(cluster, event, now)
-        case EngineReady() | EngineWoke():
+        case EngineReady():
             if worker := current_worker(cluster, event.worker, event.incarnation):
-                cluster.workers[worker.id] = workers.warmed(worker, event.engine)
+                cluster.workers[worker.id] = workers.warmed(worker, event.engine, event.load_sec)
+        case EngineWoke():
+            if worker := current_worker(cluster, event.worker, event.incarnation):
+                cluster.workers[worker.id] = workers.warmed(worker, event.engine, event.seconds)
         case EngineSlept():
             if worker := current_worker(cluster, event.worker, event.incarnation):
-                cluster.workers[worker.id] = workers.cooled(worker, event.engine)
+                cluster.workers[worker.id] = workers.cooled(worker, event.engine, event.seconds, event.asleep)
         case LogStarted():
             cluster.log_id, cluster.run_id, cluster.first_ms = event.log_id, event.run_id, now
         case ServerRestarted():

@@ -63,12 +63,15 @@ class HostReady(Struct, frozen=True, tag=True, gc=False):
     versions: dict[str, str] = {}
 
 
-class EngineLoaded(Struct, frozen=True, tag=True, gc=False):
-    """An engine is warm (`loaded`), or left the host (not `loaded`)."""
+class EngineLoaded(Struct, frozen=True, tag=True, omit_defaults=True, gc=False):
+    """An engine is warm (`loaded`; `woke`: it was asleep), or left its device (`asleep`) or the host (neither)."""
 
     engine: str
     seconds: float
     loaded: bool = True
+    woke: bool = False
+    asleep: bool = False
+    shared: int = 1  # tasks that it answers at a time
 
 
 class Telemetry(Struct, frozen=True, tag=True, omit_defaults=True, gc=False):

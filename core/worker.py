@@ -8,12 +8,15 @@ does not list it: only then its devices are free.
 
 from __future__ import annotations
 
+from math import inf
 from typing import Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from mloc.core.events import Hardware, WorkerRegistered
+
+MAX_TIMES = 16  # engines of a worker whose times are remembered
 
 AttemptKey = tuple[str, int]  # (task id, attempt number)
 
@@ -33,6 +36,8 @@ class Worker(Struct, frozen=True, omit_defaults=True, gc=False):
     slots: int = 1
     cost_per_hour: float = 0.0
     engines: tuple[str, ...] = ()  # warm ones, the latest last
+    asleep: tuple[str, ...] = ()  # engines off their device, in main memory
+    engine_sec: dict[str, float] = {}  # engine → seconds that it last took to load here, or to fall asleep or wake; the latest last
     registered_ms: int = 0
     since_ms: int = 0
     versions: dict[str, str] = {}
@@ -59,13 +64,13 @@ def registered(before: Worker | None, event: WorkerRegistered, now_ms: int) -> W
         id=event.worker, incarnation=event.incarnation, run_id=event.run_id, draining=before.draining if before else False,
         disabled=before.disabled if before else False,
         hardware=event.hardware, task_types=frozenset(event.task_types), tags=frozenset(event.tags), slots=event.slots,
-        cost_per_hour=event.cost_per_hour, registered_ms=now_ms, since_ms=now_ms, versions=event.versions,
-        lacks=event.lacks,
+        cost_per_hour=event.cost_per_hour, engine_sec=before.engine_sec if before else {},
+        registered_ms=now_ms, since_ms=now_ms, versions=event.versions, lacks=event.lacks,
     )  # fmt: skip
 
 
 def gone(worker: Worker, phase: Literal["lost", "retired"], now_ms: int) -> Worker:
-    return replace(worker, phase=phase, since_ms=now_ms, engines=())
+    return replace(worker, phase=phase, since_ms=now_ms, engines=(), asleep=())
 
 
 def draining(worker: Worker, on: bool, now_ms: int) -> Worker:
@@ -76,9 +81,32 @@ def switched(worker: Worker, on: bool, now_ms: int) -> Worker:
     return replace(worker, disabled=not on, since_ms=now_ms)
 
 
-def warmed(worker: Worker, engine: str) -> Worker:
-    return replace(worker, engines=(*(e for e in worker.engines if e != engine), engine))
+def warmed(worker: Worker, engine: str, seconds: float) -> Worker:
+    """The engine is ready for tasks."""
+    return replace(worker, engines=(*_without(worker.engines, engine), engine), asleep=_without(worker.asleep, engine),
+                   engine_sec=_timed(worker.engine_sec, engine, seconds))  # fmt: skip
 
 
-def cooled(worker: Worker, engine: str) -> Worker:
-    return replace(worker, engines=tuple(e for e in worker.engines if e != engine))
+def cooled(worker: Worker, engine: str, seconds: float, asleep: bool) -> Worker:
+    """The engine left its device (`asleep`), or the worker."""
+    rest = _without(worker.asleep, engine)
+    # what it took to take the weights off is what it will take to put them back, until that was measured
+    times = _timed(worker.engine_sec, engine, seconds) if asleep else worker.engine_sec
+    return replace(worker, engines=_without(worker.engines, engine), asleep=(*rest, engine) if asleep else rest, engine_sec=times)
+
+
+def seconds_to_ready(worker: Worker, engine: str) -> float:
+    """How long the engine would take to be ready on the worker: 0 where it is, infinity where it was never there."""
+    return 0.0 if engine in worker.engines else worker.engine_sec.get(engine, inf)
+
+
+def _without(engines: tuple[str, ...], engine: str) -> tuple[str, ...]:
+    return tuple(other for other in engines if other != engine)
+
+
+def _timed(times: dict[str, float], engine: str, seconds: float) -> dict[str, float]:
+    """With the new time, where one was measured."""
+    if not seconds:
+        return times
+    kept = {other: sec for other, sec in times.items() if other != engine} | {engine: seconds}
+    return dict(list(kept.items())[-MAX_TIMES:])

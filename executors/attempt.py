@@ -8,18 +8,19 @@ import os
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from mloc.core.engine_key import TRAINING_LIBRARIES, engine_key
 from mloc.core.events import INLINE_RESULT_BYTES, Error
 from mloc.core.host_frames import CheckpointDone, Failed, HostFrame, RowsDone, RunTask, Stopped, Succeeded, Telemetry
 from mloc.core.language.errors import LanguageError
 from mloc.executors import registry
 from mloc.executors.contract import Checkpoint, Context, ExecutorError, Progress, Report, Result, ResultFile, Rows
 from mloc.executors.durable_files import write_durably
+from mloc.executors.engine_facts import engine_key_of, identity_of
 from mloc.executors.engines import MAX_ENGINES, MAX_ENGINES_ON_DEVICE, Engines
 
 RESULT_FILE = "responses.json"
@@ -43,10 +44,10 @@ def run_attempt(task: RunTask, engines: Engines, stopping: Callable[[], bool], s
     try:
         context = _context(task, stopping, report)
         executor = registry.executor_of(task.task_type)
-        engine = _engine(task, context, executor, engines)
-        if not stopping():
-            for said in registry.run_function(executor)(task, engine, context):
-                report(said)
+        with _engine(task, context, executor, engines) as engine:
+            if not stopping():
+                for said in registry.run_function(executor)(task, engine, context):
+                    report(said)
         if ended:
             return _succeeded(task, ended[-1], began)
         if stopping():
@@ -100,23 +101,14 @@ def _context(task: RunTask, stopping: Callable[[], bool], report: Callable[[Repo
     )  # fmt: skip
 
 
-def _engine(task: RunTask, context: Context, executor: registry.Executor, engines: Engines) -> Any:
+def _engine(task: RunTask, context: Context, executor: registry.Executor, engines: Engines) -> AbstractContextManager[Any]:
     load = registry.load_function(executor)
-    key = engine_key(task.task_type, task.spec, {stage: of["task_id"] for stage, of in task.inputs.items()}) if load else ""
+    key = engine_key_of(task) if load else ""
     if load is None or not key:
-        return None
+        return nullcontext()
     most = MAX_ENGINES_ON_DEVICE if context.devices else MAX_ENGINES
-    return engines.warm(key, lambda: load(task, context), most, _model_files(task) if key != TRAINING_LIBRARIES else "")
-
-
-def _model_files(task: RunTask) -> str:
-    """What was fetched for the task, but its rows: the same files make the same engine."""
-    rows = msgspec.json.decode(task.spec, type=_Spec).data if task.fetched else {}
-    return "\n".join(sorted(path for named, path in task.fetched.items() if named not in (rows.get("path"), rows.get("url"), rows.get("identifier"))))
-
-
-class _Spec(msgspec.Struct):
-    data: dict[str, Any] = {}
+    of = registry.identities_function(executor)
+    return engines.lease(key, of(task, context) if of else [identity_of(task, key)], lambda: load(task, context), most)
 
 
 def _frame_of(task: RunTask, said: Progress | Rows | Checkpoint) -> HostFrame:

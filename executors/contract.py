@@ -7,7 +7,7 @@ true it makes durable what it has and returns without a result. What goes wrong 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,4 +112,5 @@ class LightResult(Struct, frozen=True, gc=False):
 
 RunFunction = Callable[[RunTask, Any, Context], Iterator[Report]]
 LoadFunction = Callable[[RunTask, Context], Any]
+IdentitiesFunction = Callable[[RunTask, Context], Sequence[str]]  # what a warm engine may be made of to serve; `load` makes the first
 LightFunction = Callable[[RunTask], LightResult]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import shutil
 import sys
 from functools import cache
 
 import msgspec
 from msgspec import Struct
 
-from mloc.executors.contract import ExecutorError, LightFunction, LoadFunction, RunFunction
+from mloc.executors.contract import ExecutorError, IdentitiesFunction, LightFunction, LoadFunction, RunFunction
 from mloc.executors.plugins import problems, usable_names
 
 _RETRIEVAL = ("torch", "transformers", "langchain_core", "langchain_text_splitters", "chromadb", "qdrant_client", "faiss", "pypdf")
@@ -127,7 +128,7 @@ def _offer(task_type: str, executor: Executor) -> Offer:
     missing = executor.missing()
     return Offer(
         task_type, not missing, missing, executor.extra, executor.light, executor.family or executor.module, executor.package,
-        remark="" if missing else executor.remark(),
+        remark="" if missing else executor.remark() or _without_vllm(executor),
     )  # fmt: skip
 
 
@@ -141,9 +142,23 @@ def load_function(executor: Executor) -> LoadFunction | None:
     return getattr(importlib.import_module(executor.module), "load", None)
 
 
+def identities_function(executor: Executor) -> IdentitiesFunction | None:
+    """Import the executor and give its `identities`; None where an engine's key says all."""
+    return getattr(importlib.import_module(executor.module), "identities", None)
+
+
 def light_function(executor: Executor) -> LightFunction:
     """Import a light executor and give its `run_light`."""
     return importlib.import_module(executor.module).run_light  # type: ignore[no-any-return]
+
+
+def _without_vllm(executor: Executor) -> str:
+    if executor is not BUILT_IN["inference"]:
+        return ""
+    from mloc.executors.inference.engine_choice import vllm_missing
+
+    missing = vllm_missing(on_device=shutil.which("nvidia-smi") is not None)
+    return f"with transformers only; {missing}" if missing else ""
 
 
 def _plugins() -> dict[str, Executor]:

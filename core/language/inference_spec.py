@@ -10,9 +10,9 @@ from mloc.core.language.section import AT_INTAKE, Count, Fraction, Names, NonNeg
 
 
 class Inference(Section, frozen=True):
-    """Sampling parameters by the names that vLLM gives them. What is not set is left to the engine.
+    """Sampling parameters by the names that vLLM gives them. What is not set is as the model's own generation settings have it.
 
-    Where it says vLLM, the transformers engine, the one of this version, fails the task."""
+    Where it says vLLM, the transformers engine fails the task."""
 
     system_prompt: Annotated[str | None, about("goes before every prompt")] = None
     append_system_prompt: Annotated[str | None, about("goes after the system prompt")] = None
@@ -63,6 +63,10 @@ class Inference(Section, frozen=True):
     regex: Annotated[str | None, also("guided_regex"), about("the answer matches")] = None
     choice: Annotated[Names | None, also("guided_choice"), about("the answer is one of these")] = None
     chat: Annotated[Literal["auto", "on", "off"], about("auto: use the model's chat template when it has one")] = "auto"
+    engine: Annotated[
+        Literal["auto", "vllm", "transformers"], also("backend"),
+        about("auto: vLLM on GPUs, and for tasks with model.vllm or a setting that only it follows; transformers else, and where vLLM is missing"),
+    ] = "auto"
     on_item_error: Annotated[Literal["record", "fail"], about("record: a bad row is noted and the others go on")] = "record"
     max_item_errors: Annotated[NonNegativeInt | None, about("fail when there are more")] = None
 

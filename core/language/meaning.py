@@ -41,6 +41,8 @@ def check_meaning(spec: TaskSpec, findings: Findings, plugin_types: frozenset[st
     for at, adapter in enumerate(spec.model.adapters):
         if not (adapter.path or adapter.url or adapter.task_id):
             findings.wrong(("model", "adapters", at), "does not say where it is", accepted="path, url or taskId")
+    if spec.enforce_cpu and spec.inference.engine == "vllm":
+        findings.wrong(("inference", "engine"), "contradicts enforce_cpu", found="vllm", accepted="enforce_cpu means transformers on the CPU")
     load = spec.checkpoint.load
     if load is not None and not (load.path or load.url or load.task_id):
         findings.wrong(("checkpoint", "load"), "does not say where it is", accepted="path, url or taskId")

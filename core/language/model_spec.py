@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from mloc.core.language.section import Count, Fraction, Names, Section, Settings, about, also, planned, settings_of
+from mloc.core.language.section import Count, Fraction, Names, Section, Settings, about, also, settings_of
 
 
 class HuggingFaceSource(Section, frozen=True, tag_field="type", tag="huggingface"):
@@ -109,7 +109,7 @@ class Model(Section, frozen=True):
     """What to load and how. `vllm`, `transformers` and `config` are handed to the libraries by name."""
 
     source: Annotated[ModelSource | None, about("where the weights come from")] = None
-    vllm: Annotated[Settings, settings_of("vllm"), planned("arguments of vLLM's engine, by its names")] = {}
+    vllm: Annotated[Settings, settings_of("vllm"), about("arguments of vLLM's engine, by its names; they ask for that engine")] = {}
     transformers: Annotated[Settings, settings_of("transformers"), about("arguments of from_pretrained, by its names")] = {}
     config: Annotated[Settings, settings_of("config"), about("precision and memory, for every engine")] = {}
     adapter: Annotated[Adapter | None, about("what a fine-tuning task trains")] = None

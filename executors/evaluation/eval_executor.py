@@ -22,8 +22,8 @@ from mloc.executors.contract import Context, ExecutorError, Progress, Report
 from mloc.executors.evaluation.gates import check_gate, pass_gate
 from mloc.executors.evaluation.judge import Judge, load_judge
 from mloc.executors.evaluation.scores import score_answer, summed_up
-from mloc.executors.inference.inference_executor import ROWS_PER_BATCH, ROWS_PER_BATCH_ON_DEVICE, answer_rows
 from mloc.executors.inference.sampling import check_settings
+from mloc.executors.inference.transformers_answers import ROWS_PER_BATCH, ROWS_PER_BATCH_ON_DEVICE, answer_rows
 from mloc.executors.models.model_loading import LoadedModel, load_model
 from mloc.executors.rows.data_loading import load_rows
 from mloc.executors.rows.row_store import RowStore

@@ -6,25 +6,13 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from msgspec import Struct
-
 from mloc.core.language.inference_spec import Inference
 from mloc.executors.contract import ExecutorError
+from mloc.executors.inference.answers import INCOMPLETE, Answer
 from mloc.executors.inference.drawing import chooser, row_chances, sampling_of
 from mloc.executors.inference.guidance import Guide, GuidedRow, Vocabulary, grammar_of
 from mloc.executors.inference.sampling import cut_at_stop, generate_arguments, processors
 from mloc.executors.models.model_loading import LoadedModel
-
-
-class Answer(Struct, frozen=True):
-    """What a prompt got: `outputs` has {text, finish_reason, logprobs} for each of the `n` that were asked for.
-
-    `problem`: why it is no answer."""
-
-    outputs: list[dict[str, Any]]
-    prompt_tokens: int
-    completion_tokens: int
-    problem: str = ""
 
 
 def answer_batch(
@@ -148,5 +136,5 @@ def _logprobs(logits: Any, token: int, top: int, tokenizer: Any) -> dict[str, An
 
 def _answer_of(outputs: list[dict[str, Any]], prompt_tokens: int, guided: list[GuidedRow]) -> Answer:
     made = sum(output.pop("tokens") for output in outputs)
-    problem = "" if all(row.complete for row in guided) else "the answer was not complete after inference.max_tokens; raise it"
+    problem = "" if all(row.complete for row in guided) else INCOMPLETE
     return Answer(outputs, prompt_tokens, made, problem)

@@ -37,7 +37,7 @@ def samples(inference: Inference) -> bool | None:
 def generate_arguments(inference: Inference, tokenizer: Any) -> dict[str, Any]:
     """Keyword arguments of `generate`, but for how tokens are drawn; what is unset is left to the model's own generation settings."""
     arguments: dict[str, Any] = {
-        "max_new_tokens": max(inference.max_tokens or DEFAULT_MAX_TOKENS, _longest_choice(inference)),
+        "max_new_tokens": max(inference.max_tokens or DEFAULT_MAX_TOKENS, longest_choice(inference)),
         "min_new_tokens": inference.min_tokens,
         "repetition_penalty": inference.repetition_penalty,
         "bad_words_ids": [tokenizer.encode(word, add_special_tokens=False) for word in inference.bad_words or ()] or None,
@@ -53,7 +53,7 @@ def generate_arguments(inference: Inference, tokenizer: Any) -> dict[str, Any]:
     return kept
 
 
-def _longest_choice(inference: Inference) -> int:
+def longest_choice(inference: Inference) -> int:
     """Tokens that any of the choices fits into: a token has a byte at least, and the answer's end takes one."""
     return max((len(choice.encode()) + 1 for choice in inference.choice or ()), default=0)
 

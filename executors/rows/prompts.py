@@ -38,7 +38,7 @@ def only_text(turn: Turn) -> Turn:
     if other := next((part["type"] for part in turn["content"] if part["type"] != "text"), None):
         medium = other.removeprefix("input_").removesuffix("_url")
         article = "an" if medium[0] in "ai" else "a"
-        raise ExecutorError("OnlyText", f"the row holds {article} {medium}, and the transformers engine gives models only text")
+        raise ExecutorError("OnlyText", f"the row holds {article} {medium}, and models are given only text in this version")
     return {**turn, "content": "\n".join(part["text"] for part in turn["content"])}
 
 

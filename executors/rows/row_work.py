@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ class Published(Struct, frozen=True):
 
 
 class RowWork(Struct, frozen=True):
-    """What the executor that answers rows works with. `model` is what the result calls it."""
+    """What the executor that answers rows works with. `model` is what the result calls it; `engine`, where it is given, and its `metrics`
+    stand in the result too."""
 
     rows: Rows
     store: RowStore
@@ -52,6 +54,8 @@ class RowWork(Struct, frozen=True):
     told: Callable[[Row, dict[str, Any]], dict[str, Any]] | None = None  # makes the record of an answered row
     summary: Callable[[RowStore], dict[str, Any]] | None = None  # what the result says beside its rows, once all are there
     publish: Callable[[RowStore], Published] = lambda _: Published()
+    engine: dict[str, Any] = {}
+    metrics: dict[str, float] = {}
 
 
 def open_work(
@@ -66,7 +70,12 @@ def open_work(
 
 
 def do_rows(work: RowWork, batch_size: int, answer: Callable[[list[Row]], None]) -> Iterator[Report]:
-    """Have `answer` record every row that is not recorded yet, a batch at a time; then all of them together are the result.
+    """Have `answer` record every row that is not recorded yet, a batch at a time; then all of them together are the result."""
+    yield from do_steps(work, _in_batches(work, batch_size, answer))
+
+
+def do_steps(work: RowWork, steps: Iterable[None]) -> Iterator[Report]:
+    """Have `steps` record every row that is not recorded yet, some at each step; then all of them together are the result.
 
     Ends without a result where the attempt was asked to stop before all rows were there.
     """
@@ -74,10 +83,7 @@ def do_rows(work: RowWork, batch_size: int, answer: Callable[[list[Row]], None])
     if len(store):
         yield Progress((f"{len(store)} of {total} rows are recorded by an earlier attempt",))
     said_at, said = 0.0, -1
-    for batch in _batches(work, batch_size):
-        if work.context.stopping():
-            break
-        answer(batch)
+    for _ in steps:
         yield from store.sync_if_due()
         if time.monotonic() - said_at >= PROGRESS_SEC:
             said_at, said = time.monotonic(), len(store)
@@ -121,21 +127,23 @@ def record_error(work: RowWork, row: Row, type_: str, message: str, more: dict[s
         raise ExecutorError("TooManyItemErrors", f"{store.errors} rows failed, {inference.max_item_errors} are allowed; the last: {message[:500]}")
 
 
-def _batches(work: RowWork, size: int) -> Iterator[list[Row]]:
-    """The rows that are to be answered; those that cannot be read are recorded as errors on the way."""
-    batch: list[Row] = []
+def rows_to_answer(work: RowWork) -> Iterator[Row]:
+    """The rows that no attempt recorded; those that cannot be read are recorded as errors on the way."""
     for row in work.rows:
         if row.index in work.store:
             continue
         if row.problem:
             record_error(work, row, "BadRow", row.problem)
             continue
-        batch.append(row)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+        yield row
+
+
+def _in_batches(work: RowWork, size: int, answer: Callable[[list[Row]], None]) -> Iterator[None]:
+    """Steps that have `answer` record a batch each, until the attempt is asked to stop."""
+    rows = rows_to_answer(work)
+    while (batch := list(islice(rows, size))) and not work.context.stopping():
+        answer(batch)
+        yield
 
 
 def _every_row_failed(store: RowStore) -> ExecutorError:
@@ -149,7 +157,7 @@ def _progress(work: RowWork, total: int, seconds: float) -> Progress:
     store = work.store
     speed = (store.new_completion_tokens or store.new_prompt_tokens) / max(seconds, 1e-6)
     line = f"{len(store)}/{total} rows  {speed:.0f} tokens/s" + (f"  {store.errors} failed" if store.errors else "")
-    return Progress((line,), len(store), total, {"rows": float(len(store)), "tokens_per_sec": round(speed, 1)})
+    return Progress((line,), len(store), total, {"rows": float(len(store)), "tokens_per_sec": round(speed, 1), **work.metrics})
 
 
 def _result(work: RowWork, total: int, seconds: float) -> Iterator[Report]:
@@ -158,6 +166,9 @@ def _result(work: RowWork, total: int, seconds: float) -> Iterator[Report]:
     tokens = {"prompt_tokens": store.prompt_tokens, "completion_tokens": store.completion_tokens}
     usage = {**tokens, "total_tokens": sum(tokens.values()), "latency_sec": round(seconds, 3), "num_requests": total}
     more: dict[str, Any] = (work.summary(store) if work.summary else {}) | {"usage": usage}
+    if work.engine:
+        speed = round(store.new_completion_tokens / max(seconds, 1e-6), 1)
+        more |= {"engine": work.engine, "metrics": {"tokens_per_sec": speed, **work.metrics}}
     files = work.context.artifacts
     if work.export is not None:
         more["jsonl_export"] = exported = _exported(work, work.export)

@@ -23,7 +23,7 @@ _KINDS: dict[Kind, str] = {"int": "whole numbers", "float": "numbers", "bool": "
 _SECTION_PLACES = {
     "training": ("`spec.training`, `spec.hyperparameters`", "Names of TRL's configs and transformers' TrainingArguments, and a few of MLOC's own."),
     "generation": ("`spec.generation`", "Names of transformers' GenerationConfig. No effect yet."),
-    "vllm": ("`spec.model.vllm`", "Names of vLLM's engine arguments. No effect yet."),
+    "vllm": ("`spec.model.vllm`", "Names of vLLM's engine arguments."),
     "transformers": ("`spec.model.transformers`", "Names that transformers' `from_pretrained` takes."),
     "config": ("`spec.model.config`", "What holds for every engine."),
     "agent": ("`spec.agent`", "Settings of an agent. They may stand in a YAML file on the worker too, which `config_name` names."),

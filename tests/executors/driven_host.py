@@ -22,7 +22,8 @@ DEADLINE_SEC = 90.0
 class DrivenHost:
     """Starts a host in a process group of its own; `close` kills what is left of the group."""
 
-    def __init__(self, *, light: bool = False, go: bool = True) -> None:
+    def __init__(self, *, light: bool = False, go: bool = True, deadline_sec: float = DEADLINE_SEC) -> None:
+        self._deadline_sec = deadline_sec
         from_test, self._to_host = os.pipe()
         self._from_host, to_test = os.pipe()
         command = [sys.executable, "-m", "mloc.executors.host", "--read-fd", str(from_test), "--write-fd", str(to_test)]
@@ -45,14 +46,14 @@ class DrivenHost:
     def wait_for(self, wanted: Callable[[Any], bool]) -> Any:
         """The first frame, of all so far and to come, for which `wanted` holds."""
         seen = 0
-        deadline = time.monotonic() + DEADLINE_SEC
+        deadline = time.monotonic() + self._deadline_sec
         while True:
             for frame in self.frames[seen:]:
                 if wanted(frame):
                     return frame
             seen = len(self.frames)
             if not select.select([self._from_host], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise AssertionError(f"no such frame within {DEADLINE_SEC} s; there were {self.frames}")
+                raise AssertionError(f"no such frame within {self._deadline_sec} s; there were {self.frames}")
             if not (chunk := os.read(self._from_host, 1 << 20)):
                 raise EOFError(f"the host ended; its frames were {self.frames}")
             self.frames += self._reader.feed(chunk)

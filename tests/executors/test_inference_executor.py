@@ -187,7 +187,7 @@ def test_patterns_and_choices_are_kept_to(warm_host: DrivenHost, ask: Any) -> No
 @pytest.mark.parametrize(
     ("inference", "said"),
     [
-        ({"prompt_logprobs": 2}, "inference.prompt_logprobs: not possible with the transformers engine; leave it out, or use the vLLM engine"),
+        ({"prompt_logprobs": 2, "engine": "transformers"}, "inference.prompt_logprobs: not possible with the transformers engine; leave it out"),
         ({"n": 2}, "needs sampling"),
         ({"regex": "a("}, "inference.regex is not one that answers can be held to"),
         ({"json_schema": {"type": "objct"}}, "objct"),

@@ -9,6 +9,7 @@ import pytest
 
 from mloc.executors import registry
 from mloc.executors.contract import ExecutorError
+from mloc.executors.inference import engine_choice
 from mloc.executors.registry import Executor
 
 
@@ -28,3 +29,11 @@ def test_what_is_missing_is_said_with_what_to_install(monkeypatch: pytest.Monkey
     assert offer.remedy == 'sing needs no_such_module: pip install "mloc[voice]"'
     with pytest.raises(ExecutorError, match=r'pip install "mloc\[voice\]"'):
         registry.executor_of("sing")
+
+
+def test_inference_says_where_it_runs_without_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Executor, "missing", lambda _: [])
+    monkeypatch.setattr(engine_choice, "vllm_missing", lambda *, on_device: "vLLM is not installed: …")
+    said = {offer.task_type: offer.remark for offer in registry.available()}
+    assert said["inference"] == "with transformers only; vLLM is not installed: …"
+    assert said["echo"] == ""

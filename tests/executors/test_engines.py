@@ -1,0 +1,128 @@
+"""Which engines a host keeps: by what they are made of, the least recently used one asleep or gone."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, suppress
+from typing import Any
+
+from mloc.core.host_frames import EngineLoaded
+from mloc.executors.engines import MAX_ASLEEP, Engines
+
+
+class Loaded:
+    """An engine that notes what is done with it."""
+
+    def __init__(self, name: str, *, can_sleep: bool = True, shared: int = 1) -> None:
+        self.name, self.alive, self.shared, self.can_sleep = name, True, shared, can_sleep
+        self.done: list[str] = []
+
+    def sleep(self) -> bool:
+        self.done.append("sleep")
+        return self.can_sleep
+
+    def wake(self) -> None:
+        self.done.append("wake")
+
+    def close(self) -> None:
+        self.done.append("close")
+
+
+class Place:
+    def __init__(self, limit: int = 1) -> None:
+        self.said: list[EngineLoaded] = []
+        self.engines = Engines(self.said.append)
+        self.loads: list[str] = []
+        self._limit = limit
+
+    def lease(self, key: str, *identities: str, **engine: Any) -> Any:
+        made = identities or (key,)
+
+        def load() -> Loaded:
+            self.loads.append(made[0])
+            return Loaded(made[0], **engine)
+
+        return self.engines.lease(key, made, load, self._limit)
+
+    def use(self, key: str, *identities: str, **engine: Any) -> Any:
+        with self.lease(key, *identities, **engine) as loaded:
+            return loaded
+
+    def told(self) -> list[tuple[str, str]]:
+        words = {(True, False, False): "ready", (True, True, False): "woke", (False, False, True): "asleep", (False, False, False): "gone"}
+        return [(one.engine, words[one.loaded, one.woke, one.asleep]) for one in self.said]
+
+
+def test_one_engine_serves_several_keys_and_is_loaded_once() -> None:
+    place = Place()
+    plain = place.use("base", "plain", "with room for adapters")
+    room = place.use("lora", "with room for adapters")
+    assert place.use("base", "plain", "with room for adapters") is room
+    assert plain.done == ["sleep", "close"]
+    assert place.loads == ["plain", "with room for adapters"]
+    assert place.told() == [("base", "ready"), ("base", "asleep"), ("lora", "ready"), ("base", "gone"), ("base", "ready")]
+
+
+def test_what_must_leave_the_device_sleeps_where_it_can_and_wakes_when_it_is_needed() -> None:
+    place = Place()
+    first = place.use("a")
+    place.use("b")
+    assert place.use("a") is first
+    assert first.done == ["sleep", "wake"]
+    assert place.told() == [("a", "ready"), ("a", "asleep"), ("b", "ready"), ("b", "asleep"), ("a", "woke")]
+
+
+def test_only_so_many_sleep_and_what_cannot_sleep_is_closed() -> None:
+    place = Place()
+    engines = [place.use(f"e{number}") for number in range(MAX_ASLEEP + 2)]
+    assert [engine.done for engine in engines] == [["sleep", "close"], *[["sleep"]] * MAX_ASLEEP, []]
+    other = Place()
+    gone = other.use("a", can_sleep=False)
+    other.use("b")
+    assert gone.done == ["sleep", "close"]
+    assert other.told() == [("a", "ready"), ("a", "gone"), ("b", "ready")]
+
+
+def test_the_least_recently_used_one_leaves() -> None:
+    place = Place(limit=2)
+    for key in ("a", "b", "a", "c"):
+        place.use(key, can_sleep=False)
+    assert place.told()[-2:] == [("b", "gone"), ("c", "ready")]
+
+
+def test_an_engine_in_use_stays_and_others_join_it_up_to_its_share() -> None:
+    place = Place()
+    with ExitStack() as uses:
+        assert not place.engines.joins("a")
+        first = uses.enter_context(place.lease("a", shared=2))
+        assert place.engines.joins("a")
+        assert uses.enter_context(place.lease("a", shared=2)) is first
+        assert not place.engines.joins("a")
+        uses.enter_context(place.lease("b"))
+        assert first.done == []
+    assert place.loads == ["a", "b"]
+
+
+def test_a_dead_engine_is_taken_away_after_its_task_and_loaded_anew() -> None:
+    place = Place()
+    with suppress(RuntimeError), place.lease("a") as engine:
+        engine.alive = False
+        raise RuntimeError("it died")
+    assert engine.done == ["close"]
+    assert place.use("a") is not engine
+    assert place.told() == [("a", "ready"), ("a", "gone"), ("a", "ready")]
+
+
+def test_an_engine_made_of_other_files_under_the_same_key_replaces_the_old_one() -> None:
+    place = Place(limit=2)
+    old = place.use("a", "a of yesterday")
+    place.use("a", "a of today")
+    assert old.done == ["close"]
+    assert place.told() == [("a", "ready"), ("a", "gone"), ("a", "ready")]
+
+
+def test_imported_libraries_take_no_room() -> None:
+    place = Place()
+    with place.engines.lease("libraries", ["libraries"], lambda: None, 1):
+        pass
+    place.use("a")
+    assert place.told() == [("libraries", "ready"), ("a", "ready")]

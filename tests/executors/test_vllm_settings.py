@@ -1,0 +1,152 @@
+"""A task's settings in vLLM's words, and which engine it gets; none of this needs vLLM."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from mloc.core.engine_wish import wish_of
+from mloc.core.language.inference_spec import Inference, names_for_vllm
+from mloc.core.language.spec import TaskSpec, decode_spec
+from mloc.executors.contract import Context, ExecutorError
+from mloc.executors.inference import engine_choice
+from mloc.executors.inference.vllm_settings import (
+    engine_arguments,
+    identity,
+    lora_ranks,
+    row_seed,
+    sampling_arguments,
+    structured_arguments,
+)
+
+
+def spec(**given: Any) -> TaskSpec:
+    return decode_spec(msgspec.json.encode({"taskType": "inference", **given}))
+
+
+def place(*devices: int) -> Context:
+    folder = Path("/tmp")
+    return Context(folder, folder, folder, {}, devices, None, None, 0, lambda: False, lambda _: None)
+
+
+def on_gpus(count: int, memory: int | None = None, **vllm: Any) -> dict[str, Any]:
+    gpu = {"count": count, **({"memory": memory} if memory else {})}
+    return engine_arguments(spec(model={"vllm": vllm}, resources={"hardware": {"gpu": gpu}}), place(*range(count)), 80 << 30)
+
+
+def test_every_setting_of_inference_reaches_the_engine_or_is_ours_to_follow() -> None:
+    # given every parameter that only vLLM follows
+    given = {name: True for name in names_for_vllm() if name not in ("structured_outputs", "repetition_detection", "output_kind")}
+    # then each is handed over under its own name
+    inference = Inference(**given)
+    assert given.items() <= sampling_arguments(inference, {}).items()
+    assert structured_arguments(Inference(structured_outputs={"regex": "a"})) == {"regex": "a"}
+
+
+def test_what_a_task_leaves_unset_is_as_the_models_own_settings_have_it() -> None:
+    own = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 40, "repetition_penalty": 1.1, "pad_token_id": 3}
+    drawn = sampling_arguments(Inference(top_p=0.5), own)
+    assert (drawn["temperature"], drawn["top_p"], drawn["top_k"], drawn["repetition_penalty"]) == (0.6, 0.5, 40, 1.1)
+    assert "pad_token_id" not in drawn
+    assert sampling_arguments(Inference(), {})["temperature"] == 0.0  # as with transformers: the likeliest
+    assert sampling_arguments(Inference(do_sample=False, temperature=0.7), own)["temperature"] == 0.0
+    assert sampling_arguments(Inference(do_sample=True), {})["temperature"] == 1.0
+
+
+def test_forms_that_vllm_wants_otherwise_are_rewritten() -> None:
+    made = sampling_arguments(Inference(stop="END", logit_bias={"7": 1.5}, top_k=-1, bad_words=("no",), n=3, choice=("a", "x" * 400)), {})
+    assert (made["stop"], made["logit_bias"], made["top_k"], made["bad_words"], made["n"]) == (["END"], {7: 1.5}, 0, ["no"], 3)
+    assert made["max_tokens"] > 400  # the longest choice fits
+    assert structured_arguments(Inference(choice=("a", "b"))) == {"choice": ["a", "b"]}
+    assert structured_arguments(Inference(json_schema={"type": "object"}))["json"] == {"type": "object"}  # type: ignore[index]
+    assert structured_arguments(Inference()) is None
+
+
+def test_rows_draw_by_their_own_seed() -> None:
+    assert len({row_seed(seed, row) for seed in range(3) for row in range(100)}) == 300
+    assert row_seed(1, 2) == row_seed(1, 2) < 2**32
+
+
+def test_prefix_caching_is_on_and_the_cpu_does_not_take_all_memory() -> None:
+    made = engine_arguments(spec(), place())
+    assert made["enable_prefix_caching"]
+    assert made["kv_cache_memory_bytes"] == 1 << 30
+    assert made["dtype"] == "float32"
+    own = engine_arguments(spec(model={"vllm": {"gpu_memory_utilization": 0.3, "enable_prefix_caching": False, "dtype": "bfloat16"}}), place())
+    assert "kv_cache_memory_bytes" not in own
+    assert (own["enable_prefix_caching"], own["dtype"], own["gpu_memory_utilization"]) == (False, "bfloat16", 0.3)
+
+
+def test_an_engine_spans_the_devices_that_the_task_was_given() -> None:
+    assert on_gpus(2)["tensor_parallel_size"] == 2
+    assert on_gpus(4, pipeline_parallel_size=2)["tensor_parallel_size"] == 2
+    assert on_gpus(1, memory=20 << 30)["gpu_memory_utilization"] == 0.25
+    assert on_gpus(1, memory=80 << 30)["gpu_memory_utilization"] == 0.9
+    assert "gpu_memory_utilization" not in on_gpus(1)
+    with pytest.raises(ExecutorError, match=r"set resources\.hardware\.gpu\.count to 4"):
+        on_gpus(1, tensor_parallel_size=4)
+
+
+def test_quantization_of_the_models_config_is_asked_of_vllm() -> None:
+    assert engine_arguments(spec(model={"config": {"load_in_4bit": True, "bf16": True}}), place())["quantization"] == "bitsandbytes"
+    with pytest.raises(ExecutorError, match="load_in_8bit"):
+        engine_arguments(spec(model={"config": {"load_in_8bit": True}}), place())
+
+
+def test_an_engine_with_room_for_adapters_serves_smaller_ones_and_none() -> None:
+    assert lora_ranks(0, {})[:2] == (0, 16)
+    assert lora_ranks(8, {})[0] == 16
+    assert lora_ranks(48, {})[0] == 64
+    assert lora_ranks(8, {"max_lora_rank": 32}) == (32,)
+    for needed, given in ((64, {"max_lora_rank": 32}), (1024, {})):
+        with pytest.raises(ExecutorError, match=f"rank {needed}"):
+            lora_ranks(needed, given)
+    assert identity("/m", None, {"a": 1, "b": 2}, 16) == identity("/m", None, {"b": 2, "a": 1}, 16) != identity("/m", None, {"a": 1}, 16)
+
+
+@pytest.mark.parametrize(
+    ("given", "devices", "engine"),
+    [
+        ({}, (), "transformers"),
+        ({}, (0,), "vllm"),
+        ({"model": {"vllm": {"dtype": "float32"}}}, (), "vllm"),
+        ({"inference": {"prompt_logprobs": 1}}, (), "vllm"),
+        ({"inference": {"engine": "vllm"}}, (), "vllm"),
+        ({"inference": {"engine": "transformers"}}, (0,), "transformers"),
+        ({"model": {"vllm": {"dtype": "float32"}}, "enforce_cpu": True}, (), "transformers"),
+        ({"model": {"adapters": [{"path": "/a"}, {"path": "/b"}]}}, (0,), "transformers"),
+        ({"model": {"adapters": [{"path": "/a"}, {"path": "/b", "apply": "merge"}]}}, (0,), "vllm"),
+    ],
+)
+def test_the_engine_is_the_one_that_suits(monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], devices: tuple[int, ...], engine: str) -> None:
+    monkeypatch.setattr(engine_choice, "vllm_missing", lambda *, on_device: "")
+    chosen = engine_choice.choose_engine(spec(**given), place(*devices))
+    assert chosen.engine == engine
+    assert chosen.why
+
+
+def test_where_vllm_is_missing_transformers_answers_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(engine_choice.shutil, "which", lambda _: None)
+    fallback = engine_choice.choose_engine(spec(model={"vllm": {"max_model_len": 9}}), place())
+    assert fallback.engine == "transformers"
+    assert fallback.why == 'the task has settings in model.vllm, but vLLM is not installed: pip install "mloc[vllm]"'
+    with pytest.raises(ExecutorError, match=r'inference\.engine is vllm, and vLLM is not installed: pip install "mloc\[vllm-cuda\]"') as caught:
+        engine_choice.choose_engine(spec(inference={"engine": "vllm"}), place(0))
+    assert not caught.value.retryable
+
+
+def test_two_adapters_on_top_are_refused_where_vllm_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_choice, "vllm_missing", lambda *, on_device: "")
+    asked = spec(inference={"engine": "vllm"}, model={"adapters": [{"path": "/a"}, {"path": "/b"}]})
+    with pytest.raises(ExecutorError, match="one adapter on top"):
+        engine_choice.choose_engine(asked, place())
+
+
+def test_a_wish_by_name_is_strict() -> None:
+    assert wish_of({"engine": "vllm"}, {}, enforce_cpu=False, on_device=False).strict
+    assert not wish_of({}, {"dtype": "auto"}, enforce_cpu=False, on_device=False).strict
