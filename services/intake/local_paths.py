@@ -15,6 +15,7 @@ from mloc.core.language.errors import LanguageError, Problem, shown
 from mloc.core.language.model_spec import LocalSource, Model, ScratchSource
 from mloc.core.language.plan import Plan, PlannedTask
 from mloc.core.language.spec import TaskSpec
+from mloc.core.language.training_spec import RewardModel
 from mloc.core.language.yaml_positions import YamlPositions
 
 MissingIsWrong = bool | Literal["relative"]
@@ -70,11 +71,22 @@ class _Anchoring:
         load = spec.checkpoint.load
         if load is not None and load.path and (path := self._path(load.path, "spec.checkpoint.load.path", other=load.url)) != load.path:
             changes["checkpoint"] = replace(spec.checkpoint, load=replace(load, path=path))
+        changes.update(_changed("reward_model", spec.reward_model, self._reward_model(spec.reward_model, "spec.reward_model")))
+        rewards = tuple(
+            replace(reward, model=self._reward_model(reward.model, f"spec.rewards[{at}].model")) if isinstance(reward.model, RewardModel) else reward
+            for at, reward in enumerate(spec.rewards)
+        )
+        changes.update(_changed("rewards", spec.rewards, rewards))
         retrieval = spec.retrieval
         if retrieval is not None and retrieval.documents is not None:
             documents = self._documents(retrieval.documents)
             changes.update(_changed("retrieval", retrieval, replace(retrieval, documents=documents)))
         return replace(spec, **changes) if changes else spec
+
+    def _reward_model(self, model: RewardModel | None, place: str) -> RewardModel | None:
+        if model is None or not model.path:
+            return model
+        return replace(model, path=self._path(model.path, f"{place}.path", other=model.url or model.task_id, relative_only=True))
 
     def _documents(self, documents: Any) -> Any:
         """A path, or mappings with one; texts of a list are documents themselves."""

@@ -63,6 +63,16 @@ def test_a_folder_is_brought_as_one_archive(cli: Cli, remote: Served, tmp_path: 
     ]  # fmt: skip
 
 
+def test_a_reward_model_beside_the_file_is_brought_too(cli: Cli, remote: Served, tmp_path: Path) -> None:  # noqa: F811
+    write("judge/config.json", b"{}")
+    text = TASK.replace("taskType: echo", "taskType: ppo\n  model: {source: {type: scratch}}\n  reward_model: {path: judge}").replace(
+        "{jsonl: {path: data/rows.jsonl}}", "[a]"
+    )
+    write("task.yaml", text.encode())
+    id = cli.json("submit", "task.yaml", "--url", remote.url)["task_id"]
+    assert spec_of(cli, remote, id)["reward_model"]["path"].endswith("/judge.folder.tar.zst")
+
+
 def test_a_missing_local_file_is_an_error_with_its_line_and_nothing_is_submitted(cli: Cli, remote: Served, tmp_path: Path) -> None:  # noqa: F811
     write("task.yaml", TASK.encode())
     assert cli("submit", "task.yaml", "--url", remote.url) == 2
