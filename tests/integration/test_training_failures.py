@@ -1,0 +1,118 @@
+"""Trainings that fail, on a real cell: each ends as it should, the worker lives, and one that was killed goes on with the curve it had."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mloc.services.up.record import read_up_record
+from tests.integration.whole_cell import WholeCell
+
+pytestmark = [
+    pytest.mark.deep, pytest.mark.models, pytest.mark.timeout(400), pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
+]  # fmt: skip
+
+DEADLINE_SEC = 150
+ENDED = ("published", "dead_lettered")
+SCRATCH = {"source": {"type": "scratch", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 300}}
+PAIRS = [{"prompt": f"What is {i}?", "response": f"{i} is a number.", "chosen": f"{i}, yes", "rejected": f"{i}, no"} for i in range(16)]
+WILD = {"max_steps": 60, "learning_rate": 1e30, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
+
+
+@pytest.fixture(scope="module")
+def cell() -> Iterator[WholeCell]:
+    running = WholeCell(HF_HUB_OFFLINE="1")
+    yield running
+    running.close()
+
+
+def submit(cell: WholeCell, name: str, task_type: str, **spec: Any) -> str:
+    training = {"max_steps": 2, "per_device_train_batch_size": 4, "logging_steps": 1, "seed": 3, **spec.pop("training", {})}
+    body = {"taskType": task_type, "model": SCRATCH, "data": {"items": PAIRS}, "retry": {"backoff_sec": 0}, **spec, "training": training}
+    document = {"apiVersion": "mloc/v1", "kind": "TrainingTask", "metadata": {"name": name}, "spec": body}
+    return cell.submit(yaml.safe_dump(document), name, DEADLINE_SEC)[0]
+
+
+def ended(cell: WholeCell, task: str) -> dict[str, Any]:
+    def shown() -> dict[str, Any] | None:
+        _, told = cell.http("GET", f"/api/v1/tasks/{task}")
+        return told if told["state"] in ENDED else None
+
+    found: dict[str, Any] = cell.until(shown, DEADLINE_SEC)
+    return found
+
+
+def kill_host(cell: WholeCell, number: int) -> None:
+    """The host that is not for light tasks, of the one worker."""
+    record = read_up_record(cell.state)
+    assert record is not None
+    workers = {pid for name, pid in record.services.items() if name.startswith("worker")}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (place / "cmdline").read_bytes()
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, IndexError, ValueError):
+            continue
+        if parent in workers and b"mloc.executors.host" in command and b"--light" not in command:
+            os.kill(int(place.name), number)
+
+
+def has_checkpoint(cell: WholeCell, task: str) -> bool:
+    return any(task in str(path) for path in cell.results.rglob("checkpoint-*/trainer_state.json"))
+
+
+def losses(cell: WholeCell, task: str) -> dict[int, float]:
+    _, result = cell.http("GET", f"/api/v1/results/{task}")
+    return {int(point["step"]): point["loss"] for point in result["training"]["history"] if "loss" in point}
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "said"),
+    [
+        ("no-model", {"model": {"source": {"type": "local", "identifier": "/no/such/model"}}}, "/no/such/model"),
+        ("wrong-columns", {"task_type": "dpo", "data": {"items": [{"prompt": "a", "response": "b"}]}}, "needs chosen and rejected"),
+        ("diverges", {"training": WILD}, "lower the learning_rate"),
+    ],
+)  # fmt: skip
+def test_what_cannot_succeed_is_not_tried_again_and_the_next_task_runs(cell: WholeCell, name: str, spec: dict[str, Any], said: str) -> None:
+    task = submit(cell, name, spec.pop("task_type", "sft"), **spec)
+    shown = ended(cell, task)
+    assert shown["state"] == "dead_lettered"
+    assert shown["attempt"] == 1
+    assert said in str(shown)
+    assert ended(cell, submit(cell, f"{name}-next", "sft"))["state"] == "published"
+
+
+@pytest.fixture(scope="module")
+def base(cell: WholeCell) -> dict[str, Any]:
+    """A model that adapters and preferences start from."""
+    task = submit(cell, "base", "sft", training={"max_steps": 20})
+    assert ended(cell, task)["state"] == "published"
+    _, result = cell.http("GET", f"/api/v1/results/{task}")
+    return {"source": {"type": "local", "identifier": result["final_model_path"]}}
+
+
+@pytest.mark.parametrize(("task_type", "number"), [("lora_sft", signal.SIGKILL), ("dpo", signal.SIGABRT)])
+def test_a_training_whose_process_dies_goes_on_with_the_curve_of_one_that_did_not(
+    cell: WholeCell, base: dict[str, Any], task_type: str, number: int
+) -> None:
+    learn = {"max_steps": 120, "save_strategy": "steps", "save_steps": 10, "lr_scheduler_type": "constant"}
+    straight = submit(cell, f"{task_type}-straight", task_type, model=base, training=learn)
+    assert ended(cell, straight)["state"] == "published"
+    task = submit(cell, f"{task_type}-killed", task_type, model=base, training=learn)
+    cell.until(lambda: has_checkpoint(cell, task), DEADLINE_SEC)
+    kill_host(cell, number)
+    shown = ended(cell, task)
+    assert (shown["state"], shown["attempt"]) == ("published", 2)
+    curve = losses(cell, task)
+    assert len(curve) == 120
+    assert curve == losses(cell, straight)
+    events = cell.http("GET", f"/api/v1/tasks/{task}/events")[1]
+    assert signal.Signals(number).name in str(events)
