@@ -91,7 +91,8 @@ BUILT_IN: dict[str, Executor] = {
     "grpo": _training("group_executor"),
     "rloo": _training("group_executor"),
     "agent": Executor(
-        "mloc.executors.agents.agent_executor", extra="agent", requires=("torch", "transformers", "langchain", "langchain_core", "langgraph")
+        "mloc.executors.agents.agent_executor", extra="agent", requires=("torch", "transformers", "langchain", "langchain_core", "langgraph"),
+        more=(("MCP servers", "mcp", "agent"), ("the tool retrieval", "rank_bm25", "agent")),
     ),
     "eval": Executor(
         "mloc.executors.evaluation.eval_executor", extra="inference", requires=("torch", "transformers"),

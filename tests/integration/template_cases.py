@@ -3,7 +3,8 @@
     seconds    the longest it may take
     models     true: it needs torch
     waits_for  what it needs that is not there yet; then it is only read
-    set        values put over the template, as --set takes them; {api} and {sink} stand for the cell's API and for a server of the test
+    set        values put over the template, as --set takes them; {api} and {sink} stand for the cell's API and for a server of the test,
+               {agent_model} for a model that template agent_tiny made, {mcp_server} and {python} for what runs a server of tools
     expect     states: task or stage → state; attempts; results: task or stage → checks of its result; posted: paths that {sink} got
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +29,7 @@ from mloc.executors import registry
 from mloc.services.intake.task_file import TEMPLATES, templates
 
 CASES = TEMPLATES / "cases"
+MCP_SERVER = Path(__file__).parents[1] / "executors" / "agents" / "mcp_server.py"
 ENDED = ("published", "dead_lettered", "cancelled", "timed_out")
 _KINDS = {"text": str, "list": list, "mapping": dict, "number": (int, float)}
 _CHECKS: dict[str, Callable[[Any, Any], bool]] = {
@@ -70,8 +73,11 @@ def run_case(cell: WholeCell, name: str) -> None:
     """Submit the template as a person does, wait for its end, hold it against its case. Raises AssertionError."""
     case = case_of(name)
     with sink() as (place, posted):
-        options = options_of(case, {"api": f"http://127.0.0.1:{cell.port}", "sink": place})
-        done = cell.command("mloc.services.intake.cli", "submit", "--json", "--template", name, *options)
+        places = {"api": f"http://127.0.0.1:{cell.port}", "sink": place, "python": sys.executable, "mcp_server": str(MCP_SERVER)}
+        if "{agent_model}" in str(case.get("set")):
+            places["agent_model"] = agent_model(cell)
+        options = options_of(case, places)
+        done = cell.command("mloc.services.intake.cli", "submit", "--json", "--template", name, "--idempotency-key", f"case-{name}", *options)
         assert done.returncode == 0, done.stdout + done.stderr
         answer = json.loads(done.stdout)
         tasks = {_short(task): task["task_id"] for task in _submitted(answer)}
@@ -93,9 +99,19 @@ def run_case(cell: WholeCell, name: str) -> None:
             cell.until(lambda path=path: path in posted, 30)
 
 
+def agent_model(cell: WholeCell) -> str:
+    """The folder of the model that the template agent_tiny teaches to use tools; made once in a cell, where its own case finds it, too."""
+    done = cell.command("mloc.services.intake.cli", "submit", "--json", "--template", "agent_tiny", "--idempotency-key", "case-agent_tiny")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (train,) = [task["task_id"] for task in _submitted(json.loads(done.stdout)) if _short(task) == "train"]
+    shown = cell.until(lambda: _ended(cell, train), 240.0)
+    assert shown["state"] == "published", shown
+    return str(cell.http("GET", f"/api/v1/results/{train}")[1]["final_model_path"])
+
+
 @contextmanager
 def sink() -> Iterator[tuple[str, list[str]]]:
-    """A server that takes whatever is posted: its address, and the paths that were posted to."""
+    """A server that takes whatever is posted, and finds one thing whatever is searched for: its address, and the paths that were posted to."""
     posted: list[str] = []
 
     class Taking(BaseHTTPRequestHandler):
@@ -106,6 +122,14 @@ def sink() -> Iterator[tuple[str, list[str]]]:
             self.send_header("Content-Length", "2")
             self.end_headers()
             self.wfile.write(b"{}")
+
+        def do_GET(self) -> None:
+            found = {"results": [{"title": "Physics 1901", "url": "http://search/1901", "content": "Wilhelm Röntgen won it."}]}
+            body = json.dumps(found).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
             return
