@@ -43,7 +43,7 @@ class Stored(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     mean_ms: dict[str, float]
     tasks: list[Task]
     ended: list[str]
-    workers: list[Worker]
+    workers: list[msgspec.Raw]
     attempts: list[Attempt]
     doomed: dict[str, str]
     unneeded: dict[str, dict[str, list[int]]]  # worker → task → attempt numbers
@@ -53,6 +53,7 @@ class Stored(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 _digest_encoder = msgspec.msgpack.Encoder(order="deterministic")
+_decode_worker = msgspec.msgpack.Decoder(Worker).decode
 _decode_stored = msgspec.msgpack.Decoder(tuple[Stored, dict[str, bytes]]).decode
 
 
@@ -237,7 +238,7 @@ class Cluster:
             unneeded.setdefault(worker, {}).setdefault(task, []).append(number)
         return Stored(
             self.fold_version, self.position, self.log_id, self.run_id, self.first_ms, self.attempt_base, self.submissions, self.unknown,
-            self.dispatch_policy, self.mean_ms, list(self.tasks.values()), list(self.ended), list(self.workers.values()),
+            self.dispatch_policy, self.mean_ms, list(self.tasks.values()), list(self.ended), [_compact(worker) for worker in self.workers.values()],
             sorted(self.holdings.all(), key=lambda a: (a.worker, a.task, a.number)), self.doomed, unneeded, self.met, self.last_worker,
             sorted(self.expiring),
         )  # fmt: skip
@@ -271,7 +272,7 @@ def from_bytes(data: bytes) -> Cluster:
     ):  # fmt: skip
         setattr(cluster, name, getattr(stored, name))
     cluster.specs = specs
-    cluster.workers = {worker.id: worker for worker in stored.workers}
+    cluster.workers = {worker.id: worker for worker in map(_decode_worker, stored.workers)}
     needs = {task.id: task.need for task in stored.tasks}
     for attempt in stored.attempts:
         cluster.holdings.add(attempt, needs.get(attempt.task))
@@ -300,6 +301,14 @@ def _index(cluster: Cluster, tasks: list[Task]) -> None:
             cluster.retries[task.id] = None
         for callback in task.callbacks:
             cluster.calls.keep(task.id, callback)
+
+
+def _compact(worker: Worker) -> msgspec.Raw:
+    """The worker in the shortest form of a map: msgspec takes a wider head for a Struct of 16 fields and more, also where few of them are
+    written, and a digest must not depend on fields that are left out."""
+    encoded = _digest_encoder.encode(worker)
+    count = int.from_bytes(encoded[1:3], "big")
+    return msgspec.Raw(bytes((0x80 | count,)) + encoded[3:] if encoded[0] == 0xDE and count < 16 else encoded)
 
 
 def deadline(task: Task) -> int:
