@@ -116,8 +116,8 @@ def _differences(claim: Claim, cluster: Cluster) -> Iterator[str]:
     if len(found) > MOST_DIFFERENCES:
         yield f"and {len(found) - MOST_DIFFERENCES:,} more"
     if not found:
-        ours, said = msgspec.to_builtins(cluster.stored()), msgspec.to_builtins(theirs.stored())
-        names = [field for field, a, b in zip(cluster.stored().__struct_fields__, ours, said, strict=True) if a != b]
+        ours, said = cluster.stored(), theirs.stored()
+        names = [field for field in ours.__struct_fields__ if getattr(ours, field) != getattr(said, field)]
         yield f"in {', '.join(names) or 'nothing that is kept in a snapshot'}"
 
 

@@ -94,6 +94,14 @@ async def test_verify_names_what_differs() -> None:
     assert "DIFFERENT" in shown.verified_text(found)
 
 
+async def test_verify_names_what_differs_outside_of_tasks_and_workers() -> None:
+    made, other = a_history(), a_history()
+    other.cluster.submissions += 1
+    other.cluster.mean_ms["echo"] = 17.0
+    found = await verify(HistoryLog(made), [claim_of("scheduler", other.cluster)])
+    assert found.verdicts[0].differs == ("in submissions, mean_ms",)
+
+
 async def test_verify_notices_a_lost_tail_a_missing_service_and_silence() -> None:
     made, ahead = a_history(), a_history()
     ahead.add(TaskPriorityChanged(task="bad", priority=1))
