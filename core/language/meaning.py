@@ -37,6 +37,8 @@ def check_meaning(spec: TaskSpec, findings: Findings, plugin_types: frozenset[st
     _check_type(spec, findings, plugin_types)
     _check_source(spec, findings)
     _check_data(spec, findings)
+    if spec.task_type == "rag":
+        _check_retrieval(spec, findings)
     _check_output(spec, findings)
     for at, adapter in enumerate(spec.model.adapters):
         if not (adapter.path or adapter.url or adapter.task_id):
@@ -106,6 +108,20 @@ def _check_data(spec: TaskSpec, findings: Findings) -> None:
         findings.wrong((), f"a task of type {spec.task_type} needs data", hint="add data: {type: list, items: […]}, or another form")
     elif not deferred and spec.task_type == "agent" and not (spec.agent.get("task") or spec.agent.get("config_name")):
         findings.wrong((), "a task of type agent has nothing to do", hint="add task: a text, or data with several")
+
+
+def _check_retrieval(spec: TaskSpec, findings: Findings) -> None:
+    if any(one.path and one.path[0] == "retrieval" for one in spec.deferred):
+        return
+    retrieval = spec.retrieval
+    if retrieval is None:
+        findings.wrong((), "a task of type rag needs retrieval", hint="add retrieval: {documents: …, embedding: {model: …}}")
+        return
+    if not retrieval.embedding.model and retrieval.embedding.source is None:
+        hint = "add embedding: {model: …}, or {source: …} as model.source says it"
+        findings.warn(("retrieval",), "names no embedding model, and the task fails without one", hint=hint)
+    if not (retrieval.documents or retrieval.index or retrieval.path or retrieval.qdrant):
+        findings.warn(("retrieval",), "names nothing to look up in", hint="add documents, an index, or the path or server of a store that is there")
 
 
 def _check_sampling(inference: Inference, findings: Findings) -> None:

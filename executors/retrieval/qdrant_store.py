@@ -58,10 +58,12 @@ def open_qdrant(retrieval: Retrieval, index: Index | None, dimension: int, conte
 
 
 def _place(retrieval: Retrieval, path: str | None) -> tuple[str, bool]:
-    """(what people are shown, whether it is a server)."""
+    """(what people are shown, whether it is a server). Raises ExecutorError."""
     from urllib.parse import urlsplit
 
     given = retrieval.qdrant
+    if given.get("path"):
+        raise ExecutorError("BadSetting", "retrieval.qdrant.path: write the folder as retrieval.path, which is held to where a task may write")
     named = next((str(given[name]) for name in _SERVER if given.get(name)), None)
     if named is None or named == ":memory:":
         return (path or "memory"), False
@@ -72,7 +74,7 @@ def _place(retrieval: Retrieval, path: str | None) -> tuple[str, bool]:
 def _client(retrieval: Retrieval, path: str | None, is_server: bool) -> Any:
     from qdrant_client import QdrantClient
 
-    given = {name: value for name, value in retrieval.qdrant.items() if value is not None and name != "path"}
+    given = {name: value for name, value in retrieval.qdrant.items() if value is not None}
     if is_server:
         return QdrantClient(**{"timeout": TIMEOUT_SEC, "check_compatibility": False, **given})
     return QdrantClient(path=path) if path else QdrantClient(location=":memory:")

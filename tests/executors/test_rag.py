@@ -247,6 +247,7 @@ def test_answers_of_an_earlier_attempt_are_not_made_again(warm_host: DrivenHost,
         ({"embedding": {}}, "NoModel", "retrieval.embedding.model", False),
         ({"store": "qdrant", "qdrant": {"url": "http://127.0.0.1:9", "timeout": 2}}, "StoreUnreachable", "http://127.0.0.1:9", True),
         ({"store": "qdrant", "qdrant": {"url": "http://127.0.0.1:9", "speed": 9}}, "StoreFailed", "speed", False),
+        ({"store": "qdrant", "qdrant": {"path": "/tmp/anywhere"}}, "BadSetting", "write the folder as retrieval.path", False),
         ({"path": "relative"}, "BadSetting", "gave no folder", False),
     ],
 )
