@@ -92,7 +92,10 @@ BUILT_IN: dict[str, Executor] = {
     "rloo": _training("group_executor"),
     "agent": Executor(
         "mloc.executors.agents.agent_executor", extra="agent", requires=("torch", "transformers", "langchain", "langchain_core", "langgraph"),
-        more=(("MCP servers", "mcp", "agent"), ("the tool retrieval", "rank_bm25", "agent")),
+        more=(
+            ("MCP servers", "mcp", "agent"),
+            *(("the tool retrieval", name, "agent") for name in ("rank_bm25", "langchain_text_splitters")),
+        ),
     ),
     "eval": Executor(
         "mloc.executors.evaluation.eval_executor", extra="inference", requires=("torch", "transformers"),
