@@ -1,6 +1,6 @@
 """Which of the workers that fit gets a task: the ways to choose that `DISPATCH_POLICY` names.
 
-    best-fit        a warm engine, then the least loaded, then the cheapest worker
+    best-fit        where the engine is ready soonest (warm, asleep, loaded there before), then the least loaded, then the cheapest worker
     first-fit       the first one with room, by id: the others stay free
     min-satisfying  the smallest one with room: large workers stay free for what needs them
     round-robin     the one after the last that got a task, by id
@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mloc.core.task import Task
-from mloc.core.worker import Worker
+from mloc.core.worker import Worker, seconds_to_ready
 
 DEFAULT = "best-fit"
 ROUND_ROBIN = "round-robin"
@@ -43,8 +43,7 @@ def pinned(policy: str, task: Task, fitting: Sequence[str]) -> str:
 
 def _best_fit(worker: Worker, task: Task, load: int, last: str) -> Score:
     need = task.need
-    cold = need is not None and bool(need.engine) and need.engine not in worker.engines
-    return cold, load, worker.cost_per_hour, worker.id
+    return seconds_to_ready(worker, need.engine) if need is not None and need.engine else 0.0, load, worker.cost_per_hour, worker.id
 
 
 def _first_fit(worker: Worker, task: Task, load: int, last: str) -> Score:

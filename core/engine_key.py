@@ -64,7 +64,7 @@ def engine_key(task_type: str, spec: bytes, tasks_of_stages: Mapping[str, str]) 
 
 
 def is_shared(engine: str) -> bool:
-    """Whether the engine of that key answers several tasks at a time, where the worker has it."""
+    """Whether the engine of that key serves tasks with other adapters too, where it is vLLM's."""
     return engine.endswith(_SHARED)
 
 

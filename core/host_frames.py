@@ -71,7 +71,6 @@ class EngineLoaded(Struct, frozen=True, tag=True, omit_defaults=True, gc=False):
     loaded: bool = True
     woke: bool = False
     asleep: bool = False
-    shared: int = 1  # tasks that it answers at a time
 
 
 class Telemetry(Struct, frozen=True, tag=True, omit_defaults=True, gc=False):

@@ -1,8 +1,7 @@
 """The engines that a host keeps warm between tasks: loaded once, used again, the least recently used one put to sleep or dropped first.
 
 What a warm engine is made of (its identity) decides whether it serves a task; the key is the name under which placement knows it, and one
-engine may have several. An engine may bring `sleep`, `wake` and `close`; `alive`, which says whether it can still be used; and `shared`, how
-many tasks it answers at a time.
+engine may have several. An engine may bring `sleep`, `wake` and `close`, and `alive`, which says whether it can still be used.
 """
 
 from __future__ import annotations
@@ -36,10 +35,6 @@ class _Kept:
     def usable(self) -> bool:
         return bool(getattr(self.engine, "alive", True))
 
-    @property
-    def shared(self) -> int:
-        return int(getattr(self.engine, "shared", 1))
-
 
 class Engines:
     """Identity → engine. An engine that is None stands for imported libraries: it takes no room and never leaves."""
@@ -63,11 +58,6 @@ class Engines:
                 if not kept.usable and not kept.users:
                     self._drop(kept)
 
-    def joins(self, key: str) -> bool:
-        """Whether a task with this key may run beside those that use the engine now."""
-        with self._lock:
-            return any(key in kept.keys and 0 < kept.users < kept.shared and kept.usable for kept in self._kept.values())
-
     def _warm(self, key: str, identities: Sequence[str], load: Callable[[], Any], limit: int) -> _Kept:
         for kept in [kept for kept in self._kept.values() if not kept.usable and not kept.users]:
             self._drop(kept)
@@ -87,10 +77,10 @@ class Engines:
             kept.asleep = False
             seconds = _since(began)
             for one in kept.keys:
-                self._send(EngineLoaded(one, seconds, woke=True, shared=kept.shared))
+                self._send(EngineLoaded(one, seconds, woke=True))
         if key not in kept.keys:
             kept.keys.append(key)
-            self._send(EngineLoaded(key, _since(began), shared=kept.shared))
+            self._send(EngineLoaded(key, _since(began)))
         return kept
 
     def _load(self, key: str, identity: str, load: Callable[[], Any], limit: int) -> _Kept:
@@ -98,7 +88,7 @@ class Engines:
         began = time.monotonic()
         kept = self._kept[identity] = _Kept(load())
         kept.keys.append(key)
-        self._send(EngineLoaded(key, _since(began), shared=kept.shared))
+        self._send(EngineLoaded(key, _since(began)))
         return kept
 
     def _make_room(self, keep: int) -> None:

@@ -1,4 +1,4 @@
-"""vLLM's engine inside the host: AsyncLLM on an event loop of its own thread. Requests of several tasks share its batch.
+"""vLLM's engine inside the host: AsyncLLM on an event loop of its own thread. All rows in flight share its batch.
 
 Its processes (engine core, workers) stay in the host's process group, so that they end with the host whatever ends it.
 """
@@ -19,7 +19,6 @@ from typing import Any
 from mloc.executors.contract import ExecutorError
 from mloc.executors.inference.output_tail import OutputTail
 
-SHARED_BY = 16  # tasks at a time
 STOP_SEC = 20.0
 
 _ENVIRONMENT = {
@@ -32,8 +31,6 @@ _ENVIRONMENT = {
 
 class VllmEngine:
     """A running engine. `alive` turns false when one of its processes has died."""
-
-    shared = SHARED_BY
 
     def __init__(self, arguments: Mapping[str, Any], lora_rank: int, max_loras: int, *, on_device: bool = False) -> None:
         """Start it; `arguments` are those of vLLM's AsyncEngineArgs. Raises ExecutorError."""

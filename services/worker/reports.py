@@ -15,6 +15,7 @@ from mloc.core.events import (
     CheckpointSaved,
     EngineReady,
     EngineSlept,
+    EngineWoke,
     Error,
     HeldAttempt,
     RowsCompleted,
@@ -25,6 +26,7 @@ from mloc.services.worker.attempt import Attempt, AttemptKey
 from mloc.services.worker.outbox import Outbox
 from mloc.services.worker.scrubbing import scrub_bytes, scrub_text
 
+INSTANT_SEC = 0.05  # an engine that is ready at once was loaded before, under another key
 WORTH_A_SYNC_MS = 1000.0  # what took less is rather done again after a power cut than synced each time
 
 
@@ -44,11 +46,16 @@ class Reports:
 
     def engine_ready(self, engine: str, seconds: float, devices: tuple[int, ...]) -> None:
         outbox = self._outbox
-        outbox.put(EngineReady(worker=outbox.worker, incarnation=outbox.incarnation, engine=engine, seconds=seconds, devices=devices))
+        outbox.put(EngineReady(worker=outbox.worker, incarnation=outbox.incarnation, engine=engine, seconds=seconds, devices=devices,
+                               load_sec=seconds if seconds > INSTANT_SEC else 0.0))  # fmt: skip
 
-    def engine_slept(self, engine: str, seconds: float) -> None:
+    def engine_woke(self, engine: str, seconds: float) -> None:
         outbox = self._outbox
-        outbox.put(EngineSlept(worker=outbox.worker, incarnation=outbox.incarnation, engine=engine, seconds=seconds))
+        outbox.put(EngineWoke(worker=outbox.worker, incarnation=outbox.incarnation, engine=engine, seconds=seconds))
+
+    def engine_slept(self, engine: str, seconds: float, *, asleep: bool) -> None:
+        outbox = self._outbox
+        outbox.put(EngineSlept(worker=outbox.worker, incarnation=outbox.incarnation, engine=engine, seconds=seconds, asleep=asleep))
 
     # --- last ones ---
 

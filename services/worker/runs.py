@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import structlog
 
 from mloc.core.events import Error, HeldAttempt
-from mloc.core.host_frames import CheckpointDone, Failed, FrameError, RowsDone, RunTask, Stopped, StopTask, Succeeded, Telemetry
+from mloc.core.host_frames import CheckpointDone, EngineLoaded, Failed, FrameError, RowsDone, RunTask, Stopped, StopTask, Succeeded, Telemetry
 from mloc.services.clock import Clock
 from mloc.services.transfers.transfer_errors import TransferError
 from mloc.services.transfers.transfers import Transfers
@@ -116,8 +116,8 @@ class Runs:
     def announce_engines(self) -> None:
         """After a new registration: the hosts and their warm engines are still there."""
         for host in self.pool.all:
-            for engine, seconds in host.engines.items():
-                self.engine(host, engine, seconds, loaded=True)
+            for frame in (*host.asleep.values(), *host.engines.values()):
+                self.engine(host, frame)
 
     def cancel(self) -> None:
         for task in self._tasks:
@@ -159,11 +159,13 @@ class Runs:
         else:
             self._telemetry.line(attempt.key, scrub_text(text, attempt.secrets))
 
-    def engine(self, host: Host, engine: str, seconds: float, *, loaded: bool) -> None:
-        if loaded:
-            self._reports.engine_ready(engine, seconds, host.plan.devices)
+    def engine(self, host: Host, frame: EngineLoaded) -> None:
+        if frame.woke:
+            self._reports.engine_woke(frame.engine, frame.seconds)
+        elif frame.loaded:
+            self._reports.engine_ready(frame.engine, frame.seconds, host.plan.devices)
         else:
-            self._reports.engine_slept(engine, seconds)
+            self._reports.engine_slept(frame.engine, frame.seconds, asleep=frame.asleep)
 
     def host_ended(self, host: Host, exit: HostExit) -> None:
         """Its attempt fails, and can be tried again. Of a batch in the light host nobody knows which one did it: see `_suspects`."""

@@ -1,13 +1,16 @@
 """Where a task goes, why not, and that a needless crowd does not slow the others."""
 
+from math import inf
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mloc.core import placement
-from mloc.core.events import EngineReady, Error, Need, Parallel, TaskDispatched
+from mloc.core.events import EngineReady, EngineSlept, EngineWoke, Error, Need, Parallel, TaskDispatched
 from mloc.core.order import ascending
 from mloc.core.placement import Room
 from mloc.core.sharding import shard_count, shard_range
+from mloc.core.worker import seconds_to_ready
 from tests.core.history import ECHO, GIB, GPU, TRAIN, History, dispatch_of, only
 
 
@@ -40,6 +43,28 @@ def test_a_warm_engine_wins_over_an_idle_worker_and_a_failed_one_is_avoided():
     assert {d.worker for d in first.values()} == {"w2"}
     history.fail(first["a"], Error("E", "x"))
     assert dispatch_of(history.settle(), "a").worker == "w1"
+
+
+def test_an_engine_that_sleeps_is_sooner_ready_than_one_that_must_load_and_both_than_one_that_was_never_there():
+    # given an engine that one worker let go, that one has asleep, and that one never had
+    history = History()
+    for name in ("w1", "w2", "w3"):
+        history.worker(name)
+    for name in ("w2", "w3"):
+        history.add(EngineReady(worker=name, incarnation=1, engine="tiny", seconds=40.0, load_sec=40.0))
+    history.add(EngineSlept(worker="w2", incarnation=1, engine="tiny", seconds=0.1))
+    history.add(EngineSlept(worker="w3", incarnation=1, engine="tiny", seconds=1.5, asleep=True))
+    workers = history.cluster.workers
+    assert [seconds_to_ready(workers[name], "tiny") for name in ("w1", "w2", "w3")] == [inf, 40.0, 1.5]
+    # when tasks want it
+    for task in ("a", "b", "c"):
+        history.submit(task, Need("sft", engine="tiny"))
+    sent = [event.worker for event in only(history.settle(), TaskDispatched)]
+    # then they go where it is ready soonest
+    assert sent == ["w3", "w2", "w1"]
+    history.add(EngineWoke(worker="w3", incarnation=1, engine="tiny", seconds=2.5))
+    assert (workers["w3"].engines, workers["w3"].asleep) == (("tiny",), ())
+    assert workers["w3"].engine_sec == {"tiny": 2.5}
 
 
 def test_tasks_that_state_their_memory_share_a_device_and_others_take_it_whole():

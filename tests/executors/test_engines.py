@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import Any
 
 from mloc.core.host_frames import EngineLoaded
@@ -12,8 +12,8 @@ from mloc.executors.engines import MAX_ASLEEP, Engines
 class Loaded:
     """An engine that notes what is done with it."""
 
-    def __init__(self, name: str, *, can_sleep: bool = True, shared: int = 1) -> None:
-        self.name, self.alive, self.shared, self.can_sleep = name, True, shared, can_sleep
+    def __init__(self, name: str, *, can_sleep: bool = True) -> None:
+        self.name, self.alive, self.can_sleep = name, True, can_sleep
         self.done: list[str] = []
 
     def sleep(self) -> bool:
@@ -89,15 +89,10 @@ def test_the_least_recently_used_one_leaves() -> None:
     assert place.told()[-2:] == [("b", "gone"), ("c", "ready")]
 
 
-def test_an_engine_in_use_stays_and_others_join_it_up_to_its_share() -> None:
+def test_an_engine_in_use_stays() -> None:
     place = Place()
-    with ExitStack() as uses:
-        assert not place.engines.joins("a")
-        first = uses.enter_context(place.lease("a", shared=2))
-        assert place.engines.joins("a")
-        assert uses.enter_context(place.lease("a", shared=2)) is first
-        assert not place.engines.joins("a")
-        uses.enter_context(place.lease("b"))
+    with place.lease("a") as first:
+        place.use("b")
         assert first.done == []
     assert place.loads == ["a", "b"]
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from mloc.core.host_frames import Go, WorkerFrame
+from mloc.core.host_frames import EngineLoaded, Go, WorkerFrame
 from mloc.services.worker.attempt import Attempt, AttemptKey
 from mloc.services.worker.hosts.host_link import HostExit, HostLink, HostPlan
 
@@ -29,7 +29,8 @@ class Host:
         self.plan = plan
         self.family = family
         self.attempts: dict[AttemptKey, Attempt] = {}
-        self.engines: dict[str, float] = {}  # → seconds that loading took
+        self.engines: dict[str, EngineLoaded] = {}  # warm ones
+        self.asleep: dict[str, EngineLoaded] = {}
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.reserved = False
         self.ready = False

@@ -43,7 +43,7 @@ class PoolWatch(Protocol):
 
     def frames(self, host: Host, frames: list[Any]) -> None: ...
     def line(self, host: Host, text: str) -> None: ...
-    def engine(self, host: Host, engine: str, seconds: float, *, loaded: bool) -> None: ...
+    def engine(self, host: Host, frame: EngineLoaded) -> None: ...
     def host_ended(self, host: Host, exit: HostExit) -> None: ...
 
 
@@ -124,9 +124,10 @@ class HostPool:
     def ended(self, host: Host, exit: HostExit) -> None:
         self._spawn(self._ledger_gone(host.pid))
         host.gone.set()
-        for engine in list(host.engines):
-            self.watch.engine(host, engine, 0.0, loaded=False)
+        for engine in (*host.engines, *host.asleep):
+            self.watch.engine(host, EngineLoaded(engine, 0.0, loaded=False))
         host.engines.clear()
+        host.asleep.clear()
         if host in self._hosts:
             self._hosts.remove(host)
         if host is self.light and not self._closing:
@@ -139,12 +140,14 @@ class HostPool:
         match frame:
             case HostReady():
                 host.ready = True
-            case EngineLoaded(engine=engine, seconds=seconds, loaded=True):
-                host.engines[engine] = seconds
-                self.watch.engine(host, engine, seconds, loaded=True)
-            case EngineLoaded(engine=engine, seconds=seconds):
+            case EngineLoaded(engine=engine):
                 host.engines.pop(engine, None)
-                self.watch.engine(host, engine, seconds, loaded=False)
+                host.asleep.pop(engine, None)
+                if frame.loaded:
+                    host.engines[engine] = frame
+                elif frame.asleep:
+                    host.asleep[engine] = frame
+                self.watch.engine(host, frame)
             case _:
                 return False
         return True
@@ -153,7 +156,7 @@ class HostPool:
 
     def _warm(self, need: HostNeed) -> Host | None:
         idle = [host for host in self._hosts if host.idle and host.family == need.family and host.plan.devices == need.devices]
-        return max(idle, key=lambda host: (need.engine in host.engines, host.last_used), default=None)
+        return max(idle, key=lambda host: (need.engine in host.engines, need.engine in host.asleep, host.last_used), default=None)
 
     def _in_the_way(self, need: HostNeed) -> list[Host]:
         """Hosts to wait for: idle ones that leave for this task, and killed ones that are not gone yet."""

@@ -123,6 +123,18 @@ async def test_a_host_of_another_family_leaves_when_its_device_is_needed(quiet: 
     await quiet.until_types("EngineSlept")
 
 
+async def test_engines_that_fall_asleep_and_wake_are_told_with_their_times(quiet: World) -> None:
+    await quiet.send(dispatch("a", light=False, devices=(0,)))
+    await quiet.until_true(lambda: quiet.launcher.heavy and quiet.launcher.heavy[0].tasks)
+    host = quiet.launcher.heavy[0]
+    host.say(EngineLoaded("m", 40.0), EngineLoaded("m", 1.5, loaded=False, asleep=True), EngineLoaded("m", 2.5, woke=True))
+    host.say(EngineLoaded("alias of m", 0.0), succeeded(host.frames[-1]))
+    await quiet.until_types("EngineReady", "EngineSlept", "EngineWoke", "EngineReady", "AttemptSucceeded")
+    (slept,), (woke,) = await quiet.events("EngineSlept"), await quiet.events("EngineWoke")
+    assert (slept.asleep, slept.seconds, woke.seconds) == (True, 1.5, 2.5)
+    assert [event.load_sec for event in await quiet.events("EngineReady")] == [40.0, 0.0]
+
+
 async def test_rows_checkpoints_and_failures_are_reported_in_order_and_kept_until_acknowledged(quiet: World) -> None:
     await quiet.send(dispatch("a", light=False))
     await quiet.until_true(lambda: quiet.launcher.heavy and quiet.launcher.heavy[0].tasks)
