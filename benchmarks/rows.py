@@ -86,6 +86,11 @@ class Cell:
             self._up = subprocess.Popen(command, env=self._environ, cwd=folder, stdout=output, stderr=output)
         self._until(lambda: b"MLOC is up" in (folder / "up.out").read_bytes())
 
+    @property
+    def pid(self) -> int:
+        """Of the process whose tree is the whole cell."""
+        return self._up.pid
+
     def submit(self, task: str) -> str:
         request = urllib.request.Request(f"{self.url}/api/v1/tasks", task.encode(), {"Content-Type": "text/yaml"})
         with urllib.request.urlopen(request, timeout=60) as answer:
