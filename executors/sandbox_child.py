@@ -130,8 +130,11 @@ def _namespaces(libc, asked):
     if libc is None or libc.unshare(wanted) != 0:
         return {}
     for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
-        with open(f"/proc/self/{name}", "w") as file:
-            file.write(text)
+        try:
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(text)
+        except OSError:
+            continue  # its files are its own all the same; only the folder in memory needs the maps
     told = {"processes": "its own only (process namespace)"}
     if not asked["network"]:
         told["network"] = "none (network namespace)"
