@@ -101,7 +101,7 @@ BUILT_IN: dict[str, Executor] = {
         "mloc.executors.evaluation.eval_executor", extra="inference", requires=("torch", "transformers"),
         more=(("the harness lm-eval", "lm_eval", "eval"),),
     ),
-    "ppo": Executor("mloc.executors.training.ppo_executor", extra="training", requires=("torch", "transformers", "accelerate", "peft")),
+    "ppo": Executor("mloc.executors.training.ppo.ppo_executor", extra="training", requires=("torch", "transformers", "accelerate", "peft")),
 }
 
 

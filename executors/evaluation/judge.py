@@ -33,7 +33,7 @@ def load_judge(wanted: RewardModel | str | None, context: Context) -> Judge:
     if wanted is None:
         raise ExecutorError("BadSetting", "eval.harness is judge, and eval.judge names no model that judges")
     if isinstance(wanted, RewardModel):
-        from mloc.executors.training.reward_models import load_scorer
+        from mloc.executors.training.rewards.reward_models import load_scorer
 
         scorer = load_scorer(wanted, context)
         return lambda turns, answer, _: scorer([turns], [answer])[0]

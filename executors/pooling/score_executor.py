@@ -25,7 +25,7 @@ from mloc.executors.rows.data_loading import load_rows
 from mloc.executors.rows.prompts import prompt_text
 from mloc.executors.rows.row_work import RowWork, do_rows, open_work, record_error, record_together
 from mloc.executors.rows.rows import Row
-from mloc.executors.training.reward_models import load_scorer
+from mloc.executors.training.rewards.reward_models import load_scorer
 
 Scores = list[tuple[dict[str, Any], int]]  # an item's members and its tokens, for each row
 

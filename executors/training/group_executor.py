@@ -12,7 +12,7 @@ from mloc.core.host_frames import RunTask
 from mloc.core.language.spec import TaskSpec, decode_spec
 from mloc.executors.contract import Context, ExecutorError, Report
 from mloc.executors.rows.rows import Row, conversation
-from mloc.executors.training.rewards import Answer, Term, reward_terms, rewards_of
+from mloc.executors.training.rewards.reward_terms import Answer, Term, reward_terms, rewards_of
 from mloc.executors.training.trl_training import Prepared, Recipe, train
 
 MEASURES = {"loss": "loss", "reward": "reward", "kl": "kl"}

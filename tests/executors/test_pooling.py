@@ -186,7 +186,7 @@ def test_a_reward_model_scores_as_it_does_in_training(warm_host: DrivenHost, tmp
     from mloc.core.language.model_spec import LocalSource
     from mloc.core.language.training_spec import RewardModel
     from mloc.executors.contract import Context
-    from mloc.executors.training.reward_models import load_scorer
+    from mloc.executors.training.rewards.reward_models import load_scorer
 
     local = {"source": {"type": "local", "identifier": str(judge)}}
     result = run(warm_host, asked(tmp_path, "score", [{"prompt": "one", "response": "fox"}, {"prompt": "one", "response": "dog"}], model=local))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from mloc.executors.training.ppo_math import (  # noqa: E402
+from mloc.executors.training.ppo.ppo_math import (  # noqa: E402
     advantages_of,
     answer_mask,
     masked_mean,

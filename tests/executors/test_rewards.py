@@ -10,7 +10,7 @@ import pytest
 from mloc.core.language.training_spec import Reward
 from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.rows.rows import Row
-from mloc.executors.training.rewards import Answer, reward_terms, total_rewards
+from mloc.executors.training.rewards.reward_terms import Answer, reward_terms, total_rewards
 
 NOWHERE = Path("/nonexistent")
 

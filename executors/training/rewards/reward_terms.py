@@ -16,8 +16,8 @@ from mloc.core.language.spec import TaskSpec
 from mloc.core.language.training_spec import Reward, RewardModel
 from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.rows.rows import Row
-from mloc.executors.training.python_reward import PythonReward
-from mloc.executors.training.reward_models import load_scorer
+from mloc.executors.training.rewards.python_reward import PythonReward
+from mloc.executors.training.rewards.reward_models import load_scorer
 
 ANSWER_COLUMNS = ("answer", "reference", "solution", "response", "completion", "label", "target")
 THINK_THEN_ANSWER = r"^\s*<think>.*?</think>\s*<answer>.*?</answer>\s*$"  # the format reward of DeepSeek-R1 (arXiv:2501.12948)

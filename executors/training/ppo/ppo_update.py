@@ -11,11 +11,11 @@ from typing import Any
 from msgspec import Struct
 
 from mloc.executors.rows.rows import Row, conversation
-from mloc.executors.training.ppo_checkpoint import Progressed
-from mloc.executors.training.ppo_math import advantages_of, masked_mean, policy_loss, steered_kl_coef, token_rewards, value_loss, whitened
-from mloc.executors.training.ppo_rollouts import Rollouts, sample
-from mloc.executors.training.ppo_settings import PpoSettings
-from mloc.executors.training.rewards import Answer, Term, total_rewards
+from mloc.executors.training.ppo.ppo_checkpoint import Progressed
+from mloc.executors.training.ppo.ppo_math import advantages_of, masked_mean, policy_loss, steered_kl_coef, token_rewards, value_loss, whitened
+from mloc.executors.training.ppo.ppo_rollouts import Rollouts, sample
+from mloc.executors.training.ppo.ppo_settings import PpoSettings
+from mloc.executors.training.rewards.reward_terms import Answer, Term, total_rewards
 
 
 class Learner(Struct):

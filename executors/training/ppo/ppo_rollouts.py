@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from mloc.executors.training.ppo_math import answer_mask
+from mloc.executors.training.ppo.ppo_math import answer_mask
 
 Tensor = Any
 

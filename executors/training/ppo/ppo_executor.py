@@ -24,14 +24,14 @@ from mloc.executors.contract import Checkpoint, Context, ExecutorError, Progress
 from mloc.executors.rows.data_loading import load_rows
 from mloc.executors.rows.prompts import prompt_text
 from mloc.executors.rows.rows import Row, texts
-from mloc.executors.training import ppo_checkpoint
 from mloc.executors.training.meters import Meter
 from mloc.executors.training.model_card import Trained
-from mloc.executors.training.ppo_checkpoint import Progressed
-from mloc.executors.training.ppo_rollouts import actor_critic
-from mloc.executors.training.ppo_settings import PpoSettings, ppo_settings
-from mloc.executors.training.ppo_update import Learner, update
-from mloc.executors.training.rewards import Term, reward_terms, rewards_of
+from mloc.executors.training.ppo import ppo_checkpoint
+from mloc.executors.training.ppo.ppo_checkpoint import Progressed
+from mloc.executors.training.ppo.ppo_rollouts import actor_critic
+from mloc.executors.training.ppo.ppo_settings import PpoSettings, ppo_settings
+from mloc.executors.training.ppo.ppo_update import Learner, update
+from mloc.executors.training.rewards.reward_terms import Term, reward_terms, rewards_of
 from mloc.executors.training.saved_checkpoints import usable_checkpoint
 from mloc.executors.training.trained_weights import adapter_of, final_folder, prepared, save_final
 from mloc.executors.training.training_reports import refuse_divergence
