@@ -13,7 +13,17 @@ from typing import cast
 from mloc.core import aggregation, log_ids
 from mloc.core.cluster import Cluster
 from mloc.core.codec import UnknownEvent
-from mloc.core.events import AttemptSucceeded, Event, ResultPublished, TaskCancelled, TaskDeadLettered, TaskSharded, TaskSubmitted, TaskTimedOut
+from mloc.core.events import (
+    ArtifactStored,
+    AttemptSucceeded,
+    Event,
+    ResultPublished,
+    TaskCancelled,
+    TaskDeadLettered,
+    TaskSharded,
+    TaskSubmitted,
+    TaskTimedOut,
+)  # fmt: skip
 from mloc.services.callbacks.callbacks import CLOSING, Callbacks, Policy
 from mloc.services.clock import Clock, SystemClock
 from mloc.services.log.connection import open_log
@@ -30,7 +40,7 @@ from mloc.services.service_run import holder, run_service, snapshots_of
 from mloc.services.settings import Settings, allowed_variables, read_environment
 
 _FAILURES = {TaskDeadLettered: "dead_lettered", TaskCancelled: "cancelled", TaskTimedOut: "timed_out"}
-_FEEDING = frozenset({AttemptSucceeded, ResultPublished, TaskSubmitted, TaskSharded})
+_FEEDING = frozenset({AttemptSucceeded, ResultPublished, TaskSubmitted, TaskSharded, ArtifactStored})
 
 
 class Aggregator:

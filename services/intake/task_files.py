@@ -32,7 +32,10 @@ def find_file(results_dir: Path, id: str, task: Task | None, name: str) -> Found
     if task is None or stored is None:
         return None
     uploaded = results_dir / attempt_folder(task.id, stored.attempt) / ARTIFACTS / stored.name
-    return Found(uploaded, stored.sha256) if uploaded.is_file() else None
+    for place in (uploaded, folder / ARTIFACTS / stored.name):  # the tree may take it in meanwhile
+        if place.is_file():
+            return Found(place, stored.sha256)
+    return None
 
 
 def find_attempt_file(results_dir: Path, task: Task, attempt: int, name: str) -> Found | None:

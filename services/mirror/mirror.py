@@ -30,9 +30,7 @@ AT_ONCE = 4
 LOOK_SEC = 0.5
 FIRST_RETRY_SEC, LONGEST_RETRY_SEC = 1.0, 60.0
 REMIND_SEC = 600.0
-_WRITTEN = (ResultPublished, TaskDeadLettered, TaskCancelled, TaskTimedOut)  # what the trees' own projection writes for
-_TELLING = (*_WRITTEN, ArtifactStored)
-_TREES = frozenset(kind.__struct_config__.tag for kind in _WRITTEN)
+_TELLING = (ResultPublished, TaskDeadLettered, TaskCancelled, TaskTimedOut, ArtifactStored)  # what the trees' own projection writes for
 _TYPES = frozenset(kind.__struct_config__.tag for kind in _TELLING)
 
 
@@ -100,7 +98,7 @@ class Mirror:
         position, tasks = self.state.position, list[str]()
         written = await asyncio.to_thread(self._written)
         for entry in await self._log.read(position, MAX_BATCH):
-            if entry.type in _TREES and log_ids.before(written, entry.id):
+            if entry.type in _TYPES and log_ids.before(written, entry.id):
                 break
             position = entry.id
             tasks += _task_of(entry)

@@ -3,7 +3,7 @@
     <task>/{responses.json, manifest.json, logs/, artifacts/}       what is published; the manifest is written last
     <parent>/shards/<i>/…                                           what the shards of a task add to it
     .attempts/<task>/<attempt>/…                                    what an attempt writes; moved as a whole when it is published
-    .attempts/<task>/0/artifacts/                                   what was uploaded for the task, whichever attempt is published
+    .attempts/<task>/0/artifacts/                                   what was uploaded for the task; its tree takes it in once it is published
     .inputs/<sha256>/<name>                                         what was uploaded for tasks that name it; `.used` beside it once one does
     .cache/                                                         what can be made again, kept for later tasks (indexes of documents)
     .blobs/, .uploads/                                              uploaded content by its sha256, and what has arrived of it so far

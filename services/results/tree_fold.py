@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from mloc.core import log_ids
 from mloc.core.events import (
+    ArtifactStored,
     AttemptSucceeded,
     Event,
     ResultPublished,
@@ -24,7 +25,7 @@ from mloc.services.results.tree_cursor import Note, TreeState
 
 TYPES = {
     cls.__struct_config__.tag: cls
-    for cls in (TaskSubmitted, TaskSharded, AttemptSucceeded, ResultPublished, TaskDeadLettered, TaskCancelled, TaskTimedOut)
+    for cls in (TaskSubmitted, TaskSharded, AttemptSucceeded, ResultPublished, TaskDeadLettered, TaskCancelled, TaskTimedOut, ArtifactStored)
 }
 KEPT_BYTES = 32 * 1024 * 1024  # of results between success and publication; what does not fit is read from the log again
 _NO_NOTE = Note()
@@ -65,6 +66,8 @@ class TreeFold:
                 self._remember(id, event)
             case ResultPublished():
                 return self._published(id, event)
+            case ArtifactStored():
+                return self._uploaded(event)
             case TaskSubmitted():
                 self._note(event)
             case TaskSharded():
@@ -163,6 +166,12 @@ class TreeFold:
         return [
             Draft(origin, task, result, is_written=event.files, result_id=result_id, telemetry=telemetry, destination=note.destination)
         ]
+
+    def _uploaded(self, event: ArtifactStored) -> list[Draft]:
+        """The tree takes it in where it is there; else it does when it is written."""
+        if event.attempt or self._is_shard(event.task):
+            return []
+        return [Draft(Origin(event.task), event.task, is_written=True)]
 
     def _failed(self, task: str, attempt: int, type_: str, message: str, retryable: bool, *, with_parents: bool = True) -> list[Draft]:
         """The task's own tree, and for a dead letter those of its pipeline and sharded task: they wait for a person, too."""

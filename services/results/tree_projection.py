@@ -177,10 +177,7 @@ class TreeProjection:
             await asyncio.gather(*reading)
         trees = []
         for draft in drafts:
-            logs = draft.logs
-            if draft.is_written and not logs and not draft.destination:
-                continue
-            trees.append(Tree(draft.origin, draft.folder, draft.result, draft.ok, draft.is_written, logs, draft.destination))
+            trees.append(Tree(draft.origin, draft.folder, draft.result, draft.ok, draft.is_written, draft.logs, draft.destination))
         return trees
 
     async def _complete(self, draft: Draft) -> None:

@@ -9,12 +9,14 @@ import errno
 import os
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 
 from mloc.services.durable_files import replace_file, write_file
 from mloc.services.results.destination import place
-from mloc.services.results.folders import MANIFEST_FILE, RESULT_FILE, sealed
-from mloc.services.results.manifest import File, Origin, file_of, manifest_of, with_files
+from mloc.services.results.folders import ARTIFACTS, MANIFEST_FILE, RESULT_FILE, sealed
+from mloc.services.results.manifest import File, Manifest, Origin, file_of, manifest_of, with_files
+from mloc.services.results.uploads import adopt_uploads
 
 _OF_ONE_TREE = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST, errno.EINVAL)  # trying again cannot help
 
@@ -49,6 +51,8 @@ def write_trees(root: Path, order: WriteTrees) -> Written:
     for tree in order.trees:
         try:
             _write(base, tree)
+            if tree.ok:
+                adopt_uploads(root, tree.origin.task, tree.folder)
             if tree.destination and (warning := place(root, tree.folder, tree.destination, order.allowed_roots)):
                 warnings.append(f"{tree.origin.task}: {warning}")
         except OSError as error:
@@ -84,8 +88,15 @@ def _write_again(folder: str, tree: Tree) -> None:
     found = sealed(Path(folder))
     if not tree.ok and found is not None and found[1]:
         return
+    uploads = _uploads_in(folder) if found == (tree.origin.task, tree.ok, tree.origin.attempt) else []
     replace_file(f"{folder}/{RESULT_FILE}", tree.result)
-    replace_file(f"{folder}/{MANIFEST_FILE}", _manifest(tree, logs))
+    replace_file(f"{folder}/{MANIFEST_FILE}", with_files(_manifest(tree, logs), uploads))
+
+
+def _uploads_in(folder: str) -> list[File]:
+    """What the tree took in beside the inline result, which has no files of its own."""
+    known = msgspec.json.decode(Path(f"{folder}/{MANIFEST_FILE}").read_bytes(), type=Manifest)
+    return [file for file in known.files if file.path.startswith(f"{ARTIFACTS}/")]
 
 
 def _write_logs(folder: str, tree: Tree) -> list[File]:

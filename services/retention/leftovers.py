@@ -17,6 +17,7 @@ from msgspec import Struct
 from mloc.core.cluster import Cluster
 from mloc.core.task import FINAL
 from mloc.services.results.folders import ATTEMPTS, final_folder, is_tree_complete, sealed
+from mloc.services.results.uploads import has_uploads
 
 SETTLED_SEC = 600.0  # after the end: stops, late reports and the tree have come by then
 UNKNOWN_SEC = 24 * 3600.0  # since the last change of a folder whose task has left memory
@@ -46,6 +47,8 @@ class Cleanup(Struct, frozen=True):
 
 def is_over(cluster: Cluster, results_dir: Path, task_id: str, now_ms: int, settled_sec: float = SETTLED_SEC) -> bool:
     """Whether nobody needs what the attempts of a task left."""
+    if has_uploads(results_dir, task_id):  # they are nobody's leftovers: a result takes them in
+        return False
     task = cluster.tasks.get(task_id)
     if task is None:
         return _was_published(results_dir, task_id, now_ms)

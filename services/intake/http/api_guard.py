@@ -88,7 +88,7 @@ def reading_error(error: LanguageError, text: str) -> ApiError:
 
 def _shows(request: web.Request, token: str) -> bool:
     scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(shown.strip().encode(), token.encode())
+    return scheme.lower() == "bearer" and hmac.compare_digest(shown.strip().encode(errors="surrogateescape"), token.encode())  # any bytes may come
 
 
 def _of_http(request: web.Request, error: web.HTTPException) -> ApiError:

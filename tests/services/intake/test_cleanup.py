@@ -64,6 +64,19 @@ async def test_a_task_that_left_memory_is_known_by_its_result(api: Api, monkeypa
     assert fresh.is_dir()
 
 
+async def test_an_acknowledged_upload_is_nobody_s_leftover(api: Api) -> None:
+    await api.register()
+    task = (await api.submit())["task_id"]
+    await api.run_to_result(task)
+    publish_tree(api, task)
+    leave(api, task)
+    assert (await api.post(f"/api/v1/results/{task}/files/a.bin", b"abc")).status == 201
+    done = await clean_up(api.observer.cluster, api.results, int(time.time() * 1000) + HOUR_MS, dry_run=False)
+    assert (done.tasks, done.kept) == ((), 1)
+    response = await api.get(f"/api/v1/results/{task}/files/a.bin")
+    assert (response.status, await response.read()) == (200, b"abc")
+
+
 async def test_the_api_cleans_up_too(api: Api) -> None:
     leave(api, "somebodys")
     response = await api.post("/admin/cleanup", b'{"dry_run": true}')

@@ -92,11 +92,13 @@ async def test_a_result_waits_for_its_tree(world: World) -> None:
     async with world.mirror(store):
         await until(lambda: "a" in store.brought)
         last = await world.happens(ResultPublished(task="b", attempt=1))
-        await world.happens(ArtifactStored(task="a", name="x", sha256="0" * 64, size_bytes=1))
+        uploaded = await world.happens(ArtifactStored(task="a", name="x", sha256="0" * 64, size_bytes=1))
         write_tree(world.results, "b", {"responses.json": b"b"})
         assert "b" not in store.brought
         world.trees_are_written(last)
         await until(lambda: "b" in store.brought)
+        assert store.brought["a"] == 1
+        world.trees_are_written(uploaded)
         await until(lambda: store.brought["a"] == 2)  # a file that came later is brought, too
 
 
