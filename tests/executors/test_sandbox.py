@@ -140,8 +140,8 @@ def test_everything_that_was_started_ends_with_it(tmp_path: Path) -> None:
             pytest.skip(sandbox.isolation["network"])
         started = sandbox.run("import subprocess; p = subprocess.Popen(['sleep', '98765.25'], start_new_session=True); p.pid")
         assert started.ok
+        wait_until(lambda: _pids_of("sleep 98765.25 "))  # a program's name is there a moment after it was started
         sleeping = _pids_of("sleep 98765.25 ")
-        assert sleeping
     wait_until(lambda: all(map(is_gone, sleeping)))
 
 
