@@ -46,6 +46,11 @@ class FarWorkers:
         self._of[name].kill()
         self._of[name].wait()
 
+    def terminate(self, name: str) -> None:
+        """Ask it to leave, and wait until it has."""
+        self._of[name].terminate()
+        self._of[name].wait(DEADLINE_SEC)
+
     def close(self) -> None:
         for process in self._of.values():
             with contextlib.suppress(ProcessLookupError):
