@@ -25,7 +25,7 @@ def accepted(kind: inspect.Type) -> str:
         case inspect.FloatType():
             return "a number" + _bounds(kind)
         case inspect.LiteralType():
-            return ", ".join(str(value) for value in kind.values)
+            return ", ".join(str(value) for value in kind.values if value != "")
         case inspect.VarTupleType() | inspect.ListType():
             return f"a list of {_many(kind.item_type)}"
         case inspect.DictType():

@@ -88,7 +88,12 @@ def reading_error(error: LanguageError, text: str) -> ApiError:
 
 def _shows(request: web.Request, token: str) -> bool:
     scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(shown.strip().encode(errors="surrogateescape"), token.encode())  # any bytes may come
+    return scheme.lower() == "bearer" and hmac.compare_digest(_bytes_of(shown.strip()), _bytes_of(token))
+
+
+def _bytes_of(text: str) -> bytes:
+    """Of what may be no text: a header, a variable of the environment."""
+    return text.encode(errors="surrogateescape")
 
 
 def _of_http(request: web.Request, error: web.HTTPException) -> ApiError:

@@ -83,7 +83,8 @@ def _names(tags: tuple[ETag, ...], tag: str) -> bool:
 def _is_ranged(request: web.Request, tag: str) -> bool:
     """Whether a part is asked for, of the content that is there."""
     condition = request.headers.get("If-Range", "")
-    return "Range" in request.headers and (not condition or condition.strip() == f'"{tag}"')
+    asks = request.headers.get("Range", "").strip().lower().startswith("bytes=")  # other units are to be ignored
+    return asks and (not condition or condition.strip() == f'"{tag}"')
 
 
 def _range(request: web.Request, tag: str, size: int) -> tuple[int, int]:
@@ -98,6 +99,7 @@ def _range(request: web.Request, tag: str, size: int) -> tuple[int, int]:
     if start < 0:
         start = max(0, size + start)
     end = min(asked.stop if asked.stop is not None else size, size)
-    if start >= end:
-        raise ApiError(416, "bad_range", f"the file has {size:,} bytes; {request.headers['Range']!r} is none of them", path="Range")
+    if start >= end or request.headers["Range"].strip().endswith("=-0"):  # the last none of them
+        message = f"the file has {size:,} bytes; {request.headers['Range']!r} is none of them"
+        raise ApiError(416, "bad_range", message, path="Range", headers={hdrs.CONTENT_RANGE: f"bytes */{size}"})
     return start, end

@@ -6,9 +6,12 @@ aiohttp answers them itself, in plain text and with a traceback in the log that 
 from __future__ import annotations
 
 import asyncio
+import sys
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
+from aiohttp.web_protocol import RequestPayloadError
 
 from mloc.services.intake.http.responses import ApiError
 
@@ -34,6 +37,11 @@ class RequestHandler(web.RequestHandler):
         response = error.response()
         response.force_close()
         return response
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """A body that cannot be read was answered already; its rest is no news."""
+        if not isinstance(sys.exc_info()[1], RequestPayloadError):
+            super().log_exception(*args, **kw)
 
 
 async def listen(runner: web.AppRunner, host: str, port: int) -> asyncio.Server:

@@ -30,6 +30,7 @@ def read_parameters(endpoint: Endpoint, request: web.Request) -> Any:
             given[parameter.name] = value
     known = {parameter.name for parameter in declared if parameter.place == "query"}
     problems = [_unknown(name, known, "parameter") for name in dict.fromkeys(request.query) if name not in known]
+    problems += [problem for parameter in declared for problem in _unusable(parameter, request)]
     return _converted(given, endpoint.parameters, problems, 400, "bad_parameter", strict=False)
 
 
@@ -49,6 +50,26 @@ async def read_body(endpoint: Endpoint, request: web.Request, within_sec: float)
     return _converted({name: value[name] for name in value if name in known}, endpoint.body, problems, 422, "bad_value", strict=True)
 
 
+def _unusable(parameter: Parameter, request: web.Request) -> Iterator[Problem]:
+    """What no value can be taken from: bytes that are no text, one place with two values."""
+    if parameter.place == "header" and not _is_text(request.headers.get(parameter.name, "")):
+        yield Problem("is not UTF-8 text", path=parameter.name)
+    if parameter.place == "query" and not _takes_many(parameter) and len(values := request.query.getall(parameter.name, [])) > 1:
+        yield Problem("is given more than once", path=parameter.name, found=", ".join(map(shown, values[:3])), accepted="one value")
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _takes_many(parameter: Parameter) -> bool:
+    return isinstance(bare(parameter.field.type), inspect.VarTupleType | inspect.ListType)
+
+
 def _given(parameter: Parameter, request: web.Request) -> Any:
     """The texts of a parameter; None where it is not given. An empty one counts as not given, but for a switch."""
     kind = bare(parameter.field.type)
@@ -56,8 +77,9 @@ def _given(parameter: Parameter, request: web.Request) -> Any:
         case "path":
             return request.match_info[parameter.name]
         case "header":
-            return request.headers.get(parameter.name) or None
-        case _ if isinstance(kind, inspect.VarTupleType | inspect.ListType):
+            value = request.headers.get(parameter.name, "")
+            return value if value and _is_text(value) else None
+        case _ if _takes_many(parameter):
             return request.query.getall(parameter.name, None)
         case _:
             text = request.query.get(parameter.name)
@@ -87,9 +109,14 @@ def _problems(value: Any, field: inspect.Field, struct: type[Struct], strict: bo
         kind = bare(field.type)
         hint = did_you_mean(value, [str(one) for one in kind.values]) if isinstance(kind, inspect.LiteralType) and isinstance(value, str) else ""
         takes = accepted(field.type)
-        if takes == "text" and isinstance(value, str):  # its length or its pattern: msgspec says which
-            takes = str(error).partition(" - at ")[0].removeprefix("Expected ").replace("`", "")
+        if takes == "text" and isinstance(value, str):  # its length: msgspec says how long; its pattern: an example says more
+            takes = _example_of(field.type) or str(error).partition(" - at ")[0].removeprefix("Expected ").replace("`", "")
         yield Problem("has the wrong value", path=field.encode_name, found=shown(value), accepted=takes, hint=hint)
+
+
+def _example_of(kind: inspect.Type) -> str:
+    examples = (kind.extra_json_schema or {}).get("examples", []) if isinstance(kind, inspect.Metadata) else []
+    return f"such as {examples[0]}" if examples else ""
 
 
 def _annotation(struct: type[Struct], name: str) -> Any:

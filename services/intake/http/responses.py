@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -36,16 +36,17 @@ class ApiError(Exception):
 
     def __init__(
         self, status: int, code: str, message: str, *, path: str = "", hint: str = "", details: Sequence[Problem] = (),
-        retry_after_sec: int = RETRY_AFTER_SEC, allow: str = "",
+        retry_after_sec: int = RETRY_AFTER_SEC, allow: str = "", headers: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(message)
         self.status = status
         self.body = ErrorBody(code, message, path, hint, tuple(details) or UNSET)
         self.retry_after_sec = retry_after_sec
         self.allow = allow
+        self.headers = dict(headers or {})
 
     def response(self) -> web.Response:
-        headers = {"Retry-After": str(self.retry_after_sec)} if self.status in (429, 503) else {}
+        headers = {**self.headers, **({"Retry-After": str(self.retry_after_sec)} if self.status in (429, 503) else {})}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         if self.allow:

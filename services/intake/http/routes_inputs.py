@@ -17,8 +17,8 @@ from mloc.services.intake.http.upload_requests import CONTENT, UploadHeaders
 from mloc.services.results.folders import input_path
 
 _FILE = Media({"*/*": {"type": "string", "format": "binary"}})
-_SHA256 = Meta(description="Of the content, in hexadecimal digits", pattern="^[0-9a-f]{64}$")
-_NAME = Meta(description="What the file is called; by its ending a reader knows its format", pattern="^[^/]+$")
+_SHA256 = Meta(description="Of the content, in hexadecimal digits", pattern="^[0-9a-f]{64}$", examples=["0123456789abcdef" * 4])
+_NAME = Meta(description="What the file is called; by its ending a reader knows its format", pattern="^[^/]+$", examples=["rows.jsonl"])
 
 
 class ToInput(UploadHeaders, frozen=True, kw_only=True):

@@ -49,7 +49,7 @@ async def post_result(call: Call[NoParameters, None]) -> ResultHere:
     folder = result_folder(state.results_dir, task.id)
     if task.phase == "published" and not await _is_the_same(call, posted):
         raise ApiError(409, "other_result", f"{task.id} has another result already", path="result", hint="nothing was changed")
-    return ResultHere(True, str(folder))
+    return ResultHere(True, str(folder.absolute()))
 
 
 async def _is_the_same(call: Call[NoParameters, None], posted: PostedResult) -> bool:

@@ -84,7 +84,8 @@ async def get_file(call: Call[OfFile, None]) -> web.StreamResponse:
     task = await _task_if_known(call.state, call.parameters.id)
     found = await asyncio.to_thread(find_file, call.state.results_dir, id, task, name)
     if found is None:
-        raise not_found("file", f"{name} in the result of {id}")
+        hint = f"GET /api/v1/results/{id}/files lists them"
+        raise ApiError(404, "not_found", f"there is no file {name} in the result of {id}", path=name, hint=hint)
     return await send_file(call.request, found.path, found.sha256)
 
 
@@ -94,7 +95,7 @@ async def get_attempt_file(call: Call[OfAttemptFile, None]) -> web.StreamRespons
     task = await call.state.task(asked.id)
     found = await asyncio.to_thread(find_attempt_file, call.state.results_dir, task, asked.attempt, asked.name)
     if found is None:
-        raise not_found("file", f"{asked.name} of attempt {asked.attempt} of {asked.id}")
+        raise ApiError(404, "not_found", f"there is no file {asked.name} of attempt {asked.attempt} of {asked.id}", path=asked.name)
     return await send_file(call.request, found.path, found.sha256)
 
 

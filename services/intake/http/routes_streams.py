@@ -31,15 +31,20 @@ MOST_STREAMS = 4000
 HELD_BACK_SEC = 0.02  # until lines of this millisecond are of the past
 
 _ID = "^[0-9]{1,19}(-[0-9]{1,19})?$"
+_AN_ID = ["1767323045006-0"]
 _LINE_ID = "^[0-9]{1,19}(-[0-9]{1,19})?(:[A-Za-z0-9_.-]{1,200})?$"
 
 
 class Followable(Struct, frozen=True, kw_only=True):
     heartbeat: Annotated[float, Meta(ge=0.05, le=300, description="Of a live stream: seconds of silence until a sign of life")] = 15.0
     last_event_id_header: Annotated[
-        str, Meta(description="Go on after this event; a client that was cut off sends it by itself", pattern=_LINE_ID, extra={"in": "header"})
+        str,
+        Meta(
+            description="Go on after this event; a client that was cut off sends it by itself", pattern=_LINE_ID, examples=_AN_ID,
+            extra={"in": "header"},
+        ),
     ] = msgspec.field(name="Last-Event-ID", default="")
-    last_event_id: Annotated[str, Meta(description="The same, for clients that cannot set the header", pattern=_LINE_ID)] = ""
+    last_event_id: Annotated[str, Meta(description="The same, for clients that cannot set the header", pattern=_LINE_ID, examples=_AN_ID)] = ""
 
     @property
     def resumes_after(self) -> str:
@@ -48,7 +53,7 @@ class Followable(Struct, frozen=True, kw_only=True):
 
 class EventsAsked(Followable, frozen=True, kw_only=True):
     start: Annotated[Literal["start", "now"], Meta(description="Where a new stream begins")] = msgspec.field(name="from", default="now")
-    after: Annotated[str, Meta(description="Begin behind this id or time (milliseconds since 1970)", pattern=_ID)] = ""
+    after: Annotated[str, Meta(description="Begin behind this id or time (milliseconds since 1970)", pattern=_ID, examples=_AN_ID)] = ""
     task: Annotated[str, Meta(description="Only events of this task and its parts")] = ""
     type: Annotated[str, Meta(description="Only events of these types, several with commas")] = ""
     worker: Annotated[str, Meta(description="Only events that name this worker")] = ""
@@ -56,14 +61,14 @@ class EventsAsked(Followable, frozen=True, kw_only=True):
 
 class HistoryAsked(Followable, frozen=True, kw_only=True):
     id: Annotated[str, Meta(description="Id of the task")]
-    after: Annotated[str, Meta(description="Go on after the event of this id", pattern=_ID)] = ""
+    after: Annotated[str, Meta(description="Go on after the event of this id", pattern=_ID, examples=_AN_ID)] = ""
     limit: Annotated[int, Meta(ge=1, le=MOST_LINES)] = 500
     follow: Annotated[bool, Meta(description="Stay until the task is over, and send what comes")] = False
 
 
 class LinesAsked(Followable, frozen=True, kw_only=True):
     id: Annotated[str, Meta(description="Id of the task")]
-    after: Annotated[str, Meta(description="Go on after the line of this id", pattern=_LINE_ID)] = ""
+    after: Annotated[str, Meta(description="Go on after the line of this id", pattern=_LINE_ID, examples=_AN_ID)] = ""
     limit: Annotated[int, Meta(ge=1, le=MOST_LINES)] = 500
     follow: Annotated[bool, Meta(description="Stay until the task is over, and send what comes")] = False
 

@@ -62,7 +62,8 @@ def announced_sha256(request: web.Request, *, is_whole: bool) -> str:
 
 def announced_size(request: web.Request, headers: UploadHeaders, *, is_whole: bool) -> int:
     """Bytes of the whole content; -1 where nobody says. Raises ApiError 400 where the headers contradict each other."""
-    here = -1 if _is_form(request) or not is_whole or request.content_length is None else request.content_length
+    is_other = _is_form(request) or "Content-Encoding" in request.headers or not is_whole  # what is counted is not the content
+    here = -1 if is_other or request.content_length is None else request.content_length
     if here >= 0 and headers.upload_length not in (-1, here):
         raise ApiError(400, "bad_parameter", f"the body has {here:,} bytes, Upload-Length says {headers.upload_length:,}", path="Upload-Length")
     return max(here, headers.upload_length)

@@ -43,7 +43,8 @@ def wanted_of(query: Mapping[str, str]) -> Wanted:
     types = frozenset(part.strip() for part in query.get("type", "").split(",") if part.strip())
     for name in types:
         if name not in EVENT_TYPES:
-            raise QueryError(f"there is no event type {name!r}; {did_you_mean(name, list(EVENT_TYPES)) or 'docs/api.md names them'}")
+            nearest = did_you_mean(name, list(EVENT_TYPES)) or f"there are {', '.join(sorted(EVENT_TYPES))}"
+            raise QueryError(f"there is no event type {name!r}; {nearest}")
     return Wanted(query.get("task", ""), types, query.get("worker", ""))
 
 

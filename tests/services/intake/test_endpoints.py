@@ -99,3 +99,21 @@ async def test_every_endpoint_answers_as_the_document_says_in_every_state_of_a_t
             seen.setdefault(f"{method} {path}", set()).add(response.status)
     never_well = {operation for operation, statuses in seen.items() if min(statuses) >= 300}
     assert never_well <= {"GET /metrics", "GET /api/v1/stats"}  # nobody writes them here; test_http_read_model has the second
+
+
+async def test_one_parameter_with_two_values_is_refused_and_not_half_ignored(api):
+    response = await api.get("/api/v1/tasks?state=running&state=published&label=a=b&label=c=d")
+    error = (await response.json())["error"]
+    assert (response.status, error["path"]) == (400, "state")
+    assert "given more than once" in error["message"]
+    assert "details" in error
+    assert len(error["details"]) == 1  # labels may come more than once
+
+
+async def test_a_text_of_the_wrong_form_is_answered_with_an_example_and_no_pattern(api):
+    error = (await (await api.get("/api/v1/events?after=2h")).json())["error"]
+    assert error["details"][0]["accepted"] == "such as 1767323045006-0"
+    error = (await (await api.get("/api/v1/stats?by=team")).json())["error"]
+    assert error["details"][0]["accepted"] == "owner"
+    error = (await (await api.get("/api/v1/events?type=Nope")).json())["error"]
+    assert "AttemptFailed" in error["message"]

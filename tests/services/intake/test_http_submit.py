@@ -194,6 +194,24 @@ async def test_without_a_server_submissions_are_told_to_come_back(api, monkeypat
     await api.submit()
 
 
+async def status_of(api, line: bytes, header: bytes, body: bytes = b"") -> int:
+    """Of a request as these bytes, which no client would send."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.client.port)
+    head = line + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + header + b"\r\nContent-Length: " + str(len(body)).encode()
+    writer.write(head + b"\r\n\r\n" + body)
+    status = int((await asyncio.wait_for(reader.readline(), 10)).split()[1])
+    writer.close()
+    return status
+
+
+async def test_bytes_that_are_no_text_are_a_mistake_of_the_client_in_every_header(api):
+    task = (await api.submit())["task_id"].encode()
+    assert await status_of(api, b"GET /api/v1/events", b"Last-Event-ID: \xff") == 400
+    assert await status_of(api, b"POST /api/v1/results/" + task + b"/files/a", b"Upload-Complete: \xff", b"abc") == 400
+    assert await status_of(api, b"POST /api/v1/results/" + task + b"/files/a", b"Repr-Digest: sha-256=:\xff:", b"abc") == 400
+    assert await status_of(api, b"POST /api/v1/tasks", b"Idempotency-Key: \xff", ECHO.encode()) == 400
+
+
 async def test_a_token_is_asked_for_everywhere_but_health_and_metrics(memory_server, tmp_path):
     async with serving(memory_server, tmp_path, orchestrator_token="geheim") as api:
         for path in ("/api/v1/tasks", "/workers", "/nothing"):
@@ -201,6 +219,7 @@ async def test_a_token_is_asked_for_everywhere_but_health_and_metrics(memory_ser
             assert (response.status, response.headers["WWW-Authenticate"]) == (401, "Bearer")
         assert (await api.get("/api/v1/tasks", headers={"Authorization": "Bearer falsch"})).status == 401
         assert (await api.get("/api/v1/tasks", headers={"Authorization": "Bearer geheim"})).status == 200
+        assert await status_of(api, b"GET /workers", b"Authorization: Bearer \xff\xfe") == 401
         assert (await api.get("/healthz")).status == 200
         assert (await api.get("/metrics")).status == 503  # nothing is written yet, but nobody asked for the token
     async with serving(memory_server, tmp_path, orchestrator_token="geheim", metrics_require_token=True) as api:
