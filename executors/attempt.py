@@ -72,11 +72,10 @@ def error_of(error: BaseException) -> Error:
             return Error("MissingDependency", f"{error} (on the worker; `mloc doctor` says how to get it)"[:MAX_MESSAGE], retryable=False)
         case FileNotFoundError() | IsADirectoryError() | NotADirectoryError():
             return Error("FileNotFound", f"{error.strerror or error}: {error.filename}"[:MAX_MESSAGE], retryable=False)
-        case MemoryError():
-            return Error("OutOfMemory", "the worker's memory was not enough", retryable=True)
         case _ if _is_out_of_memory(error):
             remedy = "smaller batches, gradient_checkpointing, a shorter max_length, or a worker with more"
-            return Error("OutOfMemory", f"the memory was not enough ({str(error).partition('. ')[0]}): {remedy}"[:MAX_MESSAGE], retryable=True)
+            cause = f" ({words.partition('. ')[0]})" if (words := str(error)) else ""
+            return Error("OutOfMemory", f"the memory was not enough{cause}: {remedy}"[:MAX_MESSAGE], retryable=True)
         case _ if _is_disk_full(error):
             return Error("DiskFull", f"the worker's disk is full ({error}): make room in its RESULTS_DIR"[:MAX_MESSAGE], retryable=True)
     return Error(type(error).__name__, str(error)[:MAX_MESSAGE] or type(error).__name__, retryable=True)
@@ -84,6 +83,8 @@ def error_of(error: BaseException) -> Error:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     """Torch says it by an exception of its own for devices, and in words for main memory."""
+    if isinstance(error, MemoryError):
+        return True
     return type(error).__name__ == "OutOfMemoryError" or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import sys
 from collections.abc import Iterator
@@ -49,11 +51,12 @@ def ended(cell: WholeCell, task: str) -> dict[str, Any]:
     return found
 
 
-def kill_host(cell: WholeCell, number: int) -> None:
-    """The host that is not for light tasks, of the one worker."""
+def hosts(cell: WholeCell) -> list[int]:
+    """Pids of the hosts that are not for light tasks, of the one worker."""
     record = read_up_record(cell.state)
     assert record is not None
     workers = {pid for name, pid in record.services.items() if name.startswith("worker")}
+    found = []
     for place in Path("/proc").glob("[0-9]*"):
         try:
             command = (place / "cmdline").read_bytes()
@@ -61,7 +64,23 @@ def kill_host(cell: WholeCell, number: int) -> None:
         except (OSError, IndexError, ValueError):
             continue
         if parent in workers and b"mloc.executors.host" in command and b"--light" not in command:
-            os.kill(int(place.name), number)
+            found.append(int(place.name))
+    return found
+
+
+def kill_host(cell: WholeCell, number: int) -> None:
+    for pid in hosts(cell):
+        os.kill(pid, number)
+
+
+@contextlib.contextmanager
+def short_of_memory(pid: int, mib: int) -> Iterator[None]:
+    """The process gets no more than this besides what it has: the kernel refuses it the rest."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+    before = resource.prlimit(pid, resource.RLIMIT_AS)
+    resource.prlimit(pid, resource.RLIMIT_AS, (pages * resource.getpagesize() + (mib << 20), before[1]))
+    yield
+    resource.prlimit(pid, resource.RLIMIT_AS, before)
 
 
 def has_checkpoint(cell: WholeCell, task: str) -> bool:
@@ -88,6 +107,26 @@ def test_what_cannot_succeed_is_not_tried_again_and_the_next_task_runs(cell: Who
     assert shown["attempt"] == 1
     assert said in str(shown)
     assert ended(cell, submit(cell, f"{name}-next", "sft"))["state"] == "published"
+
+
+def test_a_training_that_runs_out_of_memory_says_what_helps_and_its_host_runs_the_next_task(cell: WholeCell) -> None:
+    # given a warm host that gets little more memory than it has
+    assert ended(cell, submit(cell, "before", "sft"))["state"] == "published"
+    (host,) = hosts(cell)
+    with short_of_memory(host, 300):
+        # when a training needs more for the activations of one layer
+        wide = {"source": {**SCRATCH["source"], "hidden_size": 512, "intermediate_size": 4096, "max_position_embeddings": 2048}}
+        long = [{"prompt": f"{i}", "response": "What is this? " * 800} for i in range(16)]
+        greedy = {"per_device_train_batch_size": 16, "max_length": 2048}
+        task = submit(cell, "greedy", "sft", model=wide, data={"items": long}, training=greedy, retry={"max_attempts": 2, "backoff_sec": 0})
+        # then it is tried again as often as it may be, and says what to do
+        shown = ended(cell, task)
+        assert (shown["state"], shown["attempt"]) == ("dead_lettered", 2)
+        assert shown["error"]["type"] == "OutOfMemory"
+        assert "smaller batches" in shown["error"]["message"]
+        # and the same host, with what was freed, trains again
+        assert ended(cell, submit(cell, "after", "sft"))["state"] == "published"
+        assert hosts(cell) == [host]
 
 
 @pytest.fixture(scope="module")
