@@ -8,6 +8,7 @@ ever ran takes the mean of its type.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -155,7 +156,7 @@ class Simulation:
         self._now_ms = 0
         self._entries = 0
         self._pushed = 0
-        self._coming: list[tuple[float, int, Event]] = []  # heap: ms, order, what people ask or which attempt ends
+        self._coming: list[tuple[int, int, Event]] = []  # heap: ms, order, what people ask or which attempt ends
         self._tried: dict[str, int] = defaultdict(int)  # task → attempts that began
         self._queues: dict[str, deque[TaskDispatched]] = defaultdict(deque)  # worker → sent ahead of need
         self._in_slots: dict[str, set[tuple[str, int]]] = defaultdict(set)  # worker → attempts that hold one
@@ -206,12 +207,13 @@ class Simulation:
         return replace(event, backoff_sec=variant.backoff_sec) if variant.backoff_sec >= 0 else event
 
     def _push(self, at_ms: float, event: Event) -> None:
+        """The clock counts whole milliseconds: what ends within one has ended at its end."""
         self._pushed += 1
-        heapq.heappush(self._coming, (at_ms, self._pushed, event))
+        heapq.heappush(self._coming, (math.ceil(at_ms), self._pushed, event))
 
     def _come(self) -> None:
         """All that comes at the next moment."""
-        self._now_ms = max(self._now_ms, round(self._coming[0][0]))
+        self._now_ms = max(self._now_ms, self._coming[0][0])
         while self._coming and self._coming[0][0] <= self._now_ms:
             event = heapq.heappop(self._coming)[2]
             if isinstance(event, AttemptReport):

@@ -59,6 +59,14 @@ async def test_more_workers_end_sooner_and_are_as_busy() -> None:
     assert (found.then.wait_mean_sec, found.then.busy_sec, found.then.workers) == (0.0, 60.0, 3)
 
 
+async def test_attempts_that_took_a_fraction_of_a_millisecond_come_to_their_end() -> None:
+    # given tasks that took 0.018 ms and 1.4 ms, as an echo does: no whole number of the clock's milliseconds
+    history = a_history({"a": [0.000018], "b": [0.0014]})
+    # when history runs again with as many and with more workers, then it ends, and all is published
+    found = await tried(history, workers=2)
+    assert (found.same.published, found.then.published) == (2, 2)
+
+
 async def test_fewer_attempts_leave_more_for_a_person() -> None:
     history = a_history({"a": ["x1", "x1", 3], "b": [1]})
     assert (await tried(history)).then.published == 2
