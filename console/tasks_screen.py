@@ -18,7 +18,7 @@ from mloc.console.row_table import Cells, Column, RowTable
 from mloc.console.task_filter import FilterError
 from mloc.console.view import View
 from mloc.core.cluster import Cluster
-from mloc.core.task import FINAL, Task
+from mloc.core.task import FINAL, Task, rows_done
 
 COLUMNS = (
     Column("State", 13), Column("Task", 14, 4), Column("Type", 9, from_width=96), Column("Owner", 8, from_width=120), Column("Worker", 9, 1),
@@ -168,7 +168,7 @@ def note(task: Task) -> str:
     if task.phase == "waiting":
         return f"for {', '.join(id.removeprefix(f'{task.parent}.') for id in task.depends_on)}"
     if task.phase == "running":
-        rows = f"{task.rows:,} of {task.items:,} rows" if task.rows and task.items else f"{task.rows:,} rows" if task.rows else ""
+        rows = f"{rows_done(task):,} of {task.items:,} rows" if task.rows and task.items else f"{task.rows:,} rows" if task.rows else ""
         return rows or (f"checkpoint at step {task.checkpoint_step}" if task.checkpoint else "")
     if task.phase in FINAL and task.started_ms:
         return f"ran {duration(task.ended_ms - task.started_ms)}"

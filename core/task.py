@@ -217,6 +217,13 @@ def timed_out(task: Task, now_ms: int) -> Task:
     return replace(task, phase="timed_out", since_ms=now_ms, ended_ms=now_ms, current=0, error=error, reason=error.message, retry_by="")
 
 
+def rows_done(task: Task) -> int:
+    """Input rows that are done. A success has them all: its last ones come with it and not before. Rows done anew are not counted twice."""
+    if task.items and task.phase in ("succeeded", "published"):
+        return task.items
+    return min(task.rows, task.items) if task.items else task.rows
+
+
 def published(task: Task, now_ms: int) -> Task:
     return replace(task, phase="published", since_ms=now_ms)
 

@@ -28,7 +28,7 @@ from mloc.core.receivers import RESULT
 from mloc.core.task import FINAL, Task
 from mloc.services.callbacks.hosts import AllowedHosts, new_session
 from mloc.services.callbacks.letters import Letter, failure_of, notice_letter, result_letter, signature
-from mloc.services.callbacks.posting import Place, Tried, post
+from mloc.services.callbacks.posting import Place, Tried, in_address, post
 from mloc.services.intake.published_results import large_result, read_result
 from mloc.services.intake.views import TaskView, task_view
 from mloc.services.log.event_log import EventLog, LogError
@@ -134,6 +134,7 @@ class Callbacks:
             secrets = await self._log.secrets(order.task.id) if order.task.has_secrets else {}
             hidden = secrets_worth_hiding([*secrets.values(), *self._policy.variables.values()])
             place, secret = await self._place(order, secrets)
+            hidden += in_address(place.url)
             letter = await self._letter(order)
             ours = {"Idempotency-Key": order.call.key}
             if secret:

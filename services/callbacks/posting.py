@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import aiohttp
 from msgspec import Struct
 from multidict import CIMultiDict
+from yarl import URL
 
 from mloc.services.callbacks.hosts import AllowedHosts, HostRefused
 from mloc.services.callbacks.letters import Letter
@@ -59,6 +60,15 @@ async def post(session: aiohttp.ClientSession, hosts: AllowedHosts, to: Place, l
         if isinstance(error.__cause__, HostRefused):
             return Tried(error=str(error.__cause__), is_final=True)
         return Tried(error=f"{shown_url(to.url)} cannot be reached: {error or type(error).__name__}")
+
+
+def in_address(url: str) -> tuple[str, ...]:
+    """User and password of an address as they go out, which a receiver may quote."""
+    try:
+        auth = aiohttp.helpers.strip_auth_from_url(URL(url))[1]
+        return () if auth is None else (auth.encode().partition(" ")[2],)
+    except ValueError:  # it cannot be called either
+        return ()
 
 
 def _headers(to: Place, size_bytes: int) -> CIMultiDict[str]:

@@ -13,7 +13,7 @@ from mloc.core.callbacks import Callback
 from mloc.core.cluster import Cluster
 from mloc.core.events import Error, TaskSubmitted
 from mloc.core.language.secrets import MASK, masked
-from mloc.core.task import FINAL, STATUS, Phase, Task
+from mloc.core.task import FINAL, STATUS, Phase, Task, rows_done
 from mloc.services.transfers.transfer_errors import shown_url
 
 Status = Literal["PENDING", "DISPATCHED", "RUNNING", "DONE", "FAILED"]
@@ -207,7 +207,7 @@ def _fields(cluster: Cluster, task: Task) -> dict[str, Any]:
         "error": error_view(task.error) if task.error else None,
         "not_before": iso(task.not_before_ms) if task.phase == "backoff" else UNSET,
         "shard": ShardView(*task.shard) if task.shard is not None else UNSET,
-        "rows": RowsView(task.rows, task.items or None) if task.rows or task.items else UNSET,
+        "rows": RowsView(rows_done(task), task.items or None) if task.rows or task.items else UNSET,
         "checkpoint": CheckpointView(task.checkpoint, task.checkpoint_step) if task.checkpoint else UNSET,
         "callbacks": tuple(callback_view(one) for one in task.callbacks) if task.callbacks else UNSET,
         "expires_at": iso(task.since_ms + task.ttl_ms) if task.ttl_ms and task.phase in FINAL and not task.expired_ms else UNSET,

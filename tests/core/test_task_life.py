@@ -27,6 +27,7 @@ from mloc.core.events import (
     WorkerLost,
     WorkerRetired,
 )
+from mloc.core.task import Task, rows_done
 from tests.core.history import GPU, TRAIN, History, dispatch_of, only
 
 
@@ -362,3 +363,11 @@ def test_an_attempt_that_failed_is_not_adopted_when_its_worker_did_not_hear_that
     answers = history.settle()
     assert [(e.task, e.attempt) for e in only(answers, AttemptStopRequested)] == [("a", 1)]
     assert history.task("a").phase == "backoff"
+
+
+def test_a_success_has_all_its_rows_and_rows_done_anew_are_not_counted_twice():
+    assert rows_done(Task("t", phase="running", rows=3, items=10)) == 3
+    assert rows_done(Task("t", phase="running", rows=12, items=10)) == 10  # a retry could not see what was there
+    assert rows_done(Task("t", phase="published", rows=7, items=10)) == 10
+    assert rows_done(Task("t", phase="dead_lettered", rows=7, items=10)) == 7
+    assert rows_done(Task("t", phase="running", rows=7)) == 7  # nobody knows of how many

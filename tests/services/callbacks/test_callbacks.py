@@ -240,6 +240,17 @@ async def test_a_secret_reaches_its_receiver_and_nothing_else(cell: Cell) -> Non
     assert secret not in msgspec.json.encode(task_page(cluster, cluster.tasks["t"], [], b"")).decode()
 
 
+async def test_a_password_in_an_address_is_hidden_as_the_receiver_got_it(cell: Cell) -> None:
+    sent = base64.b64encode(b"ada:s3cr3t-of-ada").decode()
+    async with receiving(web.Response(status=403, text=f"not you, Basic {sent}")) as receiver:
+        async with cell.scheduler(), cell.worker(), cell.aggregator(policy=QUICK):
+            await cell.log.set_secret("t", {"notify.url": receiver.url.replace("//", "//ada:s3cr3t-of-ada@")})
+            await cell.submit(task("t", receivers=(notice_to("${secret.notify.url}"),), has_secrets=True))
+            refused = await until_callback(cell, "t", "given_up")
+        assert receiver.told[0].headers["Authorization"] == f"Basic {sent}"
+    assert refused.error.endswith("not you, Basic ***")
+
+
 async def test_a_secret_stays_for_a_dead_letter_and_goes_with_the_cancelled(cell: Cell) -> None:
     def broken(dispatched: TaskDispatched, dispatch: Dispatch) -> Outcome:
         return Error("Broken", "x", retryable=False)
