@@ -10,6 +10,7 @@ from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from mloc.core.language.errors import LanguageError, Problem
+from mloc.core.task import Task
 
 RETRY_AFTER_SEC = 5
 
@@ -60,6 +61,10 @@ def json_response(value: Any, status: int = 200, headers: dict[str, str] | None 
 
 def not_found(what: str, id: str) -> ApiError:
     return ApiError(404, "not_found", f"there is no {what} {id}", path=id)
+
+
+def result_expired(task: Task) -> ApiError:
+    return ApiError(410, "result_expired", f"the result of {task.id} was kept for {task.ttl_ms / 1000:g} s after its end", path=task.id)
 
 
 def many_problems(status: int, code: str, problems: Sequence[Problem]) -> ApiError:

@@ -12,7 +12,7 @@ from mloc.core.task import Phase, Task
 from mloc.services.intake.http.api_state import ApiState
 from mloc.services.intake.http.endpoint import Call, Endpoint, Media, no_body
 from mloc.services.intake.http.file_response import send_file
-from mloc.services.intake.http.responses import ApiError, json_response, not_found
+from mloc.services.intake.http.responses import ApiError, json_response, not_found, result_expired
 from mloc.services.intake.published_results import is_over, read_result, result_file, result_folder, stored_result
 from mloc.services.intake.task_files import find_attempt_file, find_file, manifest_with_uploads
 from mloc.services.intake.task_requests import words
@@ -63,7 +63,7 @@ async def show_result(call: Call[OfResult, None]) -> web.StreamResponse:
             raise
         return await send_file(call.request, file)
     if task.ttl_ms and task.phase == "published" and is_over(task, await state.log.now_ms()):
-        raise ApiError(410, "result_expired", f"the result of {task.id} was kept for {task.ttl_ms / 1000:g} s after its end", path=task.id)
+        raise result_expired(task)
     if task.phase in _WITHOUT_RESULT:
         return json_response(Failure(False, task.id, task.phase, _error_of(task)))
     if task.phase != "published":
@@ -84,6 +84,8 @@ async def get_file(call: Call[OfFile, None]) -> web.StreamResponse:
     task = await _task_if_known(call.state, call.parameters.id)
     found = await asyncio.to_thread(find_file, call.state.results_dir, id, task, name)
     if found is None:
+        if task is not None and task.expired_ms:
+            raise result_expired(task)
         hint = f"GET /api/v1/results/{id}/files lists them"
         raise ApiError(404, "not_found", f"there is no file {name} in the result of {id}", path=name, hint=hint)
     return await send_file(call.request, found.path, found.sha256)
@@ -102,6 +104,8 @@ async def get_attempt_file(call: Call[OfAttemptFile, None]) -> web.StreamRespons
 async def list_files(call: Call[OfResult, None]) -> FileList:
     """The manifest: every file of the result with size and sha256, and what was uploaded for it."""
     id, task = call.parameters.id, await _task_if_known(call.state, call.parameters.id)
+    if task is not None and task.expired_ms:
+        raise result_expired(task)
     spec = call.state.cluster.spec_of(task) if task is not None else b""
     manifest = await asyncio.to_thread(manifest_with_uploads, call.state.results_dir, id, task, spec)
     if manifest is None:
@@ -130,11 +134,11 @@ ENDPOINTS = (
     ),
     Endpoint(
         "GET", "/api/v1/results/{id}/files", list_files, "The manifest: every file with size and sha256", OfResult,
-        answers={200: FileList}, also=("/api/v1/tasks/{id}/files",),
+        answers={200: FileList}, errors=(410,), also=("/api/v1/tasks/{id}/files",),
     ),
     Endpoint(
         "GET", "/api/v1/results/{id}/files/{name:.+}", get_file, "A file of the result, with ranges", OfFile,
-        answers={200: _BYTES, 206: _BYTES, 304: _UNCHANGED}, errors=(412, 416), also=("/api/v1/tasks/{id}/files/{name:.+}",),
+        answers={200: _BYTES, 206: _BYTES, 304: _UNCHANGED}, errors=(410, 412, 416), also=("/api/v1/tasks/{id}/files/{name:.+}",),
     ),
     Endpoint(
         "GET", r"/api/v1/tasks/{id}/attempts/{attempt:\d+}/files/{name:.+}", get_attempt_file, "A file of an attempt's folder", OfAttemptFile,

@@ -12,7 +12,7 @@ from mloc.core.task import ENDED, Task
 from mloc.services.artifacts.store import Upload
 from mloc.services.intake.http.api_state import READ_OWN_WRITES_SEC, ApiState
 from mloc.services.intake.http.endpoint import Call, Endpoint, Media, no_body
-from mloc.services.intake.http.responses import ApiError
+from mloc.services.intake.http.responses import ApiError, result_expired
 from mloc.services.intake.http.upload_answers import (
     FileStored,
     announced,
@@ -131,6 +131,8 @@ def _where_it_is(state: ApiState, task: Task, upload: Upload, is_published: bool
 async def _task_for(state: ApiState, id: str, attempt: int) -> Task:
     """Raises ApiError where there is no such task or attempt, or it can have no files any more."""
     task = await state.task(id)
+    if task.expired_ms:
+        raise result_expired(task)
     if attempt > task.last:
         _, last = await state.log.ends()
         await state.observer.reach(last, READ_OWN_WRITES_SEC)
@@ -152,11 +154,11 @@ STORED_OR_BEGUN = Media(
 ENDPOINTS = (
     Endpoint(
         "POST", "/api/v1/results/{id}/files/{name:.+}", post_file, "Upload an artifact; the same file again changes nothing", ToTask,
-        CONTENT, {201: STORED_OR_BEGUN, 200: FileStored}, ERRORS, also=("/api/v1/tasks/{id}/files/{name:.+}",),
+        CONTENT, {201: STORED_OR_BEGUN, 200: FileStored}, (410, *ERRORS), also=("/api/v1/tasks/{id}/files/{name:.+}",),
     ),
     Endpoint(
         "POST", r"/api/v1/tasks/{id}/attempts/{attempt:\d+}/files/{name:.+}", post_attempt_file,
-        "Upload a file of an attempt's folder, before the attempt ends", ToAttempt, CONTENT, {201: STORED_OR_BEGUN, 200: FileStored}, ERRORS,
+        "Upload a file of an attempt's folder, before the attempt ends", ToAttempt, CONTENT, {201: STORED_OR_BEGUN, 200: FileStored}, (410, *ERRORS),
     ),
     Endpoint("GET", "/api/v1/uploads/{upload}", show_upload, "How far an upload is (HEAD does, too)", OfUpload, answers={204: _PENDING}),
     Endpoint(

@@ -23,4 +23,7 @@ async def test_the_api_says_that_its_time_is_over(api: Api) -> None:
     await api.append(ResultExpired(task=id, due_ms=api.observer.cluster.expiring[0][0]))
     assert (await api.get(f"/api/v1/results/{id}")).status == 410
     assert (await (await api.get(f"/api/v1/tasks/{id}")).json())["expired_at"]
+    for path in (f"/api/v1/results/{id}/files", f"/api/v1/results/{id}/files/a.bin", f"/api/v1/tasks/{id}/files/responses.json"):
+        assert (await api.get(path)).status == 410
+    assert (await api.post(f"/api/v1/results/{id}/files/a.bin", b"abc")).status == 410  # nobody would ever remove it
     assert describe(ResultExpired(task=id, due_ms=1)) == "its time is over, its files are removed"
