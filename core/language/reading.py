@@ -13,7 +13,7 @@ import msgspec
 from mloc.core.language.conformance import Conformance
 from mloc.core.language.errors import MAX_PROBLEMS, LanguageError, Path, Problem, dotted, shown
 from mloc.core.language.expansion import expand
-from mloc.core.language.findings import Findings, TooMany
+from mloc.core.language.findings import Finding, Findings, TooMany
 from mloc.core.language.overrides import overridden, read_overrides
 from mloc.core.language.plan import MAX_TASKS, Plan, ReadResult
 from mloc.core.language.spec import API_VERSION, Document
@@ -128,11 +128,17 @@ class _Reading:
 
     def _report(self, index: int, findings: Findings, written: Callable[[Path], Path]) -> None:
         for finding in findings.problems:
-            self._keep(self.problems, self.positions.located(finding.problem, index, written(finding.path), finding.at_key))
+            self._keep(self.problems, self._located(finding, index, written(finding.path)))
         for finding in findings.warnings:
-            self._keep(self.warnings, self.positions.located(finding.problem, index, written(finding.path), finding.at_key))
+            self._keep(self.warnings, self._located(finding, index, written(finding.path)))
         if len(self.problems) >= MAX_PROBLEMS:
             raise TooMany
+
+    def _located(self, finding: Finding, index: int, path: Path) -> Problem:
+        """Where it stands in the file, unless it does not: what `--set` gave is said to be its."""
+        if any(path[: len(given)] == given for given, _ in self.overrides):
+            return msgspec.structs.replace(finding.problem, path=dotted(path), source="--set")
+        return self.positions.located(finding.problem, index, path, finding.at_key)
 
     def _keep(self, kept: list[Problem], problem: Problem) -> None:
         """Once: what all stages share is wrong in each of them. What follows from a repeated key or a tag is not said."""

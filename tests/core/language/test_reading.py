@@ -170,6 +170,19 @@ def test_an_override_that_does_not_fit_is_said(overrides: dict[str, str], messag
     assert message in str(caught.value)
 
 
+def test_what_an_override_got_wrong_is_placed_at_the_override_and_not_in_the_file() -> None:
+    # given a file that is right but for its own key, and overrides with a key that is not known and a value that is too small
+    overrides = {"spec.retry.max_attempts": "0", "spec.fooo": "1"}
+    # when it is read
+    with pytest.raises(LanguageError) as caught:
+        read("taskType: echo\nretry: {backoff_sec: -1}", overrides=overrides)
+    # then each problem stands where a person wrote it
+    places = {problem.path: (problem.source, problem.line > 0) for problem in caught.value.problems}
+    assert places == {
+        "spec.retry.backoff_sec": ("t.yaml", True), "spec.retry.max_attempts": ("--set", False), "spec.fooo": ("--set", False),
+    }  # fmt: skip
+
+
 def test_plug_in_types_are_accepted_when_named_and_warned_about_when_not() -> None:
     assert read("taskType: folding", plugin_types=frozenset({"folding"})).warnings == ()
     (warning,) = read("taskType: protein_folding").warnings
