@@ -163,7 +163,8 @@ def _needs(spec: TaskSpec, names: Sequence[str], findings: Findings, own_name: s
     plain = msgspec.to_builtins(spec)
     plain.pop("deferred", None)
     places: list[tuple[Path, str]] = []
-    for found in find_references(plain, malformed):
+    as_text: list[tuple[Path, str]] = []
+    for found in find_references(plain, malformed, as_text=as_text):
         if found.reference.kind == "secret":
             findings.wrong(found.path, "secret.… is what literal secrets become; it cannot be written", hint="write ${env.NAME}")
         elif found.reference.kind == "stage":
@@ -175,6 +176,10 @@ def _needs(spec: TaskSpec, names: Sequence[str], findings: Findings, own_name: s
         places += [(("data", "template", "columns", at), stage_named(name, names) or name) for at, name in nodes]
     for path, message in malformed:
         findings.wrong(path, message)
+    for path, inside in as_text:
+        if (name := inside.replace("[", ".").partition(".")[0].strip()) in names:
+            hint = f"write ${{{name}.result.…}}, ${{{name}.task_id}} or ${{{name}.folder}} for what the stage gave"
+            findings.warn(path, f"{shown('${' + inside + '}')} is no reference, and stays as it is written", hint=hint, at_key=False)
     for path, name in places:
         if name == own_name:
             findings.wrong(path, f"the stage {shown(name)} refers to its own result")

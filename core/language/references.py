@@ -69,9 +69,11 @@ def is_reference(value: object) -> bool:
     return isinstance(value, str) and value.startswith("${") and _REFERENCE.fullmatch(value) is not None
 
 
-def find_references(value: Any, problems: list[tuple[Path, str]] | None = None, path: Path = ()) -> Iterator[FoundReference]:
-    """All references in a plain spec. What looks like one and is none is added to `problems` (place, message), but not in prompts and
-    rows, where it is just text."""
+def find_references(
+    value: Any, problems: list[tuple[Path, str]] | None = None, path: Path = (), as_text: list[tuple[Path, str]] | None = None
+) -> Iterator[FoundReference]:
+    """All references in a plain spec. What looks like one and is none is added to `problems` (place, message), but in prompts and rows,
+    where it is just text, to `as_text` (place, what stands between the braces)."""
     for place, text in _texts(value, path):
         content = is_content(place)
         for match in _REFERENCE.finditer(text):
@@ -80,7 +82,9 @@ def find_references(value: Any, problems: list[tuple[Path, str]] | None = None, 
             try:
                 reference = parse_reference(match[2])
             except PathError as error:
-                if not content and problems is not None:
+                if content and as_text is not None:
+                    as_text.append((place, match[2]))
+                elif not content and problems is not None:
                     problems.append((place, str(error)))
                 continue
             if reference.kind == "stage" or not content:
