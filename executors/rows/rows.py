@@ -126,4 +126,6 @@ def _metadata(columns: dict[str, Any], names: Mapping[str, str]) -> dict[str, An
 
 def _problem(columns: dict[str, Any], required: Iterable[str]) -> str:
     lacking = [name for name in required if columns.get(name) in (None, "")]
-    return f"the row has no {', '.join(lacking)}; it has {', '.join(sorted(columns)) or 'nothing'}" if lacking else ""
+    if absent := [name for name in lacking if name not in columns]:
+        return f"the row has no {', '.join(absent)}; it has {', '.join(sorted(columns)) or 'nothing'}"
+    return f"the row's {', '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} empty" if lacking else ""

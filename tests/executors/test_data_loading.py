@@ -159,7 +159,7 @@ def test_a_separator_fields_and_required_fields_are_honoured(tmp_path: Path) -> 
     data["fields"] = {"prompt": "q", "answer": "a"}
     rows = rows_of(data)
     assert rows[0].columns == {"prompt": "one", "answer": "1"}
-    assert [row.problem for row in rows] == ["", "the row has no answer; it has answer, prompt"]
+    assert [row.problem for row in rows] == ["", "the row's answer is empty"]
     with pytest.raises(ExecutorError, match="no column 'z'"):
         rows_of({**data, "fields": ["z"]})
 
