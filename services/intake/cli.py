@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return codes.INTERRUPTED
     except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _end_output()
         return codes.OK
     except Exception as error:
         if (code_and_text := _clear_failure(error)) is None:
@@ -94,11 +94,20 @@ def _clear_failure(error: Exception) -> tuple[int, str] | None:
 
 
 def _failed(asked: argparse.Namespace, code: int, text: str) -> int:
-    if asked.json:
-        print_json({"ok": False, "error": {"message": text}})
+    try:
+        if asked.json:
+            print_json({"ok": False, "error": {"message": text}})
+        sys.stdout.flush()
+    except OSError:  # it is the output itself that failed
+        _end_output()
     for line in text.splitlines():
         say(f"mloc-intake {asked.command}: {line}")
     return code
+
+
+def _end_output() -> None:
+    """What is still to be written goes nowhere: writing it at exit would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

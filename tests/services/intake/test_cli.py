@@ -324,10 +324,15 @@ def test_standard_input_is_a_file_too_and_a_closed_pipe_is_no_error(cli: Cli, tm
     assert cli.log().count("TaskSubmitted") == 1
 
 
-def test_a_full_disk_for_its_output_is_said(cli: Cli) -> None:
-    id = cli.submit_echo()
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_full_disk_for_its_output_is_said(cli: Cli, options: tuple[str, ...]) -> None:
+    # given more to show than an output buffers
+    Path("many.yaml").write_text("---\n".join([ECHO] * 60))
+    assert cli("many.yaml") == 0
+    # when it is shown where nothing can be written
     with Path("/dev/full").open("w") as full:
-        shown = subprocess.run([*CLI, "show", id], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        shown = subprocess.run([*CLI, "list", "--all", *options], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    # then it says so, once
     assert shown.returncode == 1
     assert "No space left" in shown.stderr
     assert "Traceback" not in shown.stderr
