@@ -78,7 +78,7 @@ ModelSource = HuggingFaceSource | LocalSource | HttpSource | StageSource | Scrat
 class Adapter(Section, frozen=True):
     """The low-rank adapter that a fine-tuning task trains."""
 
-    type: Annotated[Literal["lora", "qlora"], about("`qlora`, over a base in 4 bits, is not in this version")] = "lora"
+    type: Annotated[Literal["lora", "qlora"], about("`qlora`: over a base in 4 bits")] = "lora"
     r: Annotated[Count, also("rank", "lora_r"), about("rank")] = 8
     lora_alpha: Annotated[float, also("alpha"), about("scale")] = 16
     lora_dropout: Annotated[Fraction, also("dropout"), about("while training")] = 0.0

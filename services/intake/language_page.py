@@ -22,7 +22,7 @@ _QUANTITIES = {"cores": "cores: `2`, `0.5`, `500m`", "bytes": "a size: `32Gi`, `
 _KINDS: dict[Kind, str] = {"int": "whole numbers", "float": "numbers", "bool": "true or false", "text": "texts", "any": "any value"}
 _SECTION_PLACES = {
     "training": ("`spec.training`, `spec.hyperparameters`", "Names of TRL's configs and transformers' TrainingArguments, and a few of MLOC's own."),
-    "generation": ("`spec.generation`", "Names of transformers' GenerationConfig. No effect yet."),
+    "generation": ("`spec.generation`", "Names of transformers' GenerationConfig: how `ppo`, `grpo` and `rloo` sample their rollouts."),
     "vllm": ("`spec.model.vllm`", "Names of vLLM's engine arguments."),
     "transformers": ("`spec.model.transformers`", "Names that transformers' `from_pretrained` takes."),
     "config": ("`spec.model.config`", "What holds for every engine."),
