@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from ipaddress import ip_network
 from typing import Any
 
 from msgspec import Struct
@@ -9,6 +10,7 @@ from msgspec import Struct
 _SIZE = re.compile(r"(?P<number>\d[\d_]*(?:\.\d+)?)\s*(?P<unit>[KMGT]i?B?|B)?", re.IGNORECASE)
 _DURATION = re.compile(r"(?P<number>\d[\d_]*(?:\.\d+)?)\s*(?P<unit>ms|s|m|h|d)?")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_HOST = re.compile(r"(\*|[\w*-]([\w*.-]*[\w*-])?)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _STORE = re.compile(r"[a-z][a-z0-9+.-]*://[^\s@?#]*")
@@ -65,6 +67,14 @@ def _without_scheme(text: str) -> str:
     if "://" in text:
         raise ValueError(text)
     return text
+
+
+def _host(text: str) -> str:
+    """A name, `*.name` or a network. A URL, a port or a mistyped network would match nothing, and nobody would be told why."""
+    if re.fullmatch(r"[0-9./]+", text) or ":" in text:
+        ip_network(text, strict=False)
+        return text
+    return _matching(_HOST)(text)
 
 
 def whole_number(least: int, most: int = 10**12) -> Kind:
@@ -133,6 +143,6 @@ PORT = whole_number(1, 65535)
 WORD = Kind("up to 64 letters, digits, dots, dashes, underscores", _matching(_WORD))
 WORDS = Kind("such words, separated by commas (letters, digits, dots, dashes, underscores)", _items(_matching(_WORD)))
 NAMES = Kind("names of environment variables, separated by commas", _items(_matching(_NAME)))
-HOSTS = Kind("hosts, *.domains or networks, separated by commas", _items(str))
+HOSTS = Kind("hosts, *.domains or networks, separated by commas", _items(_host))
 FOLDERS = Kind("folders, separated by commas", _items(str))
 TASK_TYPES = Kind("task types, separated by commas (inference,sft or tasks.inference)", _items(_without_topic_prefix))

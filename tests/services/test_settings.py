@@ -55,6 +55,12 @@ def test_the_env_example_with_every_line_in_use_is_accepted_and_gives_the_defaul
         ("DISPATCH_POLICY", "BEST_FIT", "dispatch_policy", "best-fit"),
         ("MLOC_DURABILITY", "everysec", "mloc_durability", "fast"),
         ("ORCHESTRATOR_URL", "http://host:9/", "orchestrator_url", "http://host:9"),
+        (
+            "CALLBACK_ALLOWED_HOSTS",
+            "a.example, *.b_c.example,10.2.0.0/16, fe80::/10,127.0.0.1",
+            "callback_allowed_hosts",
+            ("a.example", "*.b_c.example", "10.2.0.0/16", "fe80::/10", "127.0.0.1"),
+        ),
         ("REDIS_URL", "  ", "redis_url", None),
     ],
 )
@@ -68,6 +74,7 @@ def test_a_value_is_read_as_a_person_would_write_it(name: str, text: str, field:
         ("PORT", "abc"), ("PORT", "0"), ("PORT", "65536"), ("HEARTBEAT_INTERVAL_SEC", "-1"), ("HEARTBEAT_INTERVAL_SEC", "nan"),
         ("WORKER_COST_PER_HOUR", "inf"), ("ENABLE_TASK_MERGE", "maybe"), ("LOG_LEVEL", "loud"), ("LOG_MAX_BYTES", "5 parsecs"),
         ("REDIS_URL", "localhost:6379"), ("MLOC_NAMESPACE", "{mloc}"), ("WORKER_ENV_ALLOW", "A B"),
+        ("CALLBACK_ALLOWED_HOSTS", "https://example.org"), ("CALLBACK_ALLOWED_HOSTS", "example.org:8443"), ("CALLBACK_ALLOWED_HOSTS", "10.0.0.0/99"),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_used_is_named_with_what_is_accepted(name: str, text: str) -> None:
