@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
+
+from mloc.core.events import INLINE_RESULT_BYTES
 from mloc.core.language.data_spec import GraphTemplateData, ListData, MessagesData, PreferencesData
 from mloc.core.language.section import NonNegativeInt, Seconds, Section, about
 
 if TYPE_CHECKING:
     from mloc.core.language.spec import TaskSpec
 
+_HEAD_BYTES, _ROW_BYTES = 1024, 128  # of a result beside its items, at most
 
 class Echo(Section, frozen=True):
     """What an echo task does before it echoes.
@@ -29,7 +34,23 @@ class Echo(Section, frozen=True):
 
 
 def is_light(spec: TaskSpec) -> bool:
-    """Whether the task takes milliseconds and needs no host of its own: an echo that neither sleeps, crashes, reads a file nor writes one."""
+    """Whether the task takes milliseconds and needs no host of its own: an echo that neither sleeps, crashes, reads a file nor writes one, and
+    whose result fits into an event."""
     if spec.task_type != "echo" or spec.echo.sleep_sec or spec.echo.row_sleep_sec or spec.echo.crash or spec.postprocess.jsonl_export:
         return False
-    return spec.data is None or isinstance(spec.data, ListData | MessagesData | PreferencesData | GraphTemplateData)
+    match spec.data:
+        case ListData(items=items) | MessagesData(messages=items) | PreferencesData(preferences=items):
+            return _fits(items)
+        case None | GraphTemplateData():
+            return True
+    return False
+
+
+def _fits(items: Iterable[Any]) -> bool:
+    """A row holds its item as the prompt, its text as the output, and its metadata."""
+    left = INLINE_RESULT_BYTES - _HEAD_BYTES
+    for item in items:
+        left -= _ROW_BYTES + 3 * len(msgspec.json.encode(item))
+        if left < 0:
+            return False
+    return True

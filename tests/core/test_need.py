@@ -24,6 +24,13 @@ def test_an_echo_is_light_unless_it_sleeps_or_crashes():
     assert not need_of(spec(INFER)).light
 
 
+def test_an_echo_whose_result_would_not_fit_into_an_event_is_done_as_rows_in_a_host():
+    assert need_of(spec(f"  taskType: echo\n  data: [{', '.join(['word'] * 300)}]\n")).light
+    assert not need_of(spec(f"  taskType: echo\n  data: [{', '.join(['word'] * 3000)}]\n")).light
+    assert not need_of(spec(f"  taskType: echo\n  data: ['{'w' * 40_000}']\n")).light
+    assert not need_of(spec(f"  taskType: echo\n  data: {{messages: [{{role: user, content: '{'w' * 40_000}'}}]}}\n")).light
+
+
 def test_hardware_and_tags_are_read_with_their_units():
     need = need_of(spec(INFER + "  resources: {tags: [b, a, a], hardware: {cpu: 500m, memory: 2GiB, gpu: {type: H200, count: 2, memory: 8Gi}}}"))
     assert need == Need("inference", gpus=2, gpu_type="H200", gpu_memory=8 << 30, cpu=0.5, memory=2 << 30, tags=("a", "b"))
