@@ -41,13 +41,17 @@ class Version(Struct, frozen=True, omit_defaults=True):
 
 
 class Request(Struct, frozen=True):
-    """What to ask for. `headers` may hold secrets and go to the URL's own host only; with `known` an unchanged file is not sent again."""
+    """What to ask for. `headers` may hold secrets and go to the URL's own host only; with `known` an unchanged file is not sent again.
+
+    `is_of_api`: the API of this cell is asked, which no header of a task can help with.
+    """
 
     url: str
     headers: Mapping[str, str] = {}
     sha256: str = ""
     limit_bytes: int = 1 << 62
     known: Version | None = None
+    is_of_api: bool = False
 
 
 class Downloaded(Struct, frozen=True):
@@ -187,6 +191,8 @@ def _refuse(request: Request, response: aiohttp.ClientResponse) -> None:
     if response.status in _WORTH_REPEATING:
         after = response.headers.get("Retry-After", "")
         raise _Broken(said, float(after) if after.isdigit() else 0.0)
+    if request.is_of_api and response.status in (401, 403):  # another worker may be set up better
+        raise TransferError(f"{said}: the ORCHESTRATOR_TOKEN of this worker is not the API's", retryable=True)
     hint = {401: "; does it need headers?", 403: "; does it need headers?", 404: ": there is no such file"}.get(response.status, "")
     raise TransferError(said + hint, is_missing=response.status in (404, 410))
 

@@ -142,7 +142,7 @@ class RemoteFiles:
         """A file of the API to a place outside of the cache."""
         assert self.api is not None
         target.parent.mkdir(parents=True, exist_ok=True)
-        await self._download(Request(url, self.api.headers, sha256), target, say)
+        await self._download(Request(url, self.api.headers, sha256, is_of_api=True), target, say)
 
     async def small(self, url: str, say: Say) -> bytes:
         """What the API answers."""
@@ -192,8 +192,9 @@ class RemoteFiles:
         return await download(self._session, self._clock, request, target, progress)
 
     def _request(self, url: str, own: Mapping[str, str], known: Known | None) -> Request:
-        headers = {**(self.api.headers_for(url) if self.api is not None else {}), **own}
-        return Request(url, headers, "", self.cache.limit_bytes, known.version if known else None)
+        is_of_api = self.api is not None and self.api.has(url)
+        headers = {**(self.api.headers if self.api is not None and is_of_api else {}), **own}
+        return Request(url, headers, "", self.cache.limit_bytes, known.version if known else None, is_of_api=is_of_api and not own)
 
     def _lock(self, key: str) -> asyncio.Lock:
         return self._locks.setdefault(key, asyncio.Lock())

@@ -29,8 +29,8 @@ class ApiAddress(Struct, frozen=True):
         """A file that was uploaded for tasks."""
         return f"{self.base}/api/v1/inputs/{sha256}/{quote(name, safe='')}"
 
-    def headers_for(self, url: str) -> dict[str, str]:
-        return self.headers if url.startswith(self.base + "/") else {}
+    def has(self, url: str) -> bool:
+        return url.startswith(self.base + "/")
 
 
 def worker_api(settings: Settings) -> ApiAddress | None:

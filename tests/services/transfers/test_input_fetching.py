@@ -163,6 +163,17 @@ async def test_an_adapters_base_model_is_brought_too(world: World) -> None:
     assert (Path(here.fetched[base]) / "config.json").is_file()
 
 
+async def test_a_worker_with_another_token_than_the_apis_says_so_and_leaves_the_task_to_others(world: World) -> None:
+    world.server.refuse = [(401, {})]
+    with pytest.raises(TransferError, match="ORCHESTRATOR_TOKEN of this worker") as mine:
+        await world.fetch({"checkpoint": {"load": {"type": "local", "taskId": "t1"}}})
+    assert mine.value.retryable
+    world.server.refuse = [(401, {})]
+    with pytest.raises(TransferError, match="does it need headers") as theirs:  # a server of somebody else, by another address of it
+        await world.fetch({"data": {"type": "jsonl", "url": world.server.url("rows.jsonl").replace("127.0.0.1", "localhost")}})
+    assert not theirs.value.retryable
+
+
 async def test_a_missing_file_is_for_a_person_and_named_by_its_place(world: World) -> None:
     with pytest.raises(TransferError, match=r"data\.jsonl: .*rows\.jsonl answers 404") as raised:
         await world.fetch({"data": {"type": "jsonl", "url": world.server.url("rows.jsonl")}})
