@@ -20,7 +20,7 @@ from mloc.core.language.errors import LanguageError
 from mloc.executors import registry
 from mloc.executors.contract import Checkpoint, Context, ExecutorError, Progress, Report, Result, ResultFile, Rows
 from mloc.executors.durable_files import write_durably
-from mloc.executors.engine_facts import engine_key_of, identity_of
+from mloc.executors.engine_facts import engine_key_of, identity_of, states_device_memory
 from mloc.executors.engines import MAX_ENGINES, MAX_ENGINES_ON_DEVICE, Engines
 
 RESULT_FILE = "responses.json"
@@ -109,7 +109,9 @@ def _engine(task: RunTask, context: Context, executor: registry.Executor, engine
         return nullcontext()
     most = MAX_ENGINES_ON_DEVICE if context.devices else MAX_ENGINES
     of = registry.identities_function(executor)
-    return engines.lease(key, of(task, context) if of else [identity_of(task, key)], lambda: load(task, context), most)
+    identities = of(task, context) if of else [identity_of(task, key)]
+    has_place = bool(context.devices) and states_device_memory(task)
+    return engines.lease(key, identities, lambda: load(task, context), most, context.stopping, has_place=has_place)
 
 
 def _frame_of(task: RunTask, said: Progress | Rows | Checkpoint) -> HostFrame:

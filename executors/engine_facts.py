@@ -10,8 +10,17 @@ from mloc.core.engine_key import TRAINING_LIBRARIES, engine_key
 from mloc.core.host_frames import RunTask
 
 
+class _Hardware(msgspec.Struct):
+    gpu: dict[str, Any] | None = None
+
+
+class _Resources(msgspec.Struct):
+    hardware: _Hardware = msgspec.field(default_factory=_Hardware)
+
+
 class _Spec(msgspec.Struct):
     data: dict[str, Any] = {}
+    resources: _Resources = msgspec.field(default_factory=_Resources)
 
 
 def engine_key_of(task: RunTask) -> str:
@@ -22,6 +31,11 @@ def engine_key_of(task: RunTask) -> str:
 def identity_of(task: RunTask, key: str) -> str:
     """What its engine is made of, where the key and the fetched files say all."""
     return f"{key}\n{_model_files(task) if key != TRAINING_LIBRARIES else ''}"
+
+
+def states_device_memory(task: RunTask) -> bool:
+    """Whether placement keeps room for its engine on the device, beside what others run there."""
+    return bool((msgspec.json.decode(task.spec, type=_Spec).resources.hardware.gpu or {}).get("memory"))
 
 
 def _model_files(task: RunTask) -> str:

@@ -1,7 +1,8 @@
 """The engines that a host keeps warm between tasks: loaded once, used again, the least recently used one put to sleep or dropped first.
 
 What a warm engine is made of (its identity) decides whether it serves a task; the key is the name under which placement knows it, and one
-engine may have several. An engine may bring `sleep`, `wake` and `close`, and `alive`, which says whether it can still be used.
+engine may have several. An engine may bring `sleep`, `wake` and `close`, `alive`, which says whether it can still be used, and
+`takes_several`: tasks use it at the same time, each on a thread of its own. Any other serves one after the other.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from mloc.core.host_frames import EngineLoaded
 MAX_ENGINES = 2
 MAX_ENGINES_ON_DEVICE = 1  # weights of two models rarely fit beside each other there
 MAX_ASLEEP = 2  # in main memory
+LOOK_SEC = 0.1  # for how long a task that waits does not ask whether it is to stop
 
 
 class _Kept:
@@ -29,6 +31,7 @@ class _Kept:
         self.engine = engine
         self.keys: list[str] = []
         self.users = 0
+        self.turn = threading.Lock()  # of the one task that uses it, where it does not take several
         self.asleep = False
 
     @property
@@ -42,21 +45,48 @@ class Engines:
     def __init__(self, send: Callable[[EngineLoaded], None]) -> None:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._send = send
-        self._lock = threading.RLock()
+        self._changed = threading.Condition()
 
     @contextmanager
-    def lease(self, key: str, identities: Sequence[str], load: Callable[[], Any], limit: int) -> Iterator[Any]:
-        """An engine for one task. Any of `identities` serves it; `load` makes the first of them, after room was made for it."""
-        with self._lock:
-            kept = self._warm(key, identities, load, limit)
-            kept.users += 1
+    def lease(
+        self, key: str, identities: Sequence[str], load: Callable[[], Any], limit: int, stopping: Callable[[], bool] = lambda: False,
+        *, has_place: bool = False,
+    ) -> Iterator[Any]:  # fmt: skip
+        """An engine for one task. Any of `identities` serves it; `load` makes the first of them, after room was made for it.
+
+        Waits while others use as many engines as there may be, unless it `has_place` beside them, or the one that it needs where that takes
+        one task at a time. Gives None where `stopping` came true before.
+        """
+        with self._changed:
+            while not has_place and self._is_full(identities, limit) and not stopping():
+                self._changed.wait(LOOK_SEC)
+            kept = None if stopping() else self._warm(key, identities, load, limit)
+            if kept is not None:
+                kept.users += 1
+        if kept is None:
+            yield None
+            return
+        several = kept.engine is None or getattr(kept.engine, "takes_several", False)
+        mine = several or _taken(kept.turn, stopping)
         try:
-            yield kept.engine
+            yield kept.engine if mine else None
         finally:
-            with self._lock:
-                kept.users -= 1
-                if not kept.usable and not kept.users:
-                    self._drop(kept)
+            if mine and not several:
+                kept.turn.release()
+            self._leave(kept)
+
+    def _leave(self, kept: _Kept) -> None:
+        with self._changed:
+            kept.users -= 1
+            if not kept.users and kept.engine is not None and not (kept.usable and kept.keys):
+                self._drop(kept)
+            self._changed.notify_all()
+
+    def _is_full(self, identities: Sequence[str], limit: int) -> bool:
+        """Whether another engine would have to be on the device, and those that are there are in use."""
+        if any(one in self._kept and self._kept[one].usable and not self._kept[one].asleep for one in identities):
+            return False
+        return sum(bool(kept.users) and kept.engine is not None for kept in self._kept.values()) >= limit
 
     def _warm(self, key: str, identities: Sequence[str], load: Callable[[], Any], limit: int) -> _Kept:
         for kept in [kept for kept in self._kept.values() if not kept.usable and not kept.users]:
@@ -86,7 +116,10 @@ class Engines:
     def _load(self, key: str, identity: str, load: Callable[[], Any], limit: int) -> _Kept:
         self._make_room(limit - 1)
         began = time.monotonic()
-        kept = self._kept[identity] = _Kept(load())
+        engine = load()
+        if (dead := self._kept.pop(identity, None)) is not None:  # some of its tasks have not left it yet
+            self._say_gone(dead, 0.0)
+        kept = self._kept[identity] = _Kept(engine)
         kept.keys.append(key)
         self._send(EngineLoaded(key, _since(began)))
         return kept
@@ -118,8 +151,8 @@ class Engines:
             self._drop(kept)
 
     def _drop(self, kept: _Kept) -> None:
-        identity = next(one for one, other in self._kept.items() if other is kept)
-        del self._kept[identity]
+        for identity in [one for one, other in self._kept.items() if other is kept]:
+            del self._kept[identity]
         began = time.monotonic()
         if hasattr(kept.engine, "close"):
             with suppress(Exception):  # it leaves, whatever it says
@@ -128,9 +161,19 @@ class Engines:
         gc.collect()
         if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
-        seconds = _since(began)
+        self._say_gone(kept, _since(began))
+
+    def _say_gone(self, kept: _Kept, seconds: float) -> None:
         for key in kept.keys:
             self._send(EngineLoaded(key, seconds, loaded=False))
+        kept.keys.clear()
+
+
+def _taken(turn: threading.Lock, stopping: Callable[[], bool]) -> bool:
+    while not turn.acquire(timeout=LOOK_SEC):
+        if stopping():
+            return False
+    return True
 
 
 def _since(began: float) -> float:

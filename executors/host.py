@@ -1,8 +1,9 @@
 """The process that runs executors: started by a worker, told what to do over a pipe, gone with its worker.
 
 `python -m mloc.executors.host --read-fd R --write-fd W [--light]`, as the leader of a process group of its own. Frames are those of
-`core.host_frames`; what libraries print goes to stdout and stderr, which the worker reads line by line. One attempt runs at a time; the
-host survives those that fail. SIGTERM and SIGINT do nothing here: the worker decides, by a StopTask or by killing the group.
+`core.host_frames`; what libraries print goes to stdout and stderr, which the worker reads line by line. One attempt runs at a time, but for
+those that share an engine, which run side by side; the host survives those that fail.
+SIGTERM and SIGINT do nothing here: the worker decides, by a StopTask or by killing the group.
 """
 
 from __future__ import annotations
@@ -15,12 +16,19 @@ import queue
 import signal
 import sys
 import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib import metadata
-from typing import Any
+from typing import Any, Protocol
 
+import msgspec
+
+from mloc.core.engine_key import is_shared
 from mloc.core.events import Error
 from mloc.core.host_frames import Failed, Go, HostReady, Quit, RunTask, Stopped, StopTask
-from mloc.executors.attempt import run_attempt
+from mloc.executors.attempt import error_of, run_attempt
+from mloc.executors.attempt_stream import AttemptStream
+from mloc.executors.engine_facts import engine_key_of
 from mloc.executors.engines import Engines
 from mloc.executors.frames import DuplexPipe, FrameInput, FrameOutput
 from mloc.executors.guard import kill_group, start_guard
@@ -30,11 +38,17 @@ PR_SET_PDEATHSIG = 1
 VERSIONS_OF = ("mloc", "torch", "transformers", "trl", "peft")
 
 
-class Host:
-    """Runs the attempts that come over the pipe, one after the other, in the order in which they came."""
+class Sender(Protocol):
+    def send(self, frame: Any) -> None: ...
 
-    def __init__(self, output: FrameOutput) -> None:
+
+class Host:
+    """Runs the attempts that come over the pipe, in the order in which they came; the worker gives several only where they share an engine."""
+
+    def __init__(self, output: Sender, streams: Sequence[AttemptStream] = ()) -> None:
         self._output = output
+        self._streams = streams
+        self._side_by_side: set[threading.Thread] = set()
         self._tasks: queue.SimpleQueue[RunTask | None] = queue.SimpleQueue()  # None: leave
         self._stopped: set[tuple[str, int]] = set()
         self._go = threading.Event()
@@ -58,8 +72,37 @@ class Host:
         """Run attempts until told to quit."""
         self._go.wait()
         while (task := self._tasks.get()) is not None:
-            self._output.send(self._run(task))
-            self._stopped.discard((task.task, task.attempt))
+            if (wrong := self._bind(task)) is not None:
+                self._output.send(Failed(task.task, task.attempt, wrong))
+            elif _shares_its_engine(task):
+                thread = threading.Thread(target=self._run_on_thread, args=(task,), name=f"{task.task}#{task.attempt}", daemon=True)
+                self._side_by_side.add(thread)
+                thread.start()
+            else:
+                self._finish(task)
+        for thread in list(self._side_by_side):
+            thread.join()
+
+    def _bind(self, task: RunTask) -> Error | None:
+        """The first task settles the devices for the life of this process."""
+        if self._devices is None:
+            self._devices = task.devices
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, task.devices))
+        return _wrong_devices(self._devices, task.devices) if self._devices != task.devices else None
+
+    def _run_on_thread(self, task: RunTask) -> None:
+        with ExitStack() as streams:
+            for stream in self._streams:
+                streams.enter_context(stream.of(task.task, task.attempt))
+            try:
+                self._finish(task)
+            except BaseException as error:  # a library that would end the process ends only the attempt: others are in it
+                self._output.send(Failed(task.task, task.attempt, error_of(error)))
+        self._side_by_side.discard(threading.current_thread())
+
+    def _finish(self, task: RunTask) -> None:
+        self._output.send(self._run(task))
+        self._stopped.discard((task.task, task.attempt))
 
     def _run(self, task: RunTask) -> Any:
         def stopping() -> bool:
@@ -67,11 +110,6 @@ class Host:
 
         if stopping():
             return Stopped(task.task, task.attempt, "asked to stop before it began")
-        if self._devices is None:
-            self._devices = task.devices
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, task.devices))
-        elif self._devices != task.devices:
-            return Failed(task.task, task.attempt, _wrong_devices(self._devices, task.devices))
         return run_attempt(task, self._engines, stopping, self._output.send)
 
 
@@ -101,7 +139,9 @@ def _run_light(read_fd: int, write_fd: int) -> None:
 def _run_heavy(read_fd: int, write_fd: int) -> None:
     _set_up_libraries()
     output = FrameOutput(write_fd)
-    host = Host(output)
+    streams = [AttemptStream(stream, output.send) for stream in (sys.stdout, sys.stderr)]
+    sys.stdout, sys.stderr = streams  # type: ignore[assignment]
+    host = Host(output, streams)
     FrameInput(read_fd, host.take, on_end=kill_group)
     output.send(HostReady(os.getpid(), _versions()))
     host.run()
@@ -146,6 +186,13 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _shares_its_engine(task: RunTask) -> bool:
+    try:
+        return is_shared(engine_key_of(task))
+    except msgspec.MsgspecError:  # the attempt itself says what is wrong with the spec
+        return False
 
 
 def _wrong_devices(bound: tuple[int, ...], asked: tuple[int, ...]) -> Error:

@@ -32,6 +32,8 @@ _ENVIRONMENT = {
 class VllmEngine:
     """A running engine. `alive` turns false when one of its processes has died."""
 
+    takes_several = True  # tasks at the same time, in one batch
+
     def __init__(self, arguments: Mapping[str, Any], lora_rank: int, max_loras: int, *, on_device: bool = False) -> None:
         """Start it; `arguments` are those of vLLM's AsyncEngineArgs. Raises ExecutorError."""
         for name, value in _ENVIRONMENT.items():

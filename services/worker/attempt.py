@@ -29,6 +29,7 @@ class Attempt(Struct):
     stop_reason: str | None = None
     secrets: tuple[str, ...] = ()
     started_at: float = 0.0  # monotonic seconds
+    overdue: bool = False  # it was asked to stop, and the time that it had for that is over
     uploads: ProgressUploads | None = None  # of what it has so far, where its rows folder is not shared
     given: RunTask | None = None  # what its host got, where its success may have files
 

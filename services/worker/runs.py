@@ -25,7 +25,7 @@ from mloc.services.worker.hosts.host_link import HostExit
 from mloc.services.worker.hosts.host_pool import HostFailed, HostNeed, HostPool
 from mloc.services.worker.input_resolution import InputResolver, ResolutionError
 from mloc.services.worker.reports import Reports
-from mloc.services.worker.scrubbing import scrub_text
+from mloc.services.worker.scrubbing import scrub_text, secrets_worth_hiding
 from mloc.services.worker.telemetry import TelemetryBuffer
 
 LIGHT_IN_FLIGHT = 1024  # light attempts in the light host at a time
@@ -153,9 +153,10 @@ class Runs:
         self.on_room()
 
     def line(self, host: Host, text: str) -> None:
+        """What a host prints is its attempt's; of several that share an engine it is nobody's, since each may be another person's."""
         attempt = next(iter(host.attempts.values()), None)
-        if attempt is None or attempt.dispatch.light:
-            _log.debug("a host says", pid=host.pid, line=text)
+        if attempt is None or attempt.dispatch.light or len(host.attempts) > 1:
+            _log.debug("a host says", pid=host.pid, line=scrub_text(text, _secrets_in(host)))
         else:
             self._telemetry.line(attempt.key, scrub_text(text, attempt.secrets))
 
@@ -168,8 +169,9 @@ class Runs:
             self._reports.engine_slept(frame.engine, frame.seconds, asleep=frame.asleep)
 
     def host_ended(self, host: Host, exit: HostExit) -> None:
-        """Its attempt fails, and can be tried again. Of a batch in the light host nobody knows which one did it: see `_suspects`."""
+        """Its attempts fail, and can be tried again. Of a batch in the light host nobody knows which one did it: see `_suspects`."""
         left = list(host.attempts.values())
+        tail = scrub_text("\n".join(host.tail), _secrets_in(host))
         host.attempts.clear()
         if left and not host.killed:
             _log.warning("a host ended", pid=host.pid, exit_code=exit.code, signal=exit.signal, attempts=len(left))
@@ -181,7 +183,7 @@ class Runs:
                 attempt.stage = "preparing"
                 self._suspects.append(attempt)
             else:
-                message = explain_exit(exit, scrub_text("\n".join(host.tail), attempt.secrets))
+                message = explain_exit(exit, scrub_text(tail, attempt.secrets))
                 self._failed(host, attempt, Error("HostDied", message), 0.0)
         self._try_next_suspect()
         self.on_room()
@@ -256,7 +258,7 @@ class Runs:
     def _hand_over(self, host: Host, attempt: Attempt) -> None:
         """The host is done with the attempt, which holds its devices until its last report."""
         attempt.stage = "delivering"
-        host.attempts.pop(attempt.key, None)
+        self._left(host, attempt)
         self._host_of.pop(attempt.key, None)
         self.pool.give_back(host)
 
@@ -305,7 +307,17 @@ class Runs:
     async def _kill_after(self, host: Host, attempt: Attempt, grace_sec: float) -> None:
         await self._clock.sleep(grace_sec)
         if attempt.stage == "running" and attempt.key in host.attempts:
+            attempt.overdue = True
+            if not host.plan.light and not host.must_go:
+                _log.warning("an attempt did not stop within its grace; others share its host", task=attempt.key[0], attempt=attempt.key[1])
+                return
             _log.warning("an attempt did not stop within its grace; its host is killed", task=attempt.key[0], attempt=attempt.key[1])
+            host.kill()
+
+    def _left(self, host: Host, attempt: Attempt) -> None:
+        """The host is done with the attempt. Where only such are left in it that did not stop in time, it is killed now."""
+        host.attempts.pop(attempt.key, None)
+        if not host.plan.light and host.must_go and not host.killed:
             host.kill()
 
     # --- the end of an attempt ---
@@ -351,7 +363,7 @@ class Runs:
         if self._transfers is not None:
             self._transfers.release(attempt.key)
         if host is not None:
-            host.attempts.pop(attempt.key, None)
+            self._left(host, attempt)
         if attempt.dispatch.light:
             self._light_running -= 1
             if self._suspects:
@@ -375,3 +387,8 @@ class Runs:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _secrets_in(host: Host) -> tuple[str, ...]:
+    """Of all that share it. A light host's output is shown to nobody."""
+    return () if host.plan.light else secrets_worth_hiding(secret for attempt in host.attempts.values() for secret in attempt.secrets)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -34,14 +37,14 @@ class Place:
         self.loads: list[str] = []
         self._limit = limit
 
-    def lease(self, key: str, *identities: str, **engine: Any) -> Any:
+    def lease(self, key: str, *identities: str, stopping: Callable[[], bool] = lambda: False, **engine: Any) -> Any:
         made = identities or (key,)
 
         def load() -> Loaded:
             self.loads.append(made[0])
             return Loaded(made[0], **engine)
 
-        return self.engines.lease(key, made, load, self._limit)
+        return self.engines.lease(key, made, load, self._limit, stopping)
 
     def use(self, key: str, *identities: str, **engine: Any) -> Any:
         with self.lease(key, *identities, **engine) as loaded:
@@ -89,12 +92,36 @@ def test_the_least_recently_used_one_leaves() -> None:
     assert place.told()[-2:] == [("b", "gone"), ("c", "ready")]
 
 
-def test_an_engine_in_use_stays() -> None:
+def test_an_engine_in_use_stays_and_another_waits_for_its_place() -> None:
     place = Place()
-    with place.lease("a") as first:
-        place.use("b")
-        assert first.done == []
+    first = place.lease("a")
+    engine = first.__enter__()
+    asked = threading.Event()
+
+    def stopping() -> bool:
+        asked.set()
+        return False
+
+    with ThreadPoolExecutor(1) as others:
+        waiting = others.submit(place.use, "b", stopping=stopping)
+        assert asked.wait(30)
+        assert (engine.done, place.loads) == ([], ["a"])
+        first.__exit__(None, None, None)
+        assert waiting.result(30).name == "b"
     assert place.loads == ["a", "b"]
+
+
+def test_a_task_with_a_place_of_its_own_on_the_device_loads_beside_an_engine_in_use() -> None:
+    place = Place()
+    with place.lease("a") as first, place.engines.lease("b", ["b"], lambda: Loaded("b"), 1, has_place=True) as second:
+        assert (first.name, second.name, first.done) == ("a", "b", [])
+
+
+def test_who_is_to_stop_while_it_waits_gets_no_engine() -> None:
+    place = Place()
+    with place.lease("a"):
+        assert place.use("b", stopping=lambda: True) is None
+    assert place.loads == ["a"]
 
 
 def test_a_dead_engine_is_taken_away_after_its_task_and_loaded_anew() -> None:

@@ -15,7 +15,7 @@ import pytest
 from driven_host import DrivenHost, is_gone, task, wait_until
 from pipeline_run import published_result
 
-from mloc.core.host_frames import EngineLoaded, Failed, RunTask, Stopped, Telemetry
+from mloc.core.host_frames import EngineLoaded, Failed, RunTask, Stopped, Succeeded, Telemetry
 from mloc.core.language.model_spec import ScratchSource
 from mloc.executors.inference.engine_choice import vllm_missing
 
@@ -124,6 +124,24 @@ def test_adapters_are_swapped_without_loading_the_engine_again(vllm_host: Driven
     assert outputs(run(vllm_host, ask(QUESTIONS, model=with_transformers, inference={"engine": "transformers", **readable}))) == by_name["blue"]
 
 
+def test_a_task_joins_the_batch_of_another_and_neither_is_harmed_by_the_others_stop(vllm_host: DrivenHost, ask: Any) -> None:
+    before = loads(vllm_host)
+    long = ask([f"fox {i}" for i in range(600)], "long", inference={"max_tokens": 200, "ignore_eos": True})
+    vllm_host.send(long)
+    vllm_host.wait_for(lambda frame: isinstance(frame, Telemetry) and frame.task == "long" and frame.step > 0)
+    joined = run(vllm_host, ask(QUESTIONS))
+    among = len(vllm_host.frames)
+    assert not [frame for frame in vllm_host.frames if isinstance(frame, Succeeded | Failed | Stopped) and frame.task == "long"]
+    vllm_host.wait_for(lambda frame: isinstance(frame, Telemetry) and frame.task == "long" and frame in vllm_host.frames[among:])
+    vllm_host.send(other := ask(QUESTIONS * 50))
+    vllm_host.stop("long")
+    vllm_host.wait_of(Stopped, "long")
+    beside = published_result(vllm_host, other.task, Path(other.final_folder).parent, other.attempt)
+    assert [item["index"] for item in beside["items"]] == list(range(len(QUESTIONS) * 50))
+    assert outputs(run(vllm_host, ask(QUESTIONS))) == outputs(joined) == outputs(beside)[: len(QUESTIONS)]
+    assert loads(vllm_host) <= before + (before == 0)
+
+
 SCHEMA = {
     "type": "object", "required": ["old", "kind"], "additionalProperties": False,
     "properties": {"old": {"type": "boolean"}, "kind": {"enum": ["cat", "dog"]}},
@@ -208,6 +226,20 @@ def test_the_engines_death_fails_the_attempt_and_its_processes_end_with_the_host
     assert len(children) >= 2
     os.kill(vllm_host.child.pid, signal.SIGKILL)
     wait_until(lambda: all(is_gone(pid) for pid in children))
+
+
+def test_an_adapter_that_is_merged_gives_what_transformers_gives_with_it_in_the_weights(ask: Any, models: Path) -> None:
+    readable = {"allowed_token_ids": list(range(40, 100))}
+    merged = {"adapters": [{"name": "red", "path": str(models / "red"), "apply": "merge"}]}
+    host = DrivenHost(deadline_sec=START_SEC)
+    try:
+        by_vllm = run(host, ask(QUESTIONS, model=merged, inference=readable))
+        assert by_vllm["engine"]["name"] == "vllm"
+        for model, same in ((merged, True), ({}, False)):
+            asked = ask(QUESTIONS, model={"vllm": {}, **model}, inference={"engine": "transformers", **readable})
+            assert (outputs(run(host, asked)) == outputs(by_vllm)) == same
+    finally:
+        host.close()
 
 
 def processes_of(host: DrivenHost, title: str) -> list[int]:

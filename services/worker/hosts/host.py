@@ -23,7 +23,11 @@ class HostOwner(Protocol):
 
 
 class Host:
-    """One host process from before its start to its end. `attempts` are those that it was given, in the order in which it runs them."""
+    """One host process from before its start to its end.
+
+    `attempts` are those that it was given, in the order in which it runs them. `reserved` counts attempts that hold it; with `shares`, the key
+    of an engine that takes several, more of that engine may come.
+    """
 
     def __init__(self, plan: HostPlan, family: str, owner: HostOwner) -> None:
         self.plan = plan
@@ -32,10 +36,12 @@ class Host:
         self.engines: dict[str, EngineLoaded] = {}  # warm ones
         self.asleep: dict[str, EngineLoaded] = {}
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
-        self.reserved = False
+        self.reserved = 0
+        self.shares = ""
         self.ready = False
         self.killed = False
         self.last_used = 0.0
+        self.started = asyncio.Event()  # or it was tried in vain: then it is gone
         self.gone = asyncio.Event()
         self._owner = owner
         self._link: HostLink | None = None
@@ -44,6 +50,15 @@ class Host:
     @property
     def idle(self) -> bool:
         return not self.reserved and not self.attempts and not self.killed
+
+    @property
+    def must_go(self) -> bool:
+        """Whether it has attempts, and all of them were asked to stop longer ago than they were given for that."""
+        return bool(self.attempts) and all(attempt.overdue for attempt in self.attempts.values())
+
+    def takes(self, engine: str) -> bool:
+        """Whether one more attempt with that shared engine may join. None joins where one does not stop: it waits for the host's end."""
+        return bool(self.reserved) and self.shares == engine and not self.killed and not any(one.overdue for one in self.attempts.values())
 
     @property
     def pid(self) -> int:

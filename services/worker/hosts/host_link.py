@@ -15,7 +15,8 @@ from mloc.services.worker.ledger import HostStarted
 
 
 class HostPlan(Struct, frozen=True):
-    """How a host is started. A light host runs light tasks in batches; any other has one task at a time."""
+    """How a host is started. A light host runs light tasks in batches; any other has one task at a time, or several
+    with one engine."""
 
     light: bool
     devices: tuple[int, ...] = ()

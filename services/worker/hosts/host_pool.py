@@ -1,7 +1,8 @@
 """The worker's host processes: the light host, which is always there, and the others, which stay warm for the next task of their kind.
 
-A host that is not light has one task at a time and one family of task types; it keeps its devices for life. Room for another is made by
-the idle host that was used least recently.
+A host that is not light has one task at a time and one family of task types; it keeps its devices for life. Tasks whose engine serves
+several at a time are the exception: they join the host that has it, so that they share its batch. Room for another host is made by the
+idle one that was used least recently.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 import structlog
 from msgspec import Struct
 
+from mloc.core.engine_key import is_shared
 from mloc.core.host_frames import EngineLoaded, HostReady, Quit
 from mloc.services.clock import Clock
 from mloc.services.worker.hosts.host import Host
@@ -71,10 +73,18 @@ class HostPool:
         self._spawn(self._launch_light(self.light, 0.0))
 
     async def reserve(self, need: HostNeed) -> Host:
-        """A host for one task: a warm one, else a new one, for which idle ones make room. Raises HostFailed."""
+        """A host for one task: one that shares its engine, a warm one, else a new one, for which idle ones make room. Raises HostFailed."""
         while True:
+            if (sharing := self._sharing(need)) is not None:
+                self._hold(sharing, need)
+                await sharing.started.wait()
+                if not sharing.gone.is_set() and not sharing.killed:
+                    return sharing
+                self.give_back(sharing)
+                await sharing.gone.wait()
+                continue
             if (warm := self._warm(need)) is not None:
-                warm.reserved = True
+                self._hold(warm, need)
                 return warm
             in_the_way = self._in_the_way(need)
             if not in_the_way:
@@ -84,14 +94,17 @@ class HostPool:
                     host.kill()
             await asyncio.wait([asyncio.ensure_future(host.gone.wait()) for host in in_the_way])
         host = self._new_host(HostPlan(light=False, devices=need.devices, threads=self._threads), need.family)
-        host.reserved = True
+        self._hold(host, need)
         self._hosts.append(host)
-        await self._launch(host)
+        try:
+            await self._launch(host)
+        finally:
+            host.started.set()
         return host
 
     def give_back(self, host: Host) -> None:
-        """The host's task is over; it stays warm."""
-        host.reserved = False
+        """A task of the host is over; it stays warm."""
+        host.reserved -= 1
         host.last_used = self._clock.monotonic()
 
     async def close(self, grace_sec: float = QUIT_GRACE_SEC) -> None:
@@ -153,6 +166,16 @@ class HostPool:
         return True
 
     # --- choosing and starting ---
+
+    def _hold(self, host: Host, need: HostNeed) -> None:
+        host.reserved += 1
+        host.shares = need.engine if is_shared(need.engine) else ""
+
+    def _sharing(self, need: HostNeed) -> Host | None:
+        if not is_shared(need.engine):
+            return None
+        fitting = (host for host in self._hosts if host.family == need.family and host.plan.devices == need.devices)
+        return next((host for host in fitting if host.takes(need.engine)), None)
 
     def _warm(self, need: HostNeed) -> Host | None:
         idle = [host for host in self._hosts if host.idle and host.family == need.family and host.plan.devices == need.devices]

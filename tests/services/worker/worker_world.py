@@ -176,8 +176,10 @@ class World:
         self.variables: dict[str, str] = {}
         self.transfers: Transfers | None = None
         self.plan = WorkerPlan(
-            hardware=Hardware("here", 4.0, 2**30), task_types=("echo", "sft"),
-            **{"heartbeat_interval_sec": 0.05, "heartbeat_ttl_sec": 5.0, "drain_sec": 0.2, "stop_grace_sec": 0.2, **plan},
+            **{
+                "hardware": Hardware("here", 4.0, 2**30), "task_types": ("echo", "sft"),
+                "heartbeat_interval_sec": 0.05, "heartbeat_ttl_sec": 5.0, "drain_sec": 0.2, "stop_grace_sec": 0.2, **plan,
+            },
         )  # fmt: skip
         self.agents: list[asyncio.Task[None]] = []
 
