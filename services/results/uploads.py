@@ -30,10 +30,10 @@ def adopt_uploads(root: Path, task: str, folder: str) -> None:
     manifest = (target / MANIFEST_FILE).read_bytes()
     listed = {file.path: file for file in msgspec.json.decode(manifest, type=Manifest).files}
     found = [_described(source, path) for path in _files(source / ARTIFACTS)]
-    if new := [file for file in found if file.path not in listed and not (target / file.path).exists()]:
+    if new := [file for file in found if file.path not in listed and not is_taken(target, file.path)]:
         write_durably(target / MANIFEST_FILE, [with_files(manifest, new)])  # first: what it lists is found at its old place, too
     for file in found:
-        if (target / file.path).exists() or listed.get(file.path, file) != file:
+        if is_taken(target, file.path) or listed.get(file.path, file) != file:
             if listed.get(file.path) == file:
                 (source / file.path).unlink()
             continue
@@ -41,6 +41,11 @@ def adopt_uploads(root: Path, task: str, folder: str) -> None:
         os.rename(source / file.path, target / file.path)
         sync_folder((target / file.path).parent)
     _remove_empty(source)
+
+
+def is_taken(tree: Path, path: str) -> bool:
+    """Whether something else has the name in a tree, or a part of it is a file there."""
+    return (tree / path).exists() or any((tree / part).is_file() for part in Path(path).parents)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -30,6 +30,7 @@ from mloc.services.intake.http.upload_answers import (
 from mloc.services.intake.http.upload_requests import CONTENT, NO, PART, YES, PartHeaders, UploadHeaders, content_of
 from mloc.services.intake.task_requests import words
 from mloc.services.results.folders import ARTIFACTS, attempt_folder, final_folder
+from mloc.services.results.uploads import is_taken
 
 ERRORS = (409, 507)
 _PENDING = no_body("What arrived is kept; the Location goes on with it, from Upload-Offset")
@@ -124,6 +125,9 @@ def _where_it_is(state: ApiState, task: Task, upload: Upload, is_published: bool
     inside = upload.path.removeprefix(f"{attempt_folder(task.id, upload.attempt)}/")
     path = f"{final_folder(task.id, is_shard=task.shard is not None)}/{inside}"
     if not (state.results_dir / path).is_file():
+        tree = state.results_dir / final_folder(task.id, is_shard=task.shard is not None)
+        if is_taken(tree, inside):
+            raise name_taken(f"{inside} of {task.id} is a folder there, or lies in what is a file there")
         return upload
     return Upload(upload.task, upload.attempt, path, upload.name, upload.sha256, upload.size, upload.by)
 

@@ -77,6 +77,18 @@ async def test_an_acknowledged_upload_is_nobody_s_leftover(api: Api) -> None:
     assert (response.status, await response.read()) == (200, b"abc")
 
 
+async def test_a_name_that_a_tree_has_as_a_file_is_no_folder_for_uploads(api: Api) -> None:
+    await api.register()
+    task = (await api.submit())["task_id"]
+    await api.run_to_result(task)
+    publish_tree(api, task)
+    (api.results / task / "artifacts" / "folder").mkdir(parents=True)
+    (api.results / task / "artifacts" / "a").write_text("x")
+    for name in ("a/b", "folder"):
+        assert (await api.post(f"/api/v1/results/{task}/files/{name}", b"abc")).status == 409
+    assert (await api.post(f"/api/v1/results/{task}/files/folder/b", b"abc")).status == 201
+
+
 async def test_the_api_cleans_up_too(api: Api) -> None:
     leave(api, "somebodys")
     response = await api.post("/admin/cleanup", b'{"dry_run": true}')

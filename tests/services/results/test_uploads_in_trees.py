@@ -72,6 +72,16 @@ def test_an_upload_waits_for_a_result_and_gives_way_to_one(tmp_path: Path) -> No
     assert uploads.has_uploads(tmp_path, "t")
 
 
+def test_an_upload_below_what_is_a_file_in_the_tree_stays_where_it_is(tmp_path: Path) -> None:
+    upload(tmp_path, "a")
+    write(tmp_path, success())
+    upload(tmp_path, "a/b")
+    upload(tmp_path, "c")
+    write(tmp_path, told())
+    assert paths(tmp_path) == ["responses.json", "artifacts/a", "artifacts/c"]
+    assert (tmp_path / ".attempts" / "t" / "0" / "artifacts" / "a" / "b").read_text() == "abc"
+
+
 @pytest.mark.parametrize("step", ["rename", "rmdir"])
 def test_a_crash_in_the_middle_is_made_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     for name in ("a.bin", "b.bin"):
