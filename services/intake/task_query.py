@@ -51,6 +51,8 @@ def parse_query(fields: Mapping[str, str], labels: Iterable[str], now_ms: int) -
     sort = fields.get("sort", "newest")
     if sort not in SORTS:
         raise QueryError(f"sort takes {', '.join(SORTS)}, not {sort!r}")
+    if fields.get("state") and fields.get("status"):
+        raise QueryError("state and status are one filter: give one of them, several values with commas")
     return TaskQuery(
         phases=_phases(fields.get("state", "") or fields.get("status", "")),
         kind=fields.get("kind", ""), owner=fields.get("owner", ""), project=fields.get("project", ""), worker=fields.get("worker", ""),

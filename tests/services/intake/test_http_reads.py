@@ -67,7 +67,7 @@ async def test_a_list_is_filtered_sorted_and_paged(api):
         assert [task["task_id"] for task in (await answer(api, f"/api/v1/tasks?{query}"))["tasks"]] == expected, query
 
 
-@pytest.mark.parametrize("query", ["state=nope", "page=0", "page_size=9999", "sort=up", "since=yesterday", "label=x"])
+@pytest.mark.parametrize("query", ["state=nope", "state=running&status=DONE", "page=0", "page_size=9999", "sort=up", "since=yesterday", "label=x"])
 async def test_a_filter_that_cannot_be_used_is_said(api, query):
     assert query.split("=")[0] in (await answer(api, f"/api/v1/tasks?{query}", 400))["error"]["message"]
 
