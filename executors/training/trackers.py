@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mloc.executors.contract import Context, ExecutorError
+from mloc.executors.ranks import rank
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow-skinny"}  # module → what installs it
 
@@ -47,6 +48,12 @@ def tracked(names: list[str], task: str, context: Context) -> Iterator[None]:
             (context.folder / "mlflow").rename(context.artifacts / "mlflow")
 
 
+def of_accelerate(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The same trackers for an Accelerator; within `tracked`. Other ranks than the first tell nobody."""
+    names = trackers_of(training) if rank() == 0 else []
+    return {"log_with": names, "project_dir": os.environ.get("TENSORBOARD_LOGGING_DIR")} if names else {}
+
+
 def _surroundings(tracker: str, task: str, context: Context) -> dict[str, str]:
     # MLflow takes no run whose path has a folder `artifacts` in it for one of its own: its files are moved there afterwards.
     folder = (context.folder if tracker == "mlflow" else context.artifacts) / tracker
@@ -67,7 +74,7 @@ def _end(names: list[str]) -> None:
     if "wandb" in names:
         import wandb
 
-        wandb.finish()
+        wandb.teardown()  # also forgets the environment, which it read only once
     if "mlflow" in names:
         import mlflow
 

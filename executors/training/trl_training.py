@@ -101,6 +101,9 @@ def _train_here(task: RunTask, spec: TaskSpec, context: Context, recipe: Recipe)
     told = _told(trainer, recipe.measures, meter)
     about = Trained(task.task, task.task_type, spec, loaded.name, len(rows), len(kept), config.seed, told, hasattr(trainer.model, "peft_config"))
     final = _saved(trainer, loaded, about, context)
+    if rank() != 0:
+        yield Result({})  # rank 0 speaks for all, and writes the one file of the result
+        return
     yield Result(_result(task, loaded, trainer, context, final, told, time.monotonic() - began), files=True)
 
 

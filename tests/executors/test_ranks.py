@@ -116,6 +116,29 @@ def test_two_ranks_train_one_model_and_only_rank_0_reports(warm_host: DrivenHost
 
 @pytest.mark.models
 @pytest.mark.deep
+def test_two_ranks_of_ppo_train_one_model_and_leave_a_checkpoint_of_both(warm_host: DrivenHost, tmp_path: Path) -> None:
+    learn = {"save_steps": 3, "keep_checkpoints": True, "mini_batch_size": 2, "target_kl": 0.5}
+    rewarded = {"rewards": [{"type": "regex", "pattern": "a"}], "generation": {"max_new_tokens": 6}}
+    warm_host.send(training("ppo", tmp_path, "ppo", training=learn, **rewarded))
+    result = published_result(warm_host, "ppo", tmp_path)
+    told = [frame.step for frame in warm_host.frames if isinstance(frame, Telemetry) and frame.task == "ppo" and "loss" in frame.metrics]
+    assert told == [1, 2, 3, 4, 5, 6]
+    assert result["training"]["epochs"] == pytest.approx(3.0)  # eight prompts an update between them
+    assert (Path(result["final_model_path"]) / "README.md").is_file()
+    assert result["usage"]["total_tokens"] > 6 * 8 * 6  # the prompts' too, of both
+    checkpoint = tmp_path / "ppo" / "artifacts" / "checkpoints" / "checkpoint-3" / "ppo_state.pt"
+    first, second = torch_load(checkpoint)["random"]
+    assert not first["cpu"].equal(second["cpu"])
+
+
+def torch_load(file: Path) -> Any:
+    import torch
+
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.models
+@pytest.mark.deep
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds the ranks in /proc")
 def test_a_rank_that_is_killed_ends_all_and_the_next_attempt_goes_on(warm_host: DrivenHost, tmp_path: Path) -> None:
     long = {"max_steps": 300}

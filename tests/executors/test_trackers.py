@@ -15,6 +15,7 @@ from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.training.trackers import tracked, trackers_of
 
 SCRATCH = {"type": "scratch", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 300}
+REWARDED = {"rewards": [{"type": "regex", "pattern": "^yes"}], "generation": {"max_new_tokens": 4}}
 PAIRS = [{"prompt": f"What is {i}?", "response": f"{i} is a number."} for i in range(16)]
 
 
@@ -54,6 +55,9 @@ def test_a_tracker_writes_into_the_artifacts_without_a_network(warm_host: Driven
     if importlib.util.find_spec(tracker) is None:
         pytest.skip(f"{tracker} is not installed")
     settings = {"max_steps": 2, "per_device_train_batch_size": 4, "logging_steps": 1, "save_strategy": "no", "report_to": tracker}
-    warm_host.send(task(tracker, "sft", tmp_path, model={"source": SCRATCH}, data={"type": "list", "items": PAIRS}, training=settings))
-    published_result(warm_host, tracker, tmp_path)
-    assert list((tmp_path / tracker / "artifacts" / tracker).rglob(left))
+    for kind, more in (("sft", {}), ("ppo", REWARDED)):
+        name = f"{kind}-{tracker}"
+        data = {"type": "list", "items": PAIRS}
+        warm_host.send(task(name, kind, tmp_path, model={"source": SCRATCH}, data=data, training=settings, **more))
+        published_result(warm_host, name, tmp_path)
+        assert list((tmp_path / name / "artifacts" / tracker).rglob(left)), kind

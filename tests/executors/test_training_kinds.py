@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from driven_host import DrivenHost, task
 from pipeline_run import published_result
 
 from mloc.core.host_frames import CheckpointDone, Failed, Stopped, Telemetry
+from mloc.executors.training.model_card import METHODS
 
 pytestmark = pytest.mark.models
 
@@ -45,6 +47,7 @@ def train(warm_host: DrivenHost, folder: Path, stages: dict[str, Any]) -> Train:
         spec["training"] = {**STEADY, **spec.get("training", {})}
         warm_host.send(task(name, task_type, folder, model=model, run_inputs=dict(stages), **spec))
         result = published_result(warm_host, name, folder)
+        has_a_card(result, task_type, spec["training"])
         stages[name] = {"task_id": name, "folder": str(folder / name), "result": result}
         return result
 
@@ -52,6 +55,21 @@ def train(warm_host: DrivenHost, folder: Path, stages: dict[str, Any]) -> Train:
         learn = {"max_steps": 100, "per_device_train_batch_size": 16, "learning_rate": 1e-2}
         run("base", "sft", of="", data={"type": "list", "items": BOTH}, training=learn)
     return run
+
+
+def has_a_card(result: dict[str, Any], task_type: str, settings: dict[str, Any]) -> None:
+    """Beside the weights: what was done to what, with which settings, how it went."""
+    weights = Path(result.get("final_model_path") or result["final_lora_path"])
+    card = (weights / "README.md").read_text()
+    head, text = card.removeprefix("---\n").split("\n---\n", 1)
+    assert task_type in yaml.safe_load(head)["tags"]
+    assert METHODS[task_type][0] in text
+    assert METHODS[task_type][1] in text
+    assert f"| max_steps | {settings['max_steps']} |" in text
+    assert f"| steps | {result['training']['steps']} |" in text
+    curve = next(line for line in text.splitlines() if line.startswith("| step |"))
+    assert ("reward" if task_type in ("ppo", "grpo", "rloo") else "loss") in curve
+    assert "| transformers | " in text
 
 
 def rewards_told(result: dict[str, Any]) -> tuple[float, float]:

@@ -36,8 +36,8 @@ def random_state() -> dict[str, Any]:
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
 
 
-def save(folder: Path, model: Any, optimizer: Any, scheduler: Any, at: Progressed, random: dict[str, Any]) -> tuple[Path, str]:
-    """Write `checkpoint-<step>` below `folder`, durably; gives it and its digest."""
+def save(folder: Path, model: Any, optimizer: Any, scheduler: Any, at: Progressed, random: list[dict[str, Any]]) -> tuple[Path, str]:
+    """Write `checkpoint-<step>` below `folder`, durably; gives it and its digest. `random`: of each rank."""
     import torch
 
     place = folder / f"checkpoint-{at.step}"
@@ -50,8 +50,8 @@ def save(folder: Path, model: Any, optimizer: Any, scheduler: Any, at: Progresse
     return place, sync_tree(place)
 
 
-def restore(place: Path, model: Any, optimizer: Any, scheduler: Any) -> Progressed:
-    """Put everything back as it was saved. Raises ExecutorError where it cannot be read or is of another model."""
+def restore(place: Path, model: Any, optimizer: Any, scheduler: Any, ranks: int = 1, rank: int = 0) -> Progressed:
+    """Put everything back as it was saved; with another number of ranks, they sample anew. Raises ExecutorError where it cannot be."""
     import torch
 
     try:
@@ -63,12 +63,20 @@ def restore(place: Path, model: Any, optimizer: Any, scheduler: Any) -> Progress
                 parameters[name].copy_(tensor)
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
-        torch.set_rng_state(state["random"]["cpu"])
-        if state["random"]["cuda"]:
-            torch.cuda.set_rng_state_all(state["random"]["cuda"])
+        random = [state["random"]] if isinstance(state["random"], dict) else state["random"]  # once there was one rank only
+        if len(random) == ranks:
+            _set_random(random[rank])
         return Progressed(told["global_step"], told["kl_coef"], told["num_input_tokens_seen"], told["log_history"])
     except (OSError, KeyError, RuntimeError, ValueError, EOFError) as error:
         raise ExecutorError("BadCheckpoint", f"the checkpoint {place} cannot be gone on from: {error}") from error
+
+
+def _set_random(state: dict[str, Any]) -> None:
+    import torch
+
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def keep_newest(folder: Path, most: int) -> None:

@@ -5,7 +5,8 @@ that training started with, estimates advantages (GAE), and goes over the batch 
 et al. 2017 (arXiv:1707.06347), Ziegler et al. 2019 (arXiv:1909.08593) and Huang et al. 2024, "The N+ Implementation Details of RLHF with
 PPO" (arXiv:2403.17031): no dropout; prompts padded on the left; the value head is a scalar on the policy's last hidden state; advantages
 are whitened, rewards only on request; values are clipped; Adam's epsilon is 1e-5; an answer without end can be penalised. The reference
-is a frozen copy, or with an adapter the same weights with the adapter off.
+is a frozen copy, or with an adapter the same weights with the adapter off. In several ranks each samples and scores answers of its own and
+whitens their advantages; gradients and metrics are the means of all.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from msgspec.structs import replace
 from mloc.core.host_frames import RunTask
 from mloc.core.language.spec import TaskSpec, decode_spec
 from mloc.executors.contract import Checkpoint, Context, ExecutorError, Progress, Report, Result
+from mloc.executors.ranks import in_rank, own_devices, rank
 from mloc.executors.rows.data_loading import load_rows
 from mloc.executors.rows.prompts import prompt_text
 from mloc.executors.rows.rows import Row, texts
@@ -28,11 +30,14 @@ from mloc.executors.training.meters import Meter
 from mloc.executors.training.model_card import Trained
 from mloc.executors.training.ppo import ppo_checkpoint
 from mloc.executors.training.ppo.ppo_checkpoint import Progressed
+from mloc.executors.training.ppo.ppo_ranks import random_states
 from mloc.executors.training.ppo.ppo_rollouts import actor_critic
 from mloc.executors.training.ppo.ppo_settings import PpoSettings, ppo_settings
 from mloc.executors.training.ppo.ppo_update import Learner, update
+from mloc.executors.training.rank_launch import launch_of, run_ranks
 from mloc.executors.training.rewards.reward_terms import Term, reward_terms, rewards_of
 from mloc.executors.training.saved_checkpoints import usable_checkpoint
+from mloc.executors.training.trackers import of_accelerate, tracked, trackers_of
 from mloc.executors.training.trained_weights import adapter_of, final_folder, prepared, save_final
 from mloc.executors.training.training_reports import refuse_divergence
 from mloc.executors.training.trl_training import load_trainable
@@ -54,11 +59,15 @@ def run(task: RunTask, engine: None, context: Context) -> Iterator[Report]:
     began = time.monotonic()
     spec = decode_spec(task.spec)
     settings, notes = ppo_settings(spec, context)
+    if not in_rank() and (launch := launch_of(spec, context)) is not None:
+        yield from run_ranks(task, launch, context)
+        return
     rows = list(load_rows(spec, context))
     yield Progress((*notes, f"{len(rows)} prompts; loading the models"))
     terms = reward_terms(rewards_of(spec), context)
     try:
-        yield from _trained(task, spec, settings, rows, terms, context, began)
+        with tracked(trackers_of(spec.training) if rank() == 0 else [], task.task, context):
+            yield from _trained(task, spec, settings, rows, terms, context, began)
     finally:
         for term in terms:
             term.close()
@@ -67,30 +76,48 @@ def run(task: RunTask, engine: None, context: Context) -> Iterator[Report]:
 def _trained(
     task: RunTask, spec: TaskSpec, settings: PpoSettings, rows: Sequence[Row], terms: list[Term], context: Context, began: float
 ) -> Iterator[Report]:
-    meter = Meter(context.devices)
+    meter = Meter(own_devices(context))
     learner, prompts, name = _learner(spec, settings, rows, terms, context)
     updates = _updates(settings, len(prompts), learner.accelerator.num_processes)
     at = Progressed(kl_coef=settings.kl_coef)
     saved, notes = usable_checkpoint(context.checkpoint)
     yield Progress(tuple(notes))
     if saved is not None:
-        at = ppo_checkpoint.restore(saved, learner.bare, learner.optimizer, learner.scheduler)
+        ranks = (learner.accelerator.num_processes, learner.accelerator.process_index)
+        at = ppo_checkpoint.restore(saved, learner.bare, learner.optimizer, learner.scheduler, *ranks)
     yield Progress((f"training from update {at.step} to {updates}",), at.step, updates)
+    try:
+        yield from _course(learner, prompts, at, updates, meter, context)
+    finally:
+        learner.accelerator.end_training()
+    if at.step < updates:
+        return
+    about = Trained(task.task, task.task_type, spec, name, len(prompts), 0, settings.seed, {})
+    if rank() == 0:
+        yield _finished(about, learner, context, at, meter, time.monotonic() - began)
+    else:
+        yield Result({})  # rank 0 speaks for all
+
+
+def _course(
+    learner: Learner, prompts: list[tuple[Row, str]], at: Progressed, updates: int, meter: Meter, context: Context
+) -> Iterator[Report]:
+    """Update after update, until the last or until it is asked to stop; then there is a checkpoint."""
+    settings = learner.settings
     while at.step < updates:
         random = ppo_checkpoint.random_state()
         metrics = update(learner, _batch(prompts, settings, at.step, learner.accelerator), at, context.stopping)
         if metrics is None:  # stopped before a weight was changed
-            yield _checkpoint(learner, context, at, random)
+            yield from _checkpoint(learner, context, at, random)
             return
         at.step += 1
         refuse_divergence(metrics, at.step)
         if at.step % settings.logging_steps == 0 or at.step == updates:
             at.history.append({"step": at.step, **metrics})
+            learner.accelerator.log(metrics, step=at.step)
             yield Progress((_line(at, updates, metrics),), at.step, updates, metrics | meter.metrics())
         if settings.save_strategy == "steps" and at.step % settings.save_steps == 0 and at.step < updates:
-            yield _checkpoint(learner, context, at, ppo_checkpoint.random_state())
-    about = Trained(task.task, task.task_type, spec, name, len(prompts), 0, settings.seed, {})
-    yield _finished(about, learner, context, at, meter, time.monotonic() - began)
+            yield from _checkpoint(learner, context, at, ppo_checkpoint.random_state())
 
 
 def _learner(
@@ -115,7 +142,7 @@ def _learner(
         policy.gradient_checkpointing_enable()
         policy.enable_input_require_grads()
     precision = "bf16" if settings.bf16 else "fp16" if settings.fp16 else "no"
-    accelerator = Accelerator(cpu=not context.devices, mixed_precision=precision)
+    accelerator = Accelerator(cpu=not context.devices, mixed_precision=precision, **of_accelerate(spec.training))
     model = actor_critic(policy).eval()  # no dropout (Huang et al. 2024, detail 11); gradients flow all the same
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, settings.learning_rate, eps=settings.adam_epsilon, weight_decay=settings.weight_decay)
@@ -123,6 +150,9 @@ def _learner(
     warmup = math.ceil(settings.warmup_steps * updates) if settings.warmup_steps < 1 else int(settings.warmup_steps)
     scheduler = get_scheduler(settings.lr_scheduler_type, optimizer, warmup, updates)
     model, optimizer = accelerator.prepare(model, optimizer)
+    accelerator.init_trackers("mloc")
+    if accelerator.process_index:
+        set_seed(settings.seed + accelerator.process_index)  # the same weights on every rank, and answers of its own
     learner = Learner(
         settings, accelerator, model, reference, loaded.tokenizer, optimizer, scheduler, terms, _sampling(spec, settings)
     )
@@ -165,11 +195,14 @@ def _line(at: Progressed, updates: int, metrics: dict[str, float]) -> str:
     return f"step {at.step}/{updates}  " + "  ".join(f"{name} {metrics[name]:.4g}" for name in shown)
 
 
-def _checkpoint(learner: Learner, context: Context, at: Progressed, random: dict[str, Any]) -> Checkpoint:
+def _checkpoint(learner: Learner, context: Context, at: Progressed, random: dict[str, Any]) -> Iterator[Checkpoint]:
+    of_ranks = random_states(random, learner.accelerator)
+    if rank() != 0:
+        return
     folder = context.artifacts / "checkpoints"
-    place, digest = ppo_checkpoint.save(folder, learner.bare, learner.optimizer, learner.scheduler, at, random)
+    place, digest = ppo_checkpoint.save(folder, learner.bare, learner.optimizer, learner.scheduler, at, of_ranks)
     ppo_checkpoint.keep_newest(folder, learner.settings.save_total_limit)
-    return Checkpoint(at.step, place, digest)
+    yield Checkpoint(at.step, place, digest)
 
 
 def _finished(about: Trained, learner: Learner, context: Context, at: Progressed, meter: Meter, seconds: float) -> Result:

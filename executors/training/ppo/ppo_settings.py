@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
+from mloc.executors.training.rank_launch import OWN_NAMES
 
 
 class PpoSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,8 +61,8 @@ POSITIVE = (
     "per_device_train_batch_size", "gradient_accumulation_steps", "ppo_epochs", "horizon", "logging_steps", "save_steps", "save_total_limit",
 )  # fmt: skip
 # Known to this language, but of no meaning to PPO or to this version.
-WITHOUT_EFFECT = frozenset({"report_to", "early_stopping", "use_cpu", "disable_tqdm", "output_dir", "run_name", "project", "trust_remote_code",
-    "allow_multi_gpu", "visible_devices", "nproc_per_node"})
+WITHOUT_EFFECT = frozenset({"early_stopping", "use_cpu", "disable_tqdm", "output_dir", "run_name", "project", "trust_remote_code"})
+ELSEWHERE = OWN_NAMES | {"report_to"}  # read by rank_launch.py and trackers.py
 
 
 def ppo_settings(spec: TaskSpec, context: Context) -> tuple[PpoSettings, list[str]]:
@@ -70,7 +71,7 @@ def ppo_settings(spec: TaskSpec, context: Context) -> tuple[PpoSettings, list[st
     if given.get("early_stopping") is False:  # the older switch of target_kl
         given.pop("target_kl", None)
     notes = [f"training.{name} has no effect here" for name in spec.training if name in WITHOUT_EFFECT and name != "early_stopping"]
-    given = {name: value for name, value in given.items() if name not in WITHOUT_EFFECT}
+    given = {name: value for name, value in given.items() if name not in WITHOUT_EFFECT | ELSEWHERE}
     known = PpoSettings.__struct_fields__
     for name in given:
         if name not in known:

@@ -10,9 +10,11 @@ from typing import Any
 
 from msgspec import Struct
 
+from mloc.executors.ranks import any_rank
 from mloc.executors.rows.rows import Row, conversation
 from mloc.executors.training.ppo.ppo_checkpoint import Progressed
 from mloc.executors.training.ppo.ppo_math import advantages_of, masked_mean, policy_loss, steered_kl_coef, token_rewards, value_loss, whitened
+from mloc.executors.training.ppo.ppo_ranks import of_all_ranks
 from mloc.executors.training.ppo.ppo_rollouts import Rollouts, sample
 from mloc.executors.training.ppo.ppo_settings import PpoSettings
 from mloc.executors.training.rewards.reward_terms import Answer, Term, total_rewards
@@ -51,19 +53,22 @@ def update(learner: Learner, batch: list[tuple[Row, str]], at: Progressed, stopp
     began = time.monotonic()
     settings = learner.settings
     rollouts = sample(learner.bare.policy, learner.tokenizer, [text for _, text in batch], learner.sampling, settings.max_length, stopping)
-    if rollouts is None or stopping():
+    if any_rank(rollouts is None or stopping()) or rollouts is None:
         return None
     answers = [Answer(conversation(row) or [], text, row) for (row, _), text in zip(batch, rollouts.texts, strict=True)]
     totals, terms = total_rewards(learner.terms, answers)
+    if any_rank(stopping()):  # a reward that was asked to stop says nothing that could be learned from
+        return None
     experience, told = _experience(learner, rollouts, totals, at.kl_coef)
     learned = _learn(learner, rollouts, experience)
     tokens = int(rollouts.attention.sum())
-    at.tokens += tokens
     told |= {
         "reward": sum(totals) / len(totals), "reward_std": _deviation(totals), "kl_coef": at.kl_coef, **(terms if len(terms) > 1 else {}), **learned,
-        "learning_rate": learner.scheduler.get_last_lr()[0], "tokens_per_sec": tokens / (time.monotonic() - began),
+        "learning_rate": learner.scheduler.get_last_lr()[0], "tokens_per_sec": tokens / (time.monotonic() - began), "tokens": tokens,
         "answer_tokens": float(rollouts.mask.sum(1).mean()), "ended": float(rollouts.ended.float().mean()),
     }  # fmt: skip
+    told = of_all_ranks(told, learner.accelerator)
+    at.tokens += round(told.pop("tokens"))
     learner.scheduler.step()
     if settings.adap_kl_ctrl:
         count = len(batch) * learner.accelerator.num_processes
@@ -106,7 +111,7 @@ def _learn(learner: Learner, rollouts: Rollouts, experience: Experience) -> dict
                 learner.accelerator.clip_grad_norm_(learner.model.parameters(), settings.max_grad_norm)
                 learner.optimizer.step()
                 learner.optimizer.zero_grad()
-        if settings.target_kl is not None and moved > 1.5 * settings.target_kl:
+        if settings.target_kl is not None and any_rank(moved > 1.5 * settings.target_kl):
             break
     return told
 
