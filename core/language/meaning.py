@@ -128,10 +128,25 @@ def _check_sampling(inference: Inference, findings: Findings) -> None:
     given = [name for name in _ONE_OF if getattr(inference, name) is not None]
     if len(given) > 1:
         findings.wrong(("inference", given[1]), f"cannot be used together with {given[0]}", accepted=f"one of {', '.join(_ONE_OF)}")
+    if inference.choice == ():
+        findings.wrong(("inference", "choice"), "holds no choices", found="an empty list", accepted="a list of texts, of which the answer is one")
+    if isinstance(inference.json_schema, str) and "${" not in inference.json_schema:
+        _check_schema_text(inference.json_schema, findings)
     if (inference.n or 1) > 1 and (inference.do_sample is False or (inference.temperature == 0 and not inference.do_sample)):
         findings.wrong(("inference", "n"), "needs sampling, or all answers are the same", found=shown(inference.n), hint="set temperature above 0")
     if inference.min_tokens and inference.max_tokens and inference.min_tokens > inference.max_tokens:
         findings.wrong(("inference", "min_tokens"), "is larger than max_tokens", found=f"{inference.min_tokens} > {inference.max_tokens}")
+
+
+def _check_schema_text(text: str, findings: Findings) -> None:
+    """A schema as text is JSON. The worker's library knows better what it may hold."""
+    try:
+        schema = msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        findings.wrong(("inference", "json_schema"), f"is no JSON: {error}", found=shown(text), accepted="a schema as a mapping, or as JSON text")
+        return
+    if not isinstance(schema, dict | bool):
+        findings.wrong(("inference", "json_schema"), "is no schema", found=shown(schema), accepted="a schema as a mapping, or as JSON text")
 
 
 def _check_rewards(spec: TaskSpec, findings: Findings) -> None:
