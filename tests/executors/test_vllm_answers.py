@@ -18,6 +18,7 @@ from pipeline_run import published_result
 from mloc.core.host_frames import EngineLoaded, Failed, RunTask, Stopped, Succeeded, Telemetry
 from mloc.core.language.model_spec import ScratchSource
 from mloc.executors.inference.engine_choice import vllm_missing
+from mloc.executors.inference.vllm_answers import IN_FLIGHT
 
 MISSING = vllm_missing(on_device=False)
 pytestmark = [
@@ -190,6 +191,13 @@ def test_a_stopped_attempt_ends_at_once_and_the_next_one_does_only_what_is_missi
     resumed = run(vllm_host, second)
     assert [item["index"] for item in resumed["items"]] == list(range(len(items)))
     assert any(isinstance(frame, Telemetry) and any("recorded by an earlier" in line for line in frame.lines) for frame in vllm_host.frames)
+
+
+def test_the_batch_is_the_one_that_vllm_has_for_offline_work(models: Path) -> None:
+    from mloc.executors.inference.vllm_engine import _engine_config
+
+    config = _engine_config({"model": str(models / "tiny"), "max_model_len": 512, "enforce_eager": True})
+    assert config.scheduler_config.max_num_seqs >= IN_FLIGHT  # or what is in flight would only wait
 
 
 def test_settings_that_vllm_does_not_take_are_said_before_it_starts(vllm_host: DrivenHost, ask: Any) -> None:
