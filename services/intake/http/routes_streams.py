@@ -262,7 +262,8 @@ def _line_frame(form: Form, line: Line, many: bool) -> bytes:
         case "ndjson":
             return msgspec.json.encode(line.view()) + b"\n"
         case "text":
-            return f"{f'{line.key[1] or line.task} | ' if many else ''}{line_text(line.view())}\n".encode()
+            said = line_text(line.view())
+            return f"{f'{line.key[1] or line.task} | ' if many else ''}{said}\n".encode() if said else b""
 
 
 # --- both ---

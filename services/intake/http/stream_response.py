@@ -64,7 +64,7 @@ class StreamedResponse:
             if size >= PIECE_BYTES:
                 await self._write(b"".join(piece))
                 piece, size = [], 0
-        if piece:
+        if size:
             await self._write(b"".join(piece))
 
     async def idle(self, position: str = "") -> None:

@@ -9,10 +9,12 @@ from mloc.services.intake.commands.output import printable
 
 
 def line_text(point: Mapping[str, Any]) -> str:
-    """Of a point as the API shows it; empty where there is nothing to say."""
+    """Of a point as the API shows it; empty where there is nothing to say: how many rows are done stands in a line of its own, too."""
     dropped = f"({point['dropped']} lines dropped) " if point.get("dropped") else ""
     if point.get("line"):
         return dropped + printable(point["line"])
+    if "rows" in point.get("metrics", {}) and not dropped:
+        return ""
     step, total = point.get("step"), point.get("total_steps")
     told = f"step {step}" + (f"/{total}" if total else "") if step else ""
     return dropped + " ".join(part for part in (told, *(f"{name}={value:.4g}" for name, value in point.get("metrics", {}).items())) if part)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mloc.services.intake.commands.progress import Changes, Reading, drawing, folded
+from mloc.services.intake.streams.line_text import line_text
 
 NOW = 1_800_000_000_000
 
@@ -95,3 +96,13 @@ def test_the_shards_of_a_task_are_told_by_quarters_of_it() -> None:
         changes.look(folded(sharded(done), {}))
     assert len(said) == 4  # the running shards had 30 % of their rows when the first was looked at
     assert "/64 parts" in said[1]
+
+
+def test_rows_that_are_done_are_said_once_in_a_log_and_steps_of_a_training_too() -> None:
+    # given what a worker tells of rows: a line for people, and the point with its numbers; and the point of a training
+    line = {"line": "12/1000 rows  40 tokens/s  1 failed"}
+    rows = {"step": 12, "total_steps": 1000, "metrics": {"rows": 12.0, "tokens_per_sec": 40.0}}
+    step = {"step": 3, "total_steps": 9, "metrics": {"loss": 0.5}}
+    # when they are shown, then each stands there once, and lines that were dropped are never kept quiet
+    assert [text for point in (line, rows, step) if (text := line_text(point))] == ["12/1000 rows  40 tokens/s  1 failed", "step 3/9 loss=0.5"]
+    assert "2 lines dropped" in line_text(rows | {"dropped": 2})
