@@ -68,8 +68,8 @@ test: setup lint
 # Where the rest cannot be had (vLLM has no build for the machine, no index), the tests that need it are skipped with the reason.
 test-deep: setup
 	@$(MAKE) --no-print-directory setup-all || echo "mloc: not everything could be installed; the tests that need it are skipped" >&2
-	$(say) "slow tests"
-	@$(PY) -m pytest -v -m deep $(ARGS)
+	$(say) "slow tests, $(JOBS) at a time"
+	@$(PY) -m pytest -v -m deep -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: setup
 	$(say) "ruff: style and forbidden imports"
