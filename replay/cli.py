@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import re
 import shutil
 import sys
@@ -140,6 +141,7 @@ def _export_parser(commands: Any) -> argparse.ArgumentParser:
     exporting.add_argument("--since", metavar="ID|TIME", help="after this point (default: the beginning; a console needs that)")
     exporting.add_argument("--until", metavar="ID|TIME", help="up to this point (default: the end)")
     exporting.add_argument("--task", default="", metavar="ID", help="only events that name this task")
+    exporting.add_argument("--force", action="store_true", help="write over a file that is there")
     exporting.set_defaults(go=_export)
     return exporting
 
@@ -215,6 +217,8 @@ async def _what_if(parsed: argparse.Namespace, log: EventLog, settings: Settings
 
 
 async def _export(parsed: argparse.Namespace, log: EventLog, settings: Settings) -> int:
+    if parsed.file != STANDARD_OUTPUT and os.path.lexists(parsed.file) and not parsed.force:
+        raise ValueError(f"{parsed.file} is there already: name another file, or write over it with --force")
     after = await _id(log, parsed.since) if parsed.since else log_ids.START
     until = await _id(log, parsed.until) if parsed.until else None
     written = await export(log, parsed.file, sys.stdout.buffer, after=after, until=until, task=parsed.task, on_progress=await _progress(log))

@@ -41,7 +41,7 @@ def history(valkey_url: str, namespace: str, tmp_path: Path, monkeypatch: pytest
 
 
 def in_the_log(tmp_path: Path) -> list[TaskSubmitted]:
-    assert cli.main(["export", str(tmp_path / "now.jsonl")]) == 0
+    assert cli.main(["export", str(tmp_path / "now.jsonl"), "--force"]) == 0
     events = [codec.decode(entry.type, entry.payload) for entry in open_archive(tmp_path / "now.jsonl").entries]
     return [event for event in events if isinstance(event, TaskSubmitted)]
 
@@ -70,6 +70,18 @@ def test_an_export_is_the_log_entry_by_entry(history: History, tmp_path: Path, n
     assert json.loads(capsys.readouterr().out)["entries"] == len(history.entries)
     assert [tuple(entry) for entry in open_archive(tmp_path / "a" / name).entries] == [tuple(entry) for entry in history.entries]
     assert [file.name for file in (tmp_path / "a").iterdir()] == [name]
+
+
+def test_an_export_leaves_a_file_that_is_there_alone_unless_told_otherwise(
+    history: History, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "kept.jsonl"
+    kept.write_text("of yesterday")
+    assert cli.main(["export", str(kept)]) == 2
+    assert "kept.jsonl is there already" in capsys.readouterr().err
+    assert kept.read_text() == "of yesterday"
+    assert cli.main(["export", str(kept), "--force"]) == 0
+    assert len(open_archive(kept).entries) == len(history.entries)
 
 
 def test_an_export_of_a_part_has_that_part_alone(history: History, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
