@@ -240,7 +240,8 @@ def _failure_of_exports(error: Exception) -> int | None:
 
 
 def _failed(parsed: argparse.Namespace, error: Exception, code: int) -> int:
-    for line in str(error).splitlines():
+    text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename and error.strerror else str(error)
+    for line in text.splitlines():
         print(f"mloc {parsed.command}: {line}", file=sys.stderr)
     return code
 

@@ -100,6 +100,7 @@ whether a merged stage has all that it needs.
   `${stage.task_id}` and `${stage.folder}` for its id and folder. A stage that refers to another waits for it. `${env.NAME}` or `${NAME}` is a
   variable of the worker, if its `WORKER_ENV_ALLOW` names it; in prompts and rows it stays as it is written. `$${…}` writes `${…}`. What placement
   needs (`taskType`, `resources`, `parallel`, `slo`, `retry`, `timeout_sec`, `dependsOn`, …) can be no reference.
-- Literal secrets in headers and settings are moved out of the log when the file is submitted, and shown as `***`.
+- Literal secrets in headers and settings are moved out of the log when the file is submitted, and shown as `***`. They lie beside it, on the
+  server's disk too, until the task has ended.
 - A path is relative to the folder of the task file.
 """

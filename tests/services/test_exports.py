@@ -150,6 +150,14 @@ def test_a_report_says_what_types_models_and_owners_took_where_the_read_model_is
     assert "not by project" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", [("report", "--output", "not/there.md"), ("export", "results", "--output", "hello.yaml")])
+def test_a_place_that_cannot_be_written_is_said_in_plain_words(cell: Path, command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"mloc {command[0]}: {command[-1]}")
+    assert "[Errno" not in said
+
+
 @pytest.mark.parametrize("command", [("report",), ("export", "results")])
 def test_a_log_that_cannot_be_reached_and_a_filter_that_is_none_are_said(
     cell: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
