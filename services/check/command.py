@@ -45,12 +45,15 @@ def run(settings: Settings, parsed: argparse.Namespace) -> int:
     from mloc.services.check.checking import Verdict, check  # what it imports takes longer than other commands do
 
     verdicts: list[Verdict] = []
+    reasons: dict[str, str] = {}  # why nobody was there to ask → the scenario that said it first
 
     def tell(verdict: Verdict) -> None:
         verdicts.append(verdict)
         if not parsed.json:
             mark = "–" if verdict.skipped else "✓" if verdict.ok else "✗"
-            print(f"{mark} {verdict.scenario:<18} {verdict.seconds:6.1f} s  {verdict.said}", flush=True)
+            first = reasons.setdefault(verdict.said, verdict.scenario) if verdict.unreachable else verdict.scenario
+            said = verdict.said if first == verdict.scenario else f"nobody to ask, as for {first}"
+            print(f"{mark} {verdict.scenario:<18} {verdict.seconds:6.1f} s  {said}", flush=True)
 
     asyncio.run(check(settings, parsed.scenario, parsed.device, parsed.url, parsed.timeout, tell))
     wrong = [verdict for verdict in verdicts if not verdict.ok]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +55,18 @@ def test_an_api_that_is_not_there_is_named(cell: WholeCell) -> None:
     assert code == 69
     assert verdicts["echo-http"]["unreachable"]
     assert "http://127.0.0.1:9 cannot be reached" in verdicts["echo-http"]["said"]
+
+
+def test_that_nobody_is_there_to_ask_is_said_once(tmp_path: Path) -> None:
+    environ = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "PYTHONPATH")} | {"PORT": "9"}
+    command = (sys.executable, "-m", "mloc.services.command_line", "check", "--scenario", "echo-local,sharded,echo-http,upload")
+    ended = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    local, sharded, http, upload = ended.stdout.splitlines()
+    assert ended.returncode == 69
+    assert sharded.endswith("nobody to ask, as for echo-local")
+    assert "nobody to ask" not in local
+    assert "http://127.0.0.1:9 cannot be reached" in http
+    assert upload.endswith("nobody to ask, as for echo-http")
 
 
 def test_a_scenario_that_there_is_not_is_refused_with_the_nearest(cell: WholeCell) -> None:
