@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from mloc.core.events import Error
 
+NOT_LIGHT = "NotLight"  # type of the error of a light host that asks its worker to run the task in a host of its own
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 HEADER_BYTES = 4
 

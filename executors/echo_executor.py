@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from mloc.core.host_frames import RunTask
+from mloc.core.host_frames import NOT_LIGHT, RunTask
 from mloc.core.language.data_spec import GraphTemplateData
 from mloc.core.language.echo_spec import Echo
 from mloc.core.language.graph_template import render_graph_template
@@ -70,7 +70,7 @@ def run_light(task: RunTask) -> LightResult:
     spec = _decode(task.spec)
     if spec.echo != _WELL_BEHAVED:
         if spec.echo.sleep_sec or spec.echo.row_sleep_sec or spec.echo.crash:
-            raise ExecutorError("NotLight", "an echo that sleeps or crashes needs a host of its own", retryable=True)
+            raise ExecutorError(NOT_LIGHT, "an echo that sleeps or crashes needs a host of its own", retryable=True)
         _misbehave(spec.echo, task.attempt)
     result = _echo(task, spec.data)
     return LightResult(_encode(result), result.usage)

@@ -7,7 +7,7 @@ import time
 from functools import cache
 
 from mloc.core.events import INLINE_RESULT_BYTES, Error
-from mloc.core.host_frames import Failed, Go, HostFrame, Quit, RunTask, Succeeded
+from mloc.core.host_frames import NOT_LIGHT, Failed, Go, HostFrame, Quit, RunTask, Succeeded
 from mloc.executors import registry
 from mloc.executors.attempt import error_of
 from mloc.executors.contract import LightFunction
@@ -62,6 +62,7 @@ def _milliseconds(began: float) -> float:
 
 
 def _too_large(size: int) -> Error:
-    return Error("ResultTooLarge", f"a light task gives at most {INLINE_RESULT_BYTES} bytes, this one {size}", retryable=False)
+    """Its worker runs it again at once where it has a folder for its result."""
+    return Error(NOT_LIGHT, f"a light task gives at most {INLINE_RESULT_BYTES} bytes, this one {size}", retryable=True)
 
 

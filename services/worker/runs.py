@@ -11,9 +11,22 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import structlog
+from msgspec import structs
 
 from mloc.core.events import Error, HeldAttempt
-from mloc.core.host_frames import CheckpointDone, EngineLoaded, Failed, FrameError, RowsDone, RunTask, Stopped, StopTask, Succeeded, Telemetry
+from mloc.core.host_frames import (
+    NOT_LIGHT,
+    CheckpointDone,
+    EngineLoaded,
+    Failed,
+    FrameError,
+    RowsDone,
+    RunTask,
+    Stopped,
+    StopTask,
+    Succeeded,
+    Telemetry,
+)
 from mloc.services.clock import Clock
 from mloc.services.transfers.transfer_errors import TransferError
 from mloc.services.transfers.transfers import Transfers
@@ -59,6 +72,7 @@ class Runs:
         self._host_of: dict[AttemptKey, Host] = {}  # of those that are not light
         self._light_running = 0
         self._suspects: deque[Attempt] = deque()  # light attempts that were in a host that died
+        self._too_heavy: deque[Attempt] = deque()  # that the light host could not do: they wait for a slot
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_room: Callable[[], None] = lambda: None
         self.none_left = asyncio.Event()
@@ -104,7 +118,10 @@ class Runs:
         if attempt is None or attempt.stop_reason is not None:
             return
         attempt.stop_reason = reason or "stopped"
-        if attempt.stage == "running":
+        if attempt in self._too_heavy:
+            self._too_heavy.remove(attempt)
+            self._stopped(None, attempt, attempt.stop_reason)
+        elif attempt.stage == "running":
             self._ask_to_stop(attempt, grace_sec)
         elif (moving := self._moving.get(key)) is not None:
             moving.cancel()
@@ -140,6 +157,8 @@ class Runs:
                 case Succeeded():
                     self._reports.succeeded(attempt, frame)
                     self._let_go(host, attempt)
+                case Failed(error=error) if error.type == NOT_LIGHT and host.plan.light and attempt.stop_reason is None:
+                    self._is_heavy(host, attempt)
                 case Failed(error=error, duration_ms=duration_ms):
                     self._failed(host, attempt, error, duration_ms)
                 case Stopped(reason=reason):
@@ -150,6 +169,7 @@ class Runs:
                     attempt.uploads.checkpoint(frame)
                 case RowsDone() | CheckpointDone():
                     self._put_progress(attempt, frame)
+        self._start_too_heavy()
         self.on_room()
 
     def line(self, host: Host, text: str) -> None:
@@ -186,6 +206,7 @@ class Runs:
                 message = explain_exit(exit, scrub_text(tail, attempt.secrets))
                 self._failed(host, attempt, Error("HostDied", message), 0.0)
         self._try_next_suspect()
+        self._start_too_heavy()
         self.on_room()
 
     # --- into a host ---
@@ -194,6 +215,19 @@ class Runs:
         """The batch that a light host died in runs again in another, one by one: who is alone when the next one dies has done it."""
         if self._suspects and not self.pool.light.attempts:
             self._spawn(self._prepare(self._suspects.popleft()))
+
+    def _is_heavy(self, host: Host, attempt: Attempt) -> None:
+        """What the light host can do nothing with, such as a result too large for an event, is run as any other task, in the same attempt."""
+        self._left(host, attempt)
+        attempt.stage = "preparing"
+        attempt.dispatch = structs.replace(attempt.dispatch, light=False)
+        self._light_running -= 1
+        self._too_heavy.append(attempt)
+        self._try_next_suspect()
+
+    def _start_too_heavy(self) -> None:
+        while self._too_heavy and self._table.take_those_with_room([self._too_heavy[0]]):
+            self._spawn(self._prepare(self._too_heavy.popleft()))
 
     async def _prepare(self, attempt: Attempt) -> None:
         """Resolve references and inputs, find a host, run. Ends in a running attempt or its last report."""
@@ -376,6 +410,7 @@ class Runs:
         if not self._running:
             self.none_left.set()
         if host is None:
+            self._start_too_heavy()
             self.on_room()
 
     def _telemetry_of(self, host: Host, frame: Telemetry) -> None:

@@ -37,6 +37,26 @@ def test_fifty_tasks_are_published_and_their_trees_are_there(cell: WholeCell) ->
         assert cell.http("GET", f"/api/v1/results/{id}")[1] == on_disk
 
 
+def test_a_stage_whose_result_is_large_only_because_of_what_it_refers_to_is_published(cell: WholeCell) -> None:
+    text = "w" * 40_000
+    yaml = f"""
+apiVersion: mloc/v1
+kind: EchoTask
+metadata: {{name: large}}
+spec:
+  taskType: echo
+  stages:
+    - {{name: first, spec: {{data: {{prompts: [{text}]}}}}}}
+    - {{name: second, spec: {{data: {{prompts: ["${{first.result.items[0].output}}"]}}}}}}
+"""
+    pipeline = cell.submit(yaml, "large", DEADLINE_SEC)[0]
+    wait_for(cell, [pipeline])
+    task = cell.http("GET", f"/api/v1/tasks/{pipeline}.second")[1]
+    assert (task["state"], task["attempt"]) == ("published", 1)
+    cell.until((cell.results / f"{pipeline}.second" / "manifest.json").exists, DEADLINE_SEC)
+    assert json.loads((cell.results / f"{pipeline}.second" / "responses.json").read_text())["items"][0]["output"] == text
+
+
 def test_a_pipeline_with_shards_and_references_runs_to_its_end(cell: WholeCell) -> None:
     # given a chain whose second stage is sharded and whose third reads the second's result
     prompts = ", ".join(f"p{number}" for number in range(10))

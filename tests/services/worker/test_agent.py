@@ -11,7 +11,7 @@ from worker_world import World, dispatch, stop, succeeded
 
 from mloc.core.answers import Answer
 from mloc.core.events import AttemptFailed, AttemptRecalled, Error
-from mloc.core.host_frames import CheckpointDone, EngineLoaded, Failed, HostReady, RowsDone, RunTask, Stopped
+from mloc.core.host_frames import NOT_LIGHT, CheckpointDone, EngineLoaded, Failed, HostReady, RowsDone, RunTask, Stopped
 from mloc.services.log.memory_log import MemoryLog
 from mloc.services.log.memory_server import MemoryServer
 
@@ -191,6 +191,44 @@ async def test_of_a_batch_in_a_light_host_that_dies_only_the_task_that_kills_hos
         await asyncio.sleep(0.005)
     assert [event.task for event in await quiet.events("AttemptFailed")] == ["t3"]
     assert len(hosts) == 3
+
+
+def too_large(task: str) -> Failed:
+    return Failed(task, 1, Error(NOT_LIGHT, "a light task gives at most 65536 bytes, this one 70000", retryable=True), 1.0)
+
+
+async def test_what_is_too_large_for_the_light_host_runs_in_the_same_attempt_in_a_host_of_its_own_when_a_slot_is_free(quiet: World) -> None:
+    # given a task that holds the only slot, and a light one whose result does not fit into an event
+    await quiet.send(dispatch("other", light=False), dispatch("large"), dispatch("small"))
+    await quiet.until_true(lambda: quiet.launcher.heavy and quiet.launcher.heavy[0].tasks and len(quiet.launcher.light.tasks) == 2)
+    (other,) = (frame for frame in quiet.launcher.heavy[0].frames if isinstance(frame, RunTask))
+    small = next(frame for frame in quiet.launcher.light.frames if isinstance(frame, RunTask) and frame.task == "small")
+    # when the light host says so, it waits for the slot, and nothing else does
+    quiet.launcher.light.say(too_large("large"), succeeded(small))
+    await quiet.until_types("AttemptSucceeded")
+    assert not any("large" in host.tasks for host in quiet.launcher.heavy)
+    # and when that is free, it runs and ends as any other
+    quiet.launcher.heavy[0].say(succeeded(other))
+    await quiet.until_true(lambda: any("large" in host.tasks for host in quiet.launcher.heavy))
+    host = next(host for host in quiet.launcher.heavy if "large" in host.tasks)
+    host.say(succeeded(next(frame for frame in host.frames if isinstance(frame, RunTask) and frame.task == "large")))
+    await quiet.until_types(*["AttemptSucceeded"] * 3)
+    assert len(await quiet.events("AttemptStarted")) == 3
+    assert await quiet.events("AttemptFailed") == []
+    assert quiet.agent.runs.none_left.is_set()
+
+
+async def test_what_is_too_large_for_the_light_host_can_be_stopped_while_it_waits_for_a_slot(quiet: World) -> None:
+    await quiet.send(dispatch("other", light=False), dispatch("large"))
+    await quiet.until_true(lambda: quiet.launcher.heavy and quiet.launcher.heavy[0].tasks and quiet.launcher.light.tasks)
+    quiet.launcher.light.say(too_large("large"))
+    await quiet.send(stop("large"))
+    await quiet.until_types("AttemptStopped")
+    (other,) = (frame for frame in quiet.launcher.heavy[0].frames if isinstance(frame, RunTask))
+    quiet.launcher.heavy[0].say(succeeded(other))
+    await quiet.until_types("AttemptSucceeded")
+    assert [event.task for event in await quiet.events("AttemptStopped")] == ["large"]
+    assert not any("large" in host.tasks for host in quiet.launcher.heavy)
 
 
 # --- stops ---
