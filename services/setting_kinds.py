@@ -13,7 +13,7 @@ _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HOST = re.compile(r"(\*|[\w*-]([\w*.-]*[\w*-])?)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_STORE = re.compile(r"[a-z][a-z0-9+.-]*://[^\s@?#]*")
+_STORE = re.compile(r"(s3|gcs|gs|abfss|abfs|az|file|local)://[^\s@?#]+")
 _BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
@@ -135,7 +135,7 @@ def url(*schemes: str) -> Kind:
 TEXT = Kind("text", str)
 FOLDER = Kind("a folder", str)
 LOCAL_FOLDER = Kind("a folder on this machine's disk (for object storage set RESULTS_MIRROR)", _without_scheme)
-STORE = Kind("a URL such as s3://bucket/folder, gs://bucket/folder or file:///folder, without a key in it", _matching(_STORE))
+STORE = Kind("a URL such as s3://bucket/folder, gs://bucket/folder, abfs://box/folder or file:///folder, without a key in it", _matching(_STORE))
 FILE = Kind("a file, a folder that ends in /, or off", str)
 BOOLEAN = Kind("1, true, yes, on or 0, false, no, off", _boolean)
 SIZE = Kind("a size in bytes (5_242_880, 512MiB, 1Gi, 2GB)", _size_bytes)

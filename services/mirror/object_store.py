@@ -15,7 +15,7 @@ import msgspec
 from mloc.services.results.folders import MANIFEST_FILE
 from mloc.services.results.manifest import UNLISTED, File, Manifest
 
-_PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
+_PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs"}
 _ON_DISK = ("file", "local")
 
 

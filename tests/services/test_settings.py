@@ -91,6 +91,17 @@ def test_all_wrong_values_are_told_at_once_and_secrets_are_not_shown() -> None:
     assert "hunter2" not in str(error.value)
 
 
+@pytest.mark.parametrize("url", ["ftp://host/results", "nonsense://x", "s3://", "/on/disk", "memory://x"])
+def test_a_mirror_that_is_no_object_storage_is_refused_by_every_service(url: str) -> None:
+    with pytest.raises(SettingsError, match=f"RESULTS_MIRROR={url} cannot be used"):
+        load_settings({"RESULTS_MIRROR": url})
+
+
+def test_object_storage_of_each_kind_is_taken() -> None:
+    for url in ("s3://bucket", "gs://bucket/a", "gcs://bucket/a", "abfs://box/a", "abfss://box/a", "az://box/a", "file:///a", "local:///a"):
+        assert load_settings({"RESULTS_MIRROR": url}).results_mirror == url
+
+
 def test_a_key_in_a_url_that_takes_none_is_refused_and_not_shown() -> None:
     with pytest.raises(SettingsError) as raised:
         load_settings({"RESULTS_MIRROR": "s3://key:geheim@bucket/results", "RESULTS_DIR": "s3://bucket/results"})
