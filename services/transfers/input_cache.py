@@ -11,6 +11,8 @@ import os
 import shutil
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -86,6 +88,16 @@ class InputCache:
         path = self.folder / "new" / name
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+    @contextmanager
+    def making(self, name: str) -> Iterator[Path]:
+        """`place_for_new`, which is gone after that where nothing was put there."""
+        path = self.place_for_new(name)
+        try:
+            yield path
+        finally:
+            with suppress(OSError):  # what a broken-off try left stays
+                path.rmdir()
 
     def make_room(self, more_bytes: int) -> None:
         """Throw out what nobody uses until `more_bytes` fit beside the rest, as far as that goes."""

@@ -62,34 +62,34 @@ class RemoteFiles:
         key = _key(url)
         async with self._lock(key):
             known = self.cache.known(key)
-            new = self.cache.place_for_new(key)
-            came = await self._download(self._request(url, headers, known), new / "file", say)
-            if known is not None and came.unchanged:
-                return _only(self.cache.use(known.content, user))
-            name = _file_name(came, url, suffix)
-            content = f"{came.sha256[:32]}-{name}"
-            os.rename(new / "file", new / name)
-            self.cache.keep(new, content)
-            self.cache.note(key, Known(content, came.version))
-            return self.cache.use(content, user) / name
+            with self.cache.making(key) as new:
+                came = await self._download(self._request(url, headers, known), new / "file", say)
+                if known is not None and came.unchanged:
+                    return _only(self.cache.use(known.content, user))
+                name = _file_name(came, url, suffix)
+                content = f"{came.sha256[:32]}-{name}"
+                os.rename(new / "file", new / name)
+                self.cache.keep(new, content)
+                self.cache.note(key, Known(content, came.version))
+                return self.cache.use(content, user) / name
 
     async def archive(self, url: str, headers: Mapping[str, str], user: object, say: Say) -> Path:
         """The folder that the archive behind a URL unpacks to."""
         key = _key("archive " + url)
         async with self._lock(key):
             known = self.cache.known(key)
-            new = self.cache.place_for_new(key)
-            came = await self._download(self._request(url, headers, known), new / "archive", say)
-            if known is not None and came.unchanged:
-                return _model_in(self.cache.use(known.content, user))
-            content = f"{came.sha256[:32]}.tree"
-            if not self.cache.has(content):
-                say(f"unpacking {shown_size(came.size_bytes)} from {shown_url(url)}")
-                await asyncio.to_thread(_unpacked, new / "archive", new / "tree", self.cache.limit_bytes, url)
-                self.cache.keep(new / "tree", content)
-            shutil.rmtree(new, ignore_errors=True)
-            self.cache.note(key, Known(content, came.version))
-            return _model_in(self.cache.use(content, user))
+            with self.cache.making(key) as new:
+                came = await self._download(self._request(url, headers, known), new / "archive", say)
+                if known is not None and came.unchanged:
+                    return _model_in(self.cache.use(known.content, user))
+                content = f"{came.sha256[:32]}.tree"
+                if not self.cache.has(content):
+                    say(f"unpacking {shown_size(came.size_bytes)} from {shown_url(url)}")
+                    await asyncio.to_thread(_unpacked, new / "archive", new / "tree", self.cache.limit_bytes, url)
+                    self.cache.keep(new / "tree", content)
+                shutil.rmtree(new, ignore_errors=True)
+                self.cache.note(key, Known(content, came.version))
+                return _model_in(self.cache.use(content, user))
 
     async def local_archive(self, archive: Path, sha256: str, user: object) -> Path:
         """The folder that an archive on this disk unpacks to."""

@@ -29,7 +29,7 @@ async def one_error_shape(request: web.Request, handler: Handler) -> web.StreamR
     except ApiError as error:
         return error.response()
     except web.HTTPException as error:
-        return _of_http(request, error).response()
+        return of_http(request, error).response()
     except LanguageError as error:
         return language_error(error, 422).response()
     except (QueryError, UnsafePath) as error:
@@ -96,7 +96,7 @@ def _bytes_of(text: str) -> bytes:
     return text.encode(errors="surrogateescape")
 
 
-def _of_http(request: web.Request, error: web.HTTPException) -> ApiError:
+def of_http(request: web.BaseRequest, error: web.HTTPException) -> ApiError:
     match error.status:
         case 404:
             return ApiError(404, "not_found", f"there is nothing at {request.path}", path=request.path, hint="docs/api.md lists what there is")
@@ -107,5 +107,8 @@ def _of_http(request: web.Request, error: web.HTTPException) -> ApiError:
         case 413:
             hint = "put the data into a jsonl file and name it under data.jsonl"
             return ApiError(413, "too_large", f"the body is larger than {MAX_BODY_BYTES:,} bytes", hint=hint)
+        case 417:
+            message = f"Expect: {request.headers.get('Expect', '')} is nothing that this API can do"
+            return ApiError(417, "bad_request", message, path=request.path, hint="leave that header out, or send 100-continue")
         case status:
             return ApiError(status, "bad_request", error.reason, path=request.path)

@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestPayloadError
 
+from mloc.services.intake.http.api_guard import of_http
 from mloc.services.intake.http.responses import ApiError
 
 BACKLOG = 128  # connections that may wait to be taken
@@ -37,6 +38,14 @@ class RequestHandler(web.RequestHandler):
         response = error.response()
         response.force_close()
         return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """An expectation is refused before any of the application's own code runs."""
+        if isinstance(resp, web.HTTPException):
+            resp = of_http(request, resp).response()
+        return await super().finish_response(request, resp, start_time)
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """A body that cannot be read was answered already; its rest is no news."""

@@ -126,6 +126,8 @@ async def test_an_api_that_only_reads_answers_every_write_with_403(memory_server
         (b"\x16\x03\x01\x02\x00\x01\x00", 400, "malformed_request"),
         (b"GET /api/v1/tasks HTTP/1.1\r\nno colon", 400, "malformed_request"),
         (b"POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 21\r\n", 400, "unreadable_body"),
+        (b"POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nExpect: foo", 417, "bad_request"),
+        (b"GET /nowhere HTTP/1.1\r\nHost: x\r\nExpect: foo", 417, "bad_request"),
         (b"GET /healthz HTTP/1.1\r\nHost: x", 200, ""),
     ],
 )  # fmt: skip

@@ -178,6 +178,7 @@ async def test_a_missing_file_is_for_a_person_and_named_by_its_place(world: Worl
     with pytest.raises(TransferError, match=r"data\.jsonl: .*rows\.jsonl answers 404") as raised:
         await world.fetch({"data": {"type": "jsonl", "url": world.server.url("rows.jsonl")}})
     assert not raised.value.retryable
+    assert list((world.cache.folder / "new").iterdir()) == []  # nothing came that a later try could go on from
 
 
 async def test_a_fetch_can_be_broken_off_and_gone_on_with(world: World) -> None:
