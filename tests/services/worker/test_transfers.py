@@ -19,6 +19,7 @@ from mloc.services.clock import SystemClock
 from mloc.services.log.memory_log import MemoryLog
 from mloc.services.log.memory_server import MemoryServer
 from mloc.services.results.results_mark import MarkKeeper, SharedFolder
+from mloc.services.transfers import attempt_files
 from mloc.services.transfers.attempt_files import AttemptFiles
 from mloc.services.transfers.destination_upload import HttpDestination, send_artifacts
 from mloc.services.transfers.input_cache import InputCache
@@ -26,6 +27,7 @@ from mloc.services.transfers.input_fetching import InputFetcher
 from mloc.services.transfers.progress_uploads import piece_name
 from mloc.services.transfers.remote_files import RemoteFiles
 from mloc.services.transfers.results_api import ApiAddress
+from mloc.services.transfers.transfer_errors import TransferError
 from mloc.services.transfers.transfers import Transfers
 from tests.services.transfers.file_server import FileServer
 
@@ -127,14 +129,43 @@ async def test_an_api_that_is_away_is_waited_for(far: FarWorld, server: FileServ
 
 
 async def test_a_delivery_that_is_refused_fails_for_a_person(far: FarWorld, server: FileServer) -> None:
-    server.refuse_posts = [403] * 50
+    server.refuse_posts = [404] * 50
     await far.send(dispatch("t1", light=False))
     frame = await far.run_frame("t1")
     far.host_of("t1").say(trained(frame))
     failed: AttemptFailed = await far.one("AttemptFailed")
     assert failed.error.type == "DeliveryFailed"
     assert not failed.error.retryable
-    assert "403" in failed.error.message
+    assert "404" in failed.error.message
+
+
+async def test_hours_of_training_wait_for_a_token_that_is_changed_in_one_service_after_the_other(
+    far: FarWorld, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given an API that has got another token, and soon the old one again
+    monkeypatch.setattr(attempt_files, "REFUSED_PAUSE_SEC", 0.01)
+    server.refuse_posts = [401, 401, 403]
+    await far.send(dispatch("t1", light=False))
+    frame = await far.run_frame("t1")
+    # when the result is there, it is delivered in the end
+    far.host_of("t1").say(trained(frame))
+    await far.one("AttemptSucceeded")
+    assert await far.events("AttemptFailed") == []
+    assert server.refuse_posts == []
+
+
+async def test_a_worker_that_stays_refused_says_what_to_do(tmp_path: Path, server: FileServer) -> None:
+    server.refuse_posts = [401] * 50
+    said: list[str] = []
+    files = AttemptFiles(ApiAddress(server.url("").rstrip("/")), SystemClock(), refused_sec=0.05)
+    (tmp_path / "file").write_text("x")
+    try:
+        with pytest.raises(TransferError, match=r"401.*Give the API and this worker the same ORCHESTRATOR_TOKEN, then retry the task") as raised:
+            await files.put("t1", 1, "file", tmp_path / "file", said.append)
+    finally:
+        await files.close()
+    assert not raised.value.retryable
+    assert "is asked again" in said[0]
 
 
 async def test_what_arrived_with_another_checksum_is_sent_again_and_refused_in_words_when_it_stays_so(far: FarWorld, server: FileServer) -> None:
