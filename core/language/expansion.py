@@ -86,13 +86,14 @@ def _pipeline(spec: dict[str, Any], around: Surroundings) -> tuple[PlannedTask, 
     parts = stated_stages(spec, around)
     if not parts:
         return ()
-    names = tuple(part.name for part in parts)
+    names = tuple(dict.fromkeys(part.name for part in parts))
     settled: list[Settled] = []
     budget = MAX_MERGED_BYTES
     for at, part in enumerate(parts):
         if not part.is_whole:
             continue
-        one, size = _settle(base, rewritten, part, names[at - 1 : at] if "stages" in spec and at else (), names, around)
+        before = (parts[at - 1].name,) if "stages" in spec and at else ()
+        one, size = _settle(base, rewritten, part, before, names, around)
         budget -= size
         if budget < 0:
             say(around, part.place, "the stages are too large together", accepted=f"at most {MAX_MERGED_BYTES:,} bytes",
@@ -100,9 +101,9 @@ def _pipeline(spec: dict[str, Any], around: Surroundings) -> tuple[PlannedTask, 
             return ()
         if one is not None:
             settled.append(one)
-    if len(settled) < len(parts):
+    order = _in_order([one for one in settled if not one.part.is_repeated], names, around)
+    if len(order) < len(parts):
         return ()
-    order = _in_order(settled, around)
     parent = _parent(base, rewritten, order, around) if order else None
     return (parent, *_planned(order, around)) if parent is not None else ()
 
@@ -130,7 +131,7 @@ def _settle(
         earlier = (*read.depends_on, *outside)
         read = with_stage_sources(read, (*names, *earlier), findings)
         siblings = tuple(name for name in _siblings(part, before, names, around) if name in names)
-        needed = _needs(read, (*names, *earlier), findings, part.name)
+        needed = _needs(read, (*names, *earlier), findings, "" if part.is_repeated else part.name)
         siblings += tuple(name for name in needed if name in names and name not in siblings)
     finally:
         around.report(findings, written)
@@ -188,19 +189,22 @@ def _needs(spec: TaskSpec, names: Sequence[str], findings: Findings, own_name: s
     return tuple(dict.fromkeys(name for _, name in places if name != own_name))
 
 
-def _in_order(settled: list[Settled], around: Surroundings) -> list[Settled]:
-    """Stages so that each comes after those it waits for, else in the order of the file; empty when they wait for each other."""
+def _in_order(settled: list[Settled], names: Sequence[str], around: Surroundings) -> list[Settled]:
+    """Stages so that each comes after those it waits for, else in the order of the file; without those that wait for each other.
+
+    What could not be settled holds nothing up."""
     waiting = {one.part.name: one for one in settled}
     order: list[Settled] = []
-    done: set[str] = set()
+    done = set(names).difference(waiting)
     while waiting:
         ready = [one for one in waiting.values() if done.issuperset(one.siblings)]
-        if not ready:
+        if ready:
+            order += ready
+        else:
             circle = _circle(waiting)
             say(around, waiting[circle[0]].part.place, "the stages wait for each other: " + " → ".join(circle), hint="an arrow means: waits for")
-            return []
+            ready = [waiting[name] for name in circle[1:]]
         for one in ready:
-            order.append(one)
             done.add(one.part.name)
             del waiting[one.part.name]
     return order

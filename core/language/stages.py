@@ -31,6 +31,8 @@ class StatedStage(NamedTuple):
     own: dict[str, Any]
     is_whole: bool
     """Whether its own spec can be read on: stages inside of it cannot."""
+    is_repeated: bool = False
+    """Whether a stage before has its name, which was reported."""
 
 
 class Surroundings(NamedTuple):
@@ -67,12 +69,16 @@ def stated_stages(spec: dict[str, Any], around: Surroundings) -> list[StatedStag
         say(around, place, "holds too many stages", found=str(len(stages)), accepted=f"at most {MAX_TASKS - 1}")
         return []
     parts = [_stated(stage, (*place, at), around) for at, stage in enumerate(stages)]
-    first: dict[str, int] = {}
-    for at, part in enumerate(parts):
-        if part is not None and first.setdefault(part.name, at) != at:
+    told: list[StatedStage] = []
+    names: set[str] = set()
+    for part in parts:
+        if part is None:
+            continue
+        told.append(part._replace(is_repeated=part.name in names))
+        names.add(part.name)
+        if told[-1].is_repeated:
             say(around, (*part.place, "name"), f"the name {shown(part.name)} is used by two stages", hint="give each stage a name of its own")
-            return []
-    return [part for part in parts if part is not None] if None not in parts else []
+    return told if None not in parts else []
 
 
 def _stated(stage: Any, place: Path, around: Surroundings) -> StatedStage | None:
