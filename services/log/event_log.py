@@ -25,6 +25,10 @@ class LogUnavailable(LogError):
     """No connection, or the server cannot write now (loading, read-only, out of memory, disk full): try again."""
 
 
+class LogRefused(LogUnavailable):
+    """The server answers and does not let us in: trying again helps once a person has corrected a password."""
+
+
 class ServerChanged(LogError):
     """The connection was made anew, to another server run: compare the last folded entry, lease and register again.
 

@@ -21,7 +21,7 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from mloc.services.log.event_log import LogUnavailable
+from mloc.services.log.event_log import LogRefused, LogUnavailable
 from mloc.services.log.redis_link import BROKEN, NO_REDIS, Link
 from mloc.services.server.address import shown_url
 
@@ -88,7 +88,7 @@ class Connections:
             self._commands = opening.result()
 
     async def _open(self) -> Link:
-        """The reconnect loop."""
+        """The reconnect loop. Raises LogUnavailable; LogRefused where the server does not let us in."""
         loop = asyncio.get_running_loop()
         until, pause = loop.time() + self._patience_sec, SHORTEST_PAUSE_SEC
         while not self._closed:
@@ -97,12 +97,12 @@ class Connections:
                 await link.open()
                 return link
             except redis_errors.ResponseError as error:
-                raise LogUnavailable(f"the server at {self._shown} does not let us in: {error}") from error
+                raise LogRefused(f"the server at {self._shown} does not let us in: {error}") from error
             except NO_REDIS as error:
                 raise LogUnavailable(f"what answers at {self._shown} is neither Redis nor Valkey ({error}): correct REDIS_URL") from error
             except BROKEN as error:
                 if isinstance(error, REFUSED) or isinstance(error.__cause__, REFUSED):  # the library wraps some
-                    raise LogUnavailable(f"the server at {self._shown} refuses user or password ({error}): correct REDIS_URL") from error
+                    raise LogRefused(f"the server at {self._shown} refuses user or password ({error}): correct REDIS_URL") from error
                 if loop.time() + pause > until:
                     raise LogUnavailable(_unreachable(self._shown, error)) from error
             await asyncio.sleep(random.uniform(SHORTEST_PAUSE_SEC, pause))

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from mloc.core.events import Hardware, WorkerRegistered, WorkerRetired
 from mloc.services.clock import Clock
-from mloc.services.log.event_log import EventLog, IncarnationLost, LogError, LogUnavailable, ServerChanged, WorkerRefused
+from mloc.services.log.event_log import EventLog, IncarnationLost, LogError, LogRefused, LogUnavailable, ServerChanged, WorkerRefused
 from mloc.services.transfers.transfers import Transfers
 from mloc.services.worker.device_table import DeviceTable
 from mloc.services.worker.hardware import Usage
@@ -79,7 +79,8 @@ class Agent:
         self.runs.pool = self.pool
 
     async def run(self) -> None:
-        """Until it is asked to stop and has drained. Raises WorkerRefused where another living worker has this id."""
+        """Until it is asked to stop and has drained. Raises WorkerRefused where another living worker has this id, and LogRefused where the server
+        does not let it in at its start; later, with work in its hands, it waits."""
         await self._kill_orphans()
         self.pool.start_light()
         telemetry = asyncio.ensure_future(self._telemetry.send_forever(self._log, self._clock))
@@ -113,8 +114,10 @@ class Agent:
             await self._ledger.host_gone(host.pid)
 
     async def _live(self) -> None:
+        is_new = True
         while True:
-            incarnation = await self._register()
+            incarnation = await self._register(is_new)
+            is_new = False
             self.outbox.begin(incarnation)
             self.runs.announce_engines()
             self._session = Session(
@@ -127,8 +130,8 @@ class Agent:
             self._session = None
             _log.warning("registering anew", reason=str(reason), running=len(self.runs))
 
-    async def _register(self) -> int:
-        """Under a new incarnation, with the attempts that run and those whose last report is not acknowledged. Raises WorkerRefused."""
+    async def _register(self, is_new: bool) -> int:
+        """Under a new incarnation, with the attempts that run and those whose last report is not acknowledged. Raises as `run` does."""
         pause, refused_sec = FIRST_PAUSE_SEC, 0.0
         reminder = Reminder(self._clock, SAY_EVERY_SEC)
         while True:
@@ -142,6 +145,8 @@ class Agent:
                 refused_sec += REFUSED_PAUSE_SEC
                 await self._clock.sleep(REFUSED_PAUSE_SEC)
             except (LogUnavailable, ServerChanged, IncarnationLost) as error:
+                if is_new and isinstance(error, LogRefused):
+                    raise
                 lasts = isinstance(error, LogUnavailable) or pause >= LONGEST_PAUSE_SEC / 2  # the others pass by themselves
                 if lasts and reminder.due():
                     _log.warning("waiting for the event log, to register there", reason=str(error), waited_sec=reminder.waited_sec)

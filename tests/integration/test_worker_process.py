@@ -18,6 +18,7 @@ from msgspec import Raw
 from mloc.core import codec
 from mloc.core.answers import Answer, Dispatch
 from mloc.core.events import AttemptStopRequested, TaskDispatched, WorkerLost
+from mloc.services.exit_codes import UNAVAILABLE
 from mloc.services.log.event_log import Lease, LogUnavailable
 from mloc.services.log.redis_log import RedisLog
 from tests.log_server import LogServer
@@ -130,6 +131,13 @@ async def until_true(condition: Callable[[], Any], seconds: float = DEADLINE_SEC
 async def ended(process: subprocess.Popen[bytes]) -> int:
     await until_true(lambda: process.poll() is not None)
     return process.returncode
+
+
+async def test_a_worker_whose_password_is_wrong_ends_with_a_sentence(worker: WorkerProcess, valkey_url: str) -> None:
+    refused = valkey_url + ("&" if "?" in valkey_url else "?") + "username=nobody&password=wrong"
+    assert await ended(worker.start(REDIS_URL=refused)) == UNAVAILABLE
+    assert "refuses user or password" in worker.output()
+    assert "Traceback" not in worker.output()
 
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

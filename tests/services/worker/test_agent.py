@@ -12,6 +12,7 @@ from worker_world import World, dispatch, stop, succeeded
 from mloc.core.answers import Answer
 from mloc.core.events import AttemptFailed, AttemptRecalled, Error
 from mloc.core.host_frames import NOT_LIGHT, CheckpointDone, EngineLoaded, Failed, HostReady, RowsDone, RunTask, Stopped
+from mloc.services.log.event_log import IncarnationLost, LogRefused
 from mloc.services.log.memory_log import MemoryLog
 from mloc.services.log.memory_server import MemoryServer
 
@@ -229,6 +230,29 @@ async def test_what_is_too_large_for_the_light_host_can_be_stopped_while_it_wait
     await quiet.until_types("AttemptSucceeded")
     assert [event.task for event in await quiet.events("AttemptStopped")] == ["large"]
     assert not any("large" in host.tasks for host in quiet.launcher.heavy)
+
+
+# --- a server that does not let it in ---
+
+
+async def test_a_worker_that_is_not_let_in_at_its_start_ends_with_the_reason(tmp_path: Path) -> None:
+    world = World(in_memory(), tmp_path)
+    world.log.fail("run_id", error=LogRefused("the server refuses user or password"))
+    await world.start()
+    with pytest.raises(LogRefused, match="refuses user or password"):
+        await asyncio.wait_for(world.life, 10)
+    assert await world.events("WorkerRegistered") == []
+
+
+async def test_a_worker_that_is_not_let_in_later_keeps_its_work_and_comes_back(quiet: World) -> None:
+    await quiet.send(dispatch("t1", light=False))
+    await quiet.until_true(lambda: quiet.launcher.heavy and quiet.launcher.heavy[0].tasks)
+    quiet.log.fail("run_id", error=LogRefused("the server refuses user or password"), times=2)
+    quiet.log.fail("heartbeat", error=IncarnationLost())
+    await quiet.registered(2)
+    (frame,) = (frame for frame in quiet.launcher.heavy[0].frames if isinstance(frame, RunTask))
+    quiet.launcher.heavy[0].say(succeeded(frame))
+    await quiet.until_types("AttemptSucceeded")
 
 
 # --- stops ---
