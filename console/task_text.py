@@ -60,7 +60,7 @@ def _facts(task: Task, width: int) -> list[Line]:
         ("project", task.project), ("priority", str(task.priority)), ("pipeline", task.parent), ("stage", task.stage), ("shard", shard),
         ("worker", task.worker), ("attempts", f"{task.tries}" if task.tries else ""),
         ("failures", f"{task.failures} of at most {task.max_attempts}" if task.failures else ""),
-        ("rows", f"{rows_done(task):,} of {task.items:,}" if task.rows else ""),
+        ("rows", f"{rows_done(task):,}" + (f" of {task.items:,}" if task.items else "") if task.rows else ""),
         ("checkpoint", f"step {task.checkpoint_step}" if task.checkpoint else ""), ("submitted", clock(task.submitted_ms)),
         ("started", clock(task.started_ms) if task.started_ms else ""), ("ended", clock(task.ended_ms) if task.ended_ms else ""),
         ("ran", duration(task.ended_ms - task.started_ms) if task.ended_ms and task.started_ms else ""),

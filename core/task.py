@@ -167,6 +167,11 @@ def adopted(task: Task, attempt: int, worker: str, incarnation: int, now_ms: int
     )  # fmt: skip
 
 
+def with_rows_answered(task: Task, answered: object) -> Task:
+    """What the result says of its number, where the input's was not known at intake: the rows of a file are counted by who reads it."""
+    return replace(task, items=answered) if task.rows and not task.items and isinstance(answered, int) and answered >= 1 else task
+
+
 def succeeded(task: Task, attempt: int, worker: str, result_id: str, inline: bool, files: bool, now_ms: int) -> Task:
     return replace(
         task, phase="succeeded", since_ms=now_ms, ended_ms=now_ms, current=0, worker=worker, error=None, reason="", retry_by="",

@@ -1,6 +1,7 @@
 """What the log says happened, and what the scheduler and the aggregator make of it."""
 
 import pytest
+from msgspec.structs import replace
 
 from mloc.core.events import (
     AttemptLost,
@@ -27,7 +28,7 @@ from mloc.core.events import (
     WorkerLost,
     WorkerRetired,
 )
-from mloc.core.task import Task, rows_done
+from mloc.core.task import Task, rows_done, with_rows_answered
 from tests.core.history import GPU, TRAIN, History, dispatch_of, only
 
 
@@ -363,6 +364,13 @@ def test_an_attempt_that_failed_is_not_adopted_when_its_worker_did_not_hear_that
     answers = history.settle()
     assert [(e.task, e.attempt) for e in only(answers, AttemptStopRequested)] == [("a", 1)]
     assert history.task("a").phase == "backoff"
+
+
+@pytest.mark.parametrize(("at_intake", "answered", "of"), [(0, 10, 10), (12, 10, 12), (0, None, 0), (0, 0, 0)])
+def test_what_a_file_held_is_known_when_its_result_is_there(at_intake, answered, of):
+    task = with_rows_answered(Task("t", phase="running", rows=7, items=at_intake), answered)
+    assert (rows_done(replace(task, phase="published")), task.items) == (of or 7, of)
+    assert with_rows_answered(Task("t", phase="running"), answered).items == 0  # a task that told of no rows has none to show
 
 
 def test_a_success_has_all_its_rows_and_rows_done_anew_are_not_counted_twice():

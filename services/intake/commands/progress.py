@@ -61,7 +61,7 @@ def fraction(part: Part) -> float | None:
     """How much of it is done; None where nothing tells."""
     if part.view["state"] in ("published", "succeeded"):
         return 1.0
-    for done, of in ((part.rows, part.rows_of), (part.reading.step, part.reading.total_steps), (part.done, part.of)):
+    for done, of in (_rows(part), (part.reading.step, part.reading.total_steps), (part.done, part.of)):
         if of and done:
             return min(1.0, done / of)
     return 0.0 if part.of or part.rows_of or part.reading.total_steps else None
@@ -134,11 +134,19 @@ def _amount(part: Part) -> str:
     told = []
     if part.of:
         told.append(f"{part.done}/{part.of} parts" + (f", {part.running} running" if part.running else ""))
-    if part.rows or part.rows_of:
-        told.append(f"{part.rows}/{part.rows_of} rows" if part.rows_of else f"{part.rows} rows")
-    if part.reading.step:
+    rows, rows_of = _rows(part)
+    if rows or rows_of:
+        told.append(f"{rows}/{rows_of} rows" if rows_of else f"{rows} rows")
+    elif part.reading.step:
         told.append(f"step {part.reading.step}" + (f"/{part.reading.total_steps}" if part.reading.total_steps else ""))
     return ", ".join(told)
+
+
+def _rows(part: Part) -> tuple[int, int]:
+    """Rows done, and of how many (0: not known). A worker tells of them as steps, sooner than the log has them, and knows how many a file holds."""
+    if "rows" not in part.reading.metrics:
+        return part.rows, part.rows_of
+    return max(part.rows, part.reading.step), part.rows_of or part.reading.total_steps
 
 
 def _metrics(part: Part) -> str:

@@ -61,6 +61,14 @@ def test_of_many_tasks_those_that_move_are_shown_and_the_others_counted() -> Non
     assert lines[-1].endswith("more")
 
 
+def test_rows_of_a_file_are_told_once_of_how_many_its_worker_reads() -> None:
+    reading = {"t": Reading(604, 1000, {"rows": 604.0, "tokens_per_sec": 40.0})}
+    (line,) = drawing(folded([view("t", rows={"done": 482, "of": None})], reading), NOW, 140, 40).plain.splitlines()
+    assert "604/1000 rows" in line
+    assert " 60% " in line
+    assert not any(text in line for text in ("482", "step"))
+
+
 @given(st.integers(10, 200), st.integers(3, 60), st.integers(0, 64), st.text(max_size=40))
 def test_nothing_is_wider_or_higher_than_the_terminal(width: int, height: int, done: int, reason: str) -> None:
     views = [*sharded(done), *(view(f"task-with-a-long-name-{at}", reason=reason) for at in range(30))]
