@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +85,14 @@ spec:
     last = json.loads((cell.results / f"{pipeline}.last" / "responses.json").read_text())
     assert [item["output"] for item in last["items"]] == ["p9", "hello"]
     assert not list(cell.results.glob("*.s[0-9]"))
+
+
+def test_a_result_whose_destination_is_not_allowed_is_in_the_default_folder(cell: WholeCell, tmp_path: Path) -> None:
+    ids = cell.submit(echo_task("away", f"  output: {{destination: {{path: {tmp_path}/mine}}}}\n"), "away", DEADLINE_SEC)
+    wait_for(cell, ids)
+    cell.until((cell.results / ids[0] / "manifest.json").exists, DEADLINE_SEC)
+    assert json.loads((cell.results / ids[0] / "responses.json").read_text())["items"][0]["output"] == "away"
+    assert not (tmp_path / "mine").exists()
 
 
 def test_a_failure_is_on_disk_too(cell: WholeCell) -> None:

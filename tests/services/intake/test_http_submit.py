@@ -149,6 +149,15 @@ async def test_a_dry_run_says_for_each_stage_the_smallest_change_that_would_let_
     assert "no living worker takes tasks of type my_own; they wait until one does" in answer["warnings"]
 
 
+@pytest.mark.parametrize("question", ["", "?dry_run=1"])
+async def test_a_destination_that_will_not_be_used_is_told_to_who_submits(api, question):
+    task = ECHO + "  output: {destination: {path: /elsewhere/mine}}\n"
+    answer = await (await api.post(f"/api/v1/tasks{question}", task, headers={"Content-Type": "text/yaml"})).json()
+    (warning,) = [warning for warning in answer["warnings"] if "destination" in warning]
+    assert 'spec.output.destination.path: "/elsewhere/mine" will not be used' in warning
+    assert warning.endswith("the result goes to the default folder")
+
+
 async def test_many_posts_at_a_time_share_round_trips(api, monkeypatch):
     sizes: list[int] = []
     together = MemoryLog.try_each
