@@ -6,6 +6,7 @@ from typing import Any
 
 from mloc.core.language.errors import Path, dotted, shown
 from mloc.core.language.findings import Findings
+from mloc.core.language.hub_addresses import named_by_address, with_name
 from mloc.core.language.passthrough_names import AGENT
 
 OLDER_TASK_TYPES = {"rag_inference": "rag", "agent_inference": "agent"}
@@ -193,6 +194,13 @@ def _rewrite_data(rewritten: Rewritten, findings: Findings) -> None:
         rewritten.moved(("data", "items"), ("data",))
     elif isinstance(data, dict) and (data.get("type") is None or "jsonl" in data or "jsonl_path" in data):
         _own(rewritten)["data"] = _typed_data(data, rewritten)
+    data = rewritten.spec.get("data")
+    if isinstance(data, dict) and data.get("type") == "dataset" and (found := named_by_address(data)):
+        _own(rewritten)["data"] = with_name(data, found)
+        rewritten.moved(("data", "identifier"), ("data", found.written_in))
+        said = f"is the page of a dataset on the hub, and taken as {shown(found.identifier)}"
+        said += f" at revision {shown(rewritten.spec['data']['revision'])}" if found.revision else ""
+        findings.warn(("data", found.written_in), said, hint=f"write identifier: {found.identifier}", at_key=False)
 
 
 def _typed_data(data: dict[str, Any], rewritten: Rewritten) -> dict[str, Any]:
