@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -37,19 +38,27 @@ async def until_registered(url: str, namespace: str, position: str, workers: int
             await asyncio.sleep(_PATIENCE_SEC)
 
 
-async def answers_health(host: str, port: int) -> bool:
-    """Whether GET /healthz is answered with 200."""
+class _Health(msgspec.Struct):
+    pid: int
+
+
+async def healthy_pid(host: str, port: int) -> int | None:
+    """The process that answers GET /healthz there as an API does; 0 for something else that answers, None where nothing does."""
     address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     try:
         async with asyncio.timeout(2):
             reader, writer = await asyncio.open_connection(address, port)
             try:
                 writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-                return b" 200 " in await reader.readline()
+                answer = await reader.read()
             finally:
                 writer.close()
     except (OSError, TimeoutError):
-        return False
+        return None
+    try:
+        return msgspec.json.decode(answer.partition(b"\r\n\r\n")[2], type=_Health).pid
+    except msgspec.MsgspecError:
+        return 0
 
 
 def _client(url: str) -> redis.asyncio.Redis:

@@ -26,7 +26,7 @@ from mloc.services.server.record import process_start
 from mloc.services.settings import Settings, SettingsError, api_address
 from mloc.services.signals import stop_on_signals
 from mloc.services.up.child_services import ChildService, Launch, ServiceFailedError, prefix_of
-from mloc.services.up.readiness import answers_health, last_event, until_registered
+from mloc.services.up.readiness import healthy_pid, last_event, until_registered
 from mloc.services.up.record import UpRecord, forget_up_record, write_up_record
 
 CORE_SERVICES = ("scheduler", "aggregator", "metrics", "intake-api")
@@ -160,7 +160,12 @@ class Up:
     async def _missing(self, registered: bool) -> list[str]:
         missing = [f"{child.name} to run" for child in self._children if not child.settled]
         missing += [] if registered else ["the workers to register"]
-        return missing if missing or await answers_health(self._host, self._port) else ["the API to answer"]
+        if missing:
+            return missing
+        answers = await healthy_pid(self._host, self._port)
+        if answers == self._pids.get("intake-api"):
+            return []
+        return ["the API to answer" if answers is None else f"the API to answer: on port {self._port} another process does (set PORT to another one)"]
 
     async def _stop_all(self) -> None:
         first = [child for child in self._children if child.name.startswith(STOPPED_FIRST)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +17,13 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Health(Struct, frozen=True):
-    """`event_log`: `ok`, or why it cannot be read. `position`: the newest entry that was folded."""
+    """`event_log`: `ok`, or why it cannot be read. `position`: the newest entry that was folded. `pid`: by which whoever started this process
+    knows it from another that took its port."""
 
     ok: bool
     event_log: str
     position: str
+    pid: int
 
 
 class Readiness(Struct, frozen=True):
@@ -37,7 +40,7 @@ class MetricsAsked(Struct, frozen=True):
 async def health(call: Call[NoParameters, None]) -> Health:
     """200 while the process serves; what it reads may be old, and `event_log` says so."""
     observer = call.state.observer
-    return Health(True, observer.trouble or "ok", observer.cluster.position)
+    return Health(True, observer.trouble or "ok", observer.cluster.position, os.getpid())
 
 
 async def ready(call: Call[NoParameters, None]) -> Readiness:

@@ -1,6 +1,7 @@
 """What the API shows of tasks, results and workers, and what people may ask."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,8 @@ def write_tree(api: Api, task: str, **files: str) -> Path:
 
 async def test_health_and_readiness_follow_the_log(api):
     await api.submit()
-    assert (await answer(api, "/healthz"))["ok"]
+    health = await answer(api, "/healthz")
+    assert (health["ok"], health["pid"]) == (True, os.getpid())
     assert (await answer(api, "/readyz"))["ok"]
     api.memory.stop()
     while not api.observer.trouble:

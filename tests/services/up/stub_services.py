@@ -1,4 +1,5 @@
-"""Stands in for MLOC's services under `mloc up`: `stub_services.py NAME`. BROKEN, CRASHING, STUCK name one that misbehaves."""
+"""Stands in for MLOC's services under `mloc up`: `stub_services.py NAME`. BROKEN, CRASHING, STUCK name one that misbehaves; ROBBED an API
+whose port another process took: it answers as that one would a few times, then ends as an API does that cannot listen."""
 
 import json
 import os
@@ -15,13 +16,20 @@ if os.environ.get("BROKEN") == name:
 if os.environ.get("CRASHING") == name:
     sys.exit(1)
 stopped = threading.Event()
+answers: list[str] = []
 signal.signal(signal.SIGTERM, signal.SIG_IGN if os.environ.get("STUCK") == name else lambda *_: stopped.set())
 
 
 class Healthy(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
+        robbed = os.environ.get("ROBBED") == name
+        answers.append(self.path)
         self.send_response(200)
         self.end_headers()
+        self.wfile.write(json.dumps({"ok": True, "pid": os.getppid() if robbed else os.getpid()}).encode())
+        if robbed and len(answers) > 3:
+            print(f"port {os.environ['PORT']} is in use", flush=True)
+            os._exit(78)
 
     def log_message(self, *_: object) -> None:
         pass

@@ -183,6 +183,17 @@ def test_a_port_in_use_is_named_with_the_setting_to_change(folder: Path) -> None
     assert f"port {port} (Address already in use): set PORT to another one" in (folder / "errors").read_text()
 
 
+def test_it_is_not_up_while_another_process_answers_on_the_port_of_the_api(folder: Path) -> None:
+    port = str(free_port())
+    running = start(folder, PORT=port, ROBBED="intake-api")
+    try:
+        said, _ = running.communicate(timeout=DEADLINE_SEC)
+    finally:
+        running.kill()
+    assert (running.returncode, said) == (78, "")
+    assert f"port {port} is in use" in (folder / "errors").read_text()
+
+
 def test_a_results_folder_that_cannot_be_written_is_told_before_anything_starts(folder: Path) -> None:
     (folder / "file").write_text("")
     ended = start(folder, RESULTS_DIR=str(folder / "file"))
