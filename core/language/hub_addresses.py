@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from typing import Any, NamedTuple
-from urllib.parse import unquote
 
 _PAGE = re.compile(
     r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/datasets/(?P<name>[\w.-]+(?:/(?!tree\b|viewer\b)[\w.-]+)?)"
@@ -26,7 +25,7 @@ def named_by_address(data: dict[str, Any]) -> HubDataset | None:
     for key in _WRITTEN_IN:
         address = data.get(key)
         if isinstance(address, str) and (found := _PAGE.fullmatch(address.strip())):
-            return HubDataset(key, found["name"], unquote(found["revision"] or ""))
+            return HubDataset(key, found["name"], re.sub("%2f", "/", found["revision"] or "", flags=re.IGNORECASE))
     return None
 
 
