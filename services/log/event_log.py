@@ -236,10 +236,13 @@ class EventLog(Protocol):
     async def secrets(self, task: str) -> dict[str, str]: ...
     async def forget_secret(self, task: str) -> None: ...
 
-    async def set_results_mark(self, nonce: str) -> None:
-        """What a file of the aggregator's results folder is named after: who sees it has the same folder."""
+    async def set_results_mark(self, nonce: str, folder: str = "") -> None:
+        """What a file of the aggregator's results folder is named after: who sees it has the same folder. `folder` is its path there."""
 
     async def results_mark(self) -> str:
         """The latest of them; empty where there never was an aggregator."""
+
+    async def results_folder(self) -> str:
+        """The path that came with it."""
 
     async def close(self) -> None: ...

@@ -223,14 +223,20 @@ class MemoryLog:
     async def forget_secret(self, task: str) -> None:
         await self._write("set_secret", task, None)
 
-    async def set_results_mark(self, nonce: str) -> None:
-        await self._write("set_results_mark", nonce)
+    async def set_results_mark(self, nonce: str, folder: str = "") -> None:
+        await self._write("set_results_mark", nonce, folder)
 
     async def results_mark(self) -> str:
         await self._asked("results_mark")
         nonce = self._server.state.results_mark
         await self._answered("results_mark")
         return nonce
+
+    async def results_folder(self) -> str:
+        await self._asked("results_folder")
+        folder = self._server.state.results_folder
+        await self._answered("results_folder")
+        return folder
 
     async def close(self) -> None:
         """Nothing to close."""

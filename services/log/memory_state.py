@@ -49,7 +49,7 @@ class MemoryState:
         self.heartbeats = Stream()
         self.telemetry: dict[str, Stream] = {}
         self.secrets: dict[str, dict[str, str]] = {}
-        self.results_mark = ""
+        self.results_mark = self.results_folder = ""
         self.appended: list[tuple[Entry, Writer]] = []  # by the step that runs; emptied by who runs it
 
     # --- reading ---
@@ -238,8 +238,8 @@ class MemoryState:
         for task, payload in points:
             self.telemetry.setdefault(task, Stream(TELEMETRY_ENTRIES)).append(now, payload)
 
-    def set_results_mark(self, now: int, nonce: str) -> None:
-        self.results_mark = nonce
+    def set_results_mark(self, now: int, nonce: str, folder: str) -> None:
+        self.results_mark, self.results_folder = nonce, folder
 
     def set_secret(self, now: int, task: str, values: bytes | None) -> None:
         if values is None:

@@ -255,17 +255,24 @@ class RedisLog:
     async def forget_secret(self, task: str) -> None:
         await self._ask(await self._link(), "DEL", f"{self._ns}:secret:{task}")
 
-    async def set_results_mark(self, nonce: str) -> None:
-        await self._ask(await self._link(), "SET", f"{self._ns}:results_mark", nonce)
+    async def set_results_mark(self, nonce: str, folder: str = "") -> None:
+        await self._ask(await self._link(), "MSET", f"{self._ns}:results_mark", nonce, f"{self._ns}:results_folder", folder)
 
     async def results_mark(self) -> str:
-        stored = await self._ask(await self._link(), "GET", f"{self._ns}:results_mark")
-        return stored.decode() if stored else ""
+        return await self._text("results_mark")
+
+    async def results_folder(self) -> str:
+        return await self._text("results_folder")
 
     async def close(self) -> None:
         await self._connections.close()
 
     # --- private ---
+
+    async def _text(self, name: str) -> str:
+        stored = await self._ask(await self._link(), "GET", f"{self._ns}:{name}")
+        return stored.decode() if stored else ""
+
     def _telemetry(self, task: str) -> str:
         return f"{self._ns}:telemetry:{task}"
 

@@ -41,7 +41,7 @@ class MarkKeeper:
         while True:
             try:
                 self._show_file()
-                await self._log.set_results_mark(self._nonce)
+                await self._log.set_results_mark(self._nonce, str(self._folder.resolve()))
             except (OSError, LogError) as error:
                 _log.warning("workers cannot see yet whether they share the results folder", folder=str(self._folder), reason=str(error))
             await self._clock.sleep(SHOWN_EACH_SEC)
@@ -63,6 +63,7 @@ class SharedFolder:
         self._folder = folder
         self._log = log
         self._clock = clock
+        self.there = ""  # the aggregator's path of its folder, once it proved to be another one
         self._seen: tuple[float, bool] | None = None
         self._shared_at: float | None = None  # when the mark was last there
         self._lock = asyncio.Lock()
@@ -86,4 +87,5 @@ class SharedFolder:
                 return True
             if look < LOOKS - 1:
                 await self._clock.sleep(LOOK_AGAIN_SEC)
+        self.there = await self._log.results_folder()
         return False

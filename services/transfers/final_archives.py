@@ -34,10 +34,13 @@ class Delivered(Struct, frozen=True):
     size_bytes: int
 
 
-def add_archives(folder: Path, final_folder: str, declared: tuple[str, ...], url_of: UrlOf | None, *, always: bool) -> Delivered | None:
+def add_archives(
+    folder: Path, final_folder: str, declared: tuple[str, ...], url_of: UrlOf | None, *, always: bool, there: str = ""
+) -> Delivered | None:
     """Make what is wanted and say so in `responses.json`; None where nothing changed. Blocks.
 
-    `url_of` gives the URL that a file of the result will have, by its name in there. Raises OSError, ArchiveRefused, and msgspec.MsgspecError
+    `url_of` gives the URL that a file of the result will have, by its name in there; `there` is the folder that others
+    will find the result in, where that is not `final_folder`. Raises OSError, ArchiveRefused, and msgspec.MsgspecError
     where the result is no JSON object.
     """
     result = _members_of(folder / RESULT_FILE)
@@ -54,8 +57,10 @@ def add_archives(folder: Path, final_folder: str, declared: tuple[str, ...], url
             if url_of is not None:
                 more[f"{name}_archive_url"] = url_of(archive)
     export = result.get("jsonl_export")
-    if url_of is not None and isinstance(export, dict) and str(export.get("path", "")).startswith(f"{final_folder}/"):
-        more["jsonl_export"] = {**export, "url": url_of(export["path"].removeprefix(f"{final_folder}/"))}
+    if isinstance(export, dict) and str(export.get("path", "")).startswith(f"{final_folder}/"):
+        name = export["path"].removeprefix(f"{final_folder}/")
+        url = {} if url_of is None else {"url": url_of(name)}
+        more["jsonl_export"] = {**export, "path": f"{there or final_folder}/{name}", **url}
     return _with(folder / RESULT_FILE, result, more)
 
 

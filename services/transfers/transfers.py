@@ -87,9 +87,9 @@ class Transfers:
         to = _http_destination(output)
         try:
             declared, always = output.artifacts, to is not None or not is_shared
-            ended = _changed(
-                ended, await asyncio.to_thread(add_archives, folder, frame.final_folder, declared, self._url_of(frame.task, to), always=always)
-            )
+            there = "" if is_shared else self._place_there(frame)
+            added = asyncio.to_thread(add_archives, folder, frame.final_folder, declared, self._url_of(frame.task, to), always=always, there=there)
+            ended = _changed(ended, await added)
             if to is not None and not (self._files is not None and to.url.startswith(self._files.api.base + "/")):
                 missed = await send_artifacts(to, frame.task, folder, say, self._clock, self._hosts)
                 if missed:
@@ -102,6 +102,11 @@ class Transfers:
         except msgspec.MsgspecError as error:
             raise TransferError(f"{RESULT_FILE} of the attempt is no JSON object: {error}") from error
         return ended
+
+    def _place_there(self, frame: RunTask) -> str:
+        """Where the result will lie as the aggregator sees it; empty where that is not known."""
+        there = self._shared.there
+        return f"{there}/{Path(frame.final_folder).relative_to(self._results_dir)}" if there else ""
 
     def _url_of(self, task: str, to: HttpDestination | None) -> UrlOf | None:
         """Where a file of the result can be had over HTTP: at the API, else where the task has its artifacts sent."""

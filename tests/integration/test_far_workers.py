@@ -70,6 +70,29 @@ spec:
     workers.cell.until(lambda: not (workers.results("one") / ".attempts" / f"{id}.large").exists(), DEADLINE_SEC)
 
 
+def test_a_training_set_that_a_far_worker_made_is_named_by_its_path_at_the_api(workers: FarWorkers) -> None:
+    yaml = """
+apiVersion: mloc/v1
+kind: EchoTask
+metadata: {name: set}
+spec:
+  taskType: echo
+  retry: {max_attempts: 1}
+  stages:
+    - name: made
+      spec: {resources: {tags: [one]}, data: {prompts: [a, b]}, postprocess: {jsonl_export: {path: set.jsonl}}}
+    - name: used
+      spec: {resources: {tags: [two]}, data: {jsonl: {path: "${made.result.jsonl_export.path}"}}}
+"""
+    (id, *_) = workers.submit(yaml, "set")
+    assert workers.until_ended(id)["state"] == "published"
+    export = workers.cell.http("GET", f"/api/v1/results/{id}.made")[1]["jsonl_export"]
+    assert export["path"] == str(workers.cell.results.resolve() / f"{id}.made" / "artifacts" / "set.jsonl")
+    workers.cell.until(Path(export["path"]).exists, DEADLINE_SEC)
+    assert len(Path(export["path"]).read_text().splitlines()) == 2
+    assert len(workers.cell.http("GET", f"/api/v1/results/{id}.used")[1]["items"]) == 2
+
+
 def test_a_killed_workers_rows_are_not_done_again_by_one_that_never_saw_its_disk(workers: FarWorkers, tmp_path: Path) -> None:
     # given rows behind the test's file, of which one worker has recorded and uploaded some
     source = tmp_path / "rows.jsonl"

@@ -66,6 +66,12 @@ async def test_whoever_writes_first_starts_the_log(log: EventLog, first: str) ->
     assert "ServerRestarted" not in await types(log)
 
 
+async def test_the_mark_of_the_results_folder_comes_with_its_path(log: EventLog) -> None:
+    assert (await log.results_mark(), await log.results_folder()) == ("", "")
+    await log.set_results_mark("nonce", "/results")
+    assert (await log.results_mark(), await log.results_folder()) == ("nonce", "/results")
+
+
 # --- submitting ---
 
 

@@ -54,6 +54,13 @@ def test_rows_keep_their_lines_when_something_is_added_to_their_result(tmp_path:
     assert [json.loads(row) for row in rows_of(path, {})] == rows
 
 
+def test_a_training_set_of_a_worker_elsewhere_is_named_where_others_find_it(tmp_path: Path) -> None:
+    export = {"path": f"{FINAL}/artifacts/set.jsonl", "url": "/api/v1/results/t/files/artifacts/set.jsonl", "rows": 2}
+    path = write_lines(tmp_path / "responses.json", {"ok": True}, [{"index": 0}], {"jsonl_export": export})
+    add_archives(tmp_path, FINAL, (), None, always=True, there="/of/the/api/t")
+    assert json.loads(path.read_text())["jsonl_export"] == {**export, "path": "/of/the/api/t/artifacts/set.jsonl"}
+
+
 def test_a_result_of_many_rows_is_changed_in_little_memory(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "responses.json", {"ok": True}, [{"index": number, "output": "x" * 1000} for number in range(20_000)], {})
     size = path.stat().st_size

@@ -64,7 +64,7 @@ class FarWorld(World):
 
 async def far_world(folder: Path, server: FileServer | None) -> FarWorld:
     world = FarWorld(folder, server)
-    await world.truth.set_results_mark("of-another-folder")
+    await world.truth.set_results_mark("of-another-folder", "/of/the/api")
     await world.start()
     await world.registered()
     return world
@@ -118,6 +118,16 @@ async def test_a_success_is_told_when_its_files_are_at_the_api(far: FarWorld, se
     result = json.loads(server.files[prefix + "responses.json"])
     assert result["final_model_archive_url"] == server.url("api/v1/results/t1/files/artifacts/final_model.tar.gz")
     assert not Path(frame.folder).exists()
+
+
+async def test_a_training_set_is_named_by_its_path_at_the_api(far: FarWorld, server: FileServer) -> None:
+    await far.send(dispatch("t1", light=False))
+    frame = await far.run_frame("t1")
+    far.host_of("t1").say(trained(frame, jsonl_export={"path": f"{frame.final_folder}/artifacts/set.jsonl", "rows": 1}))
+    await far.one("AttemptSucceeded")
+    result = json.loads(server.files[f"{HOST}/t1/attempts/1/files/responses.json"])
+    url = server.url("api/v1/results/t1/files/artifacts/set.jsonl")
+    assert result["jsonl_export"] == {"path": "/of/the/api/t1/artifacts/set.jsonl", "url": url, "rows": 1}
 
 
 async def test_an_api_that_is_away_is_waited_for(far: FarWorld, server: FileServer) -> None:
