@@ -6,6 +6,8 @@ from pathlib import PurePosixPath
 
 import msgspec
 
+from mloc.core.language.agent_rules import check_tools
+from mloc.core.language.answer_schemas import check_schema
 from mloc.core.language.errors import Path, did_you_mean, shown
 from mloc.core.language.findings import Findings
 from mloc.core.language.inference_spec import Inference
@@ -39,6 +41,7 @@ def check_meaning(spec: TaskSpec, findings: Findings, plugin_types: frozenset[st
     _check_data(spec, findings)
     if spec.task_type == "rag":
         _check_retrieval(spec, findings)
+    check_tools(spec.agent.get("tools"), findings)
     _check_output(spec, findings)
     for at, adapter in enumerate(spec.model.adapters):
         if not (adapter.path or adapter.url or adapter.task_id):
@@ -130,7 +133,9 @@ def _check_sampling(inference: Inference, findings: Findings) -> None:
         findings.wrong(("inference", given[1]), f"cannot be used together with {given[0]}", accepted=f"one of {', '.join(_ONE_OF)}")
     if inference.choice == ():
         findings.wrong(("inference", "choice"), "holds no choices", found="an empty list", accepted="a list of texts, of which the answer is one")
-    if isinstance(inference.json_schema, str) and "${" not in inference.json_schema:
+    if isinstance(inference.json_schema, dict):
+        check_schema(inference.json_schema, ("inference", "json_schema"), findings)
+    elif inference.json_schema is not None and "${" not in inference.json_schema:
         _check_schema_text(inference.json_schema, findings)
     if (inference.n or 1) > 1 and (inference.do_sample is False or (inference.temperature == 0 and not inference.do_sample)):
         findings.wrong(("inference", "n"), "needs sampling, or all answers are the same", found=shown(inference.n), hint="set temperature above 0")
@@ -139,9 +144,14 @@ def _check_sampling(inference: Inference, findings: Findings) -> None:
 
 
 def _check_schema_text(text: str, findings: Findings) -> None:
-    """A schema as text is JSON. The worker's library knows better what it may hold."""
+    """A schema as text is JSON."""
     try:
         schema = msgspec.json.decode(text)
+        if isinstance(schema, dict):
+            check_schema(schema, ("inference", "json_schema"), findings, as_text=True)
+    except RecursionError:
+        findings.wrong(("inference", "json_schema"), "is nested too deeply", found=shown(text))
+        return
     except msgspec.DecodeError as error:
         findings.wrong(("inference", "json_schema"), f"is no JSON: {error}", found=shown(text), accepted="a schema as a mapping, or as JSON text")
         return
@@ -154,6 +164,8 @@ def _check_rewards(spec: TaskSpec, findings: Findings) -> None:
         needed = _REWARD_NEEDS.get(reward.type, ())
         if needed and all(getattr(reward, name) is None for name in needed):
             findings.wrong(("rewards", at), f"a reward of type {reward.type} lacks its measure", accepted=" or ".join(needed))
+        if reward.json_schema is not None:
+            check_schema(reward.json_schema, ("rewards", at, "json_schema"), findings)
 
 
 def _check_eval(spec: TaskSpec, findings: Findings) -> None:

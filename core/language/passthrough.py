@@ -6,6 +6,7 @@ from typing import Any
 
 from mloc.core.language.errors import Path, did_you_mean, shown
 from mloc.core.language.findings import Findings
+from mloc.core.language.passthrough_bounds import out_of_bounds
 from mloc.core.language.passthrough_names import SECTIONS, Kind, SectionNames
 from mloc.core.language.references import is_reference
 from mloc.core.language.yaml_scalars import number, switch
@@ -15,11 +16,11 @@ _ACCEPTED: dict[Kind, str] = {"int": "a whole number", "float": "a number", "boo
 
 
 def needs_no_change(section: str, settings: dict[str, Any]) -> bool:
-    """Whether every name is known and every value has its type already, so that there is nothing to rewrite or to warn about."""
+    """Whether every name is known and every value has its type and keeps its bounds already, so that there is nothing to rewrite or to warn about."""
     kinds = SECTIONS[section].kinds
     for name, value in settings.items():
         kind = kinds.get(name)
-        if kind is None or (kind != "any" and type(value) not in _EXACT[kind]):
+        if kind is None or (kind != "any" and type(value) not in _EXACT[kind]) or out_of_bounds(section, name, value):
             return False
     return True
 
@@ -48,11 +49,13 @@ def _typed(names: SectionNames, section: str, name: str, value: Any, place: Path
         hint = did_you_mean(name, [*names.kinds, *names.aliases])
         findings.warn(place, f"{shown(name)} is not known here; the worker will check it against the library", hint=hint)
         return value
-    if kind == "any" or value is None or is_reference(value) or type(value) in _EXACT[kind]:
+    if kind == "any" or value is None or is_reference(value):
         return value
-    taken = _coerced(kind, value)
+    taken = value if type(value) in _EXACT[kind] else _coerced(kind, value)
     if taken is None:
         findings.wrong(place, "has the wrong type", found=shown(value), accepted=_ACCEPTED[kind])
+    elif bounds := out_of_bounds(section, name, taken):
+        findings.wrong(place, "is out of bounds", found=shown(value), accepted=f"{_ACCEPTED[kind]} {bounds}")
     return taken
 
 

@@ -17,6 +17,7 @@ _SLICE = rf"[\w.-]+(\[({_EDGE})?:({_EDGE})?\])?(\(\w+\))?"
 _SPLIT = re.compile(rf"\s*{_SLICE}(\s*\+\s*{_SLICE})*\s*")
 SPLITS = "train, train[:100], train[10%:20%], train+test"
 _TURN = "{role, content}"
+_ROLES = ("system", "user", "assistant", "tool", "developer")
 
 
 def check_rows(data: Any, findings: Findings, deferred: bool) -> None:
@@ -91,4 +92,8 @@ def _check_turn(turn: Any, place: tuple[str | int, ...], findings: Findings) -> 
     if not isinstance(turn, dict) or "role" not in turn:
         findings.wrong(place, "is no chat turn", found=shown(turn), accepted=_TURN)
     else:
+        role = turn["role"]
+        if not isinstance(role, str) or (role not in _ROLES and "${" not in role):
+            hint = (did_you_mean(role, _ROLES) if isinstance(role, str) else "") or f"most know {', '.join(_ROLES)}"
+            findings.warn((*place, "role"), f"{shown(role)} is a role that hardly any chat template knows", hint=hint, at_key=False)
         check_parts(turn, place, findings)

@@ -6,6 +6,7 @@ from typing import Any
 
 from msgspec import inspect
 
+from mloc.core.language.passthrough_bounds import BOUNDS, Bounds
 from mloc.core.language.passthrough_names import SECTIONS, Kind, SectionNames
 from mloc.core.language.references import WHOLE_REFERENCE
 from mloc.core.language.struct_rules import FieldRules, names_of, rules_of
@@ -70,7 +71,7 @@ class Kinds:
         """A pointer to the definition of a pass-through section."""
         name = f"{section.capitalize()}Settings"
         if name not in self.definitions:
-            self.definitions[name] = _settings(name, SECTIONS[section])
+            self.definitions[name] = _settings(name, SECTIONS[section], BOUNDS.get(section, {}))
         return ref(name)
 
     def kind(self, kind: inspect.Type, at_intake: bool = False) -> Schema:
@@ -171,9 +172,12 @@ def about_struct(struct: type) -> str:
     return " ".join((struct.__doc__ or "").split())
 
 
-def _settings(name: str, names: SectionNames) -> Schema:
+def _settings(name: str, names: SectionNames, bounds: dict[str, Bounds]) -> Schema:
     """A pass-through section: known names are typed, any other is for the worker to check."""
     properties: Schema = {known: ref(_SETTING[kind]) if kind in _SETTING else {} for known, kind in names.kinds.items()}
+    for known, bound in bounds.items():
+        properties[known] |= {"exclusiveMinimum" if bound.is_open else "minimum": bound.least}
+        properties[known] |= {"maximum": bound.most} if bound.most < float("inf") else {}
     properties |= {older: same_as(known, ref(name, known)) for older, known in names.aliases.items() if older not in properties}
     gone = {"deprecated": True, "deprecationMessage": "It has no effect: no library takes it any more.", "doNotSuggest": True}
     return {"type": "object", "properties": properties | dict.fromkeys(sorted(names.dead), gone)}

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from msgspec import Struct
 
+from mloc.core.language.agent_rules import tool_named
 from mloc.core.language.passthrough_names import AGENT
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
@@ -70,18 +71,8 @@ def _tools(given: dict[str, Any]) -> tuple[ToolChoice, ...]:
 
 
 def _tool(one: Any) -> ToolChoice:
-    """A name; {name: options}; or {name or type: which, …options}."""
-    match one:
-        case str():
-            return ToolChoice(one)
-        case {"command": _} | {"url": _}:
-            return ToolChoice("mcp", one)
-        case {"type": str(name), **options} | {"name": str(name), **options}:
-            return ToolChoice(name, options)
-        case dict() if len(one) == 1:
-            ((name, options),) = one.items()
-            if options is None or isinstance(options, dict):
-                return ToolChoice(str(name), options or {})
+    if named := tool_named(one):
+        return ToolChoice(*named)
     raise ExecutorError("BadSetting", f"agent.tools: {one!r} is no tool; write its name, or {{name: {{option: value}}}}")
 
 

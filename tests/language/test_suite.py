@@ -28,7 +28,7 @@ SCHEMA_CANNOT_SEE = {
     "data_does_not_say_what_it_is", "jsonl_without_a_file", "destination_without_url", "evaluation_without_rows", "gate_without_bound",
     "task_type_mistyped", "task_type_in_capitals", "task_type_is_a_reference", "template_empty", "template_columns_wrong",
     # what a pattern in the schema would say less well
-    "split_not_closed", "schema_text_is_no_json", "schema_text_is_a_list", "structured_output_of_nothing",
+    "split_not_closed", "schema_text_is_no_json", "answer_schema_with_no_such_type", "schema_text_is_a_list", "structured_output_of_nothing",
     "image_without_a_place", "image_is_no_data_uri", "destination_leads_out", "notify_is_no_url",
     # documents that hold nothing
     "nothing_but_comments", "empty_documents_only", "zero_bytes",

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from mloc.core.language.inference_spec import Inference
+from mloc.core.language.passthrough_bounds import BOUNDS
 from mloc.core.language.passthrough_names import GENERATION, SECTIONS, TRAINING, VLLM
 
 OURS = {
@@ -24,6 +25,11 @@ def test_an_alias_leads_to_a_known_name_and_is_none_itself() -> None:
         assert names.aliases.keys().isdisjoint(names.kinds), section
         assert names.dead.isdisjoint(names.kinds), section
         assert names.dead.isdisjoint(names.aliases), section
+
+
+def test_bounds_are_of_numbers_that_are_known() -> None:
+    for section, bounds in BOUNDS.items():
+        assert all(SECTIONS[section].kinds.get(name) in ("int", "float") for name in bounds), section
 
 
 @pytest.mark.models

@@ -1,6 +1,7 @@
 """Fetching pages and searching: what is fetched, and above all what is not."""
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,9 +13,10 @@ import pytest
 
 pytest.importorskip("langchain_core", reason='agents need langchain: pip install "mloc[agent]"')
 
+from mloc.core.language.agent_rules import TOOLS
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.agents.tools import http_get, web_page, web_search
-from mloc.executors.agents.tools.toolbox import Kind, Place
+from mloc.executors.agents.tools.toolbox import Kind, Place, kind_of
 from mloc.executors.agents.tools.web_page import Refused, Rules, fetch
 from mloc.executors.contract import ExecutorError
 
@@ -146,3 +148,9 @@ def test_a_search_without_a_service_is_refused_with_how_to_name_one() -> None:
         web_search.KIND.check(web_search.Options(url="http://search/"), SPEC)
     with pytest.raises(ExecutorError, match="which private hosts are meant"):
         http_get.KIND.check(http_get.Options(private=True), SPEC)
+
+
+def test_the_tools_that_a_file_may_name_are_those_that_there_are() -> None:
+    assert all(isinstance(kind_of(name), Kind) for name in TOOLS)
+    with pytest.raises(ExecutorError, match=re.escape(f"there are {', '.join(TOOLS)}")):
+        kind_of("none of them")
