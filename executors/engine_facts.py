@@ -8,6 +8,7 @@ import msgspec
 
 from mloc.core.engine_key import TRAINING_LIBRARIES, engine_key
 from mloc.core.host_frames import RunTask
+from mloc.core.language.content_parts import images_in
 
 
 class _Hardware(msgspec.Struct):
@@ -39,6 +40,13 @@ def states_device_memory(task: RunTask) -> bool:
 
 
 def _model_files(task: RunTask) -> str:
-    """What was fetched for the task, but its rows: the same files make the same engine."""
-    rows = msgspec.json.decode(task.spec, type=_Spec).data if task.fetched else {}
-    return "\n".join(sorted(path for named, path in task.fetched.items() if named not in (rows.get("path"), rows.get("url"), rows.get("identifier"))))
+    """What was fetched for the task, but its rows and their images: the same files make the same engine."""
+    if not task.fetched:
+        return ""
+    rows = msgspec.json.decode(task.spec, type=_Spec).data
+    of_rows = {rows.get("path"), rows.get("url"), rows.get("identifier"), *(image.removeprefix("file://") for image in _images(rows))}
+    return "\n".join(sorted(path for named, path in task.fetched.items() if named not in of_rows))
+
+
+def _images(rows: dict[str, Any]) -> list[str]:
+    return [image for name in ("items", "messages") for _, image in images_in(rows.get(name))]

@@ -7,7 +7,7 @@ A place of media is a URL, a data URI (`data:image/png;base64,…`), or a file's
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mloc.core.language.errors import Path, did_you_mean, shown
@@ -17,6 +17,7 @@ MEDIA = ("image", "audio", "video")
 _BY_URL = {f"{medium}_url": medium for medium in MEDIA}
 PART_TYPES = ("text", *_BY_URL, "input_audio", *MEDIA)
 _DATA_URI = re.compile(r"data:(?P<medium>[a-z]+)/[A-Za-z0-9.+-]+(;[a-z]+=[^;,]+)*;base64,[A-Za-z0-9+/=_-]+")
+_OPENED = (*_BY_URL, *MEDIA)  # types of parts that say where their media is
 _CONTENT_KEYS = ("content", "prompt")
 
 
@@ -39,6 +40,25 @@ def parts_in(item: Any, path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
                 yield from parts_in(item["messages"], (*path, "messages"))
         case _:
             return
+
+
+def medium_of(part: Mapping[str, Any]) -> str:
+    """What a part that is no text holds: image, audio, video; its type, where that is none of ours."""
+    return str(part["type"]).removeprefix("input_").removesuffix("_url")
+
+
+def images_in(item: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
+    """Where each image of a row or a turn is: a URL, a data URI or a path."""
+    for place, part in parts_in(item, path):
+        if part["type"] in ("image", "image_url") and (image := image_place(part)):
+            yield place, image
+
+
+def image_place(part: Mapping[str, Any]) -> str:
+    """A URL, a data URI, or a file's path; "" where the part names none."""
+    for path, text in _places(part):
+        return f"data:image/any;base64,{text}" if path == ("base64",) and not text.startswith("data:") else text
+    return ""
 
 
 def check_parts(item: Any, path: Path, findings: Findings) -> None:
@@ -94,7 +114,7 @@ def _check_place(kind: str, part: dict[str, Any], place: Path, findings: Finding
             findings.wrong((*place, *path), f"holds no {medium}", found=shown(f"data:{uri['medium']}/…"), accepted=f"data:{medium}/…;base64,…")
 
 
-def _places(part: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+def _places(part: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
     """Where a part says that its media is."""
     kind = part["type"]
     value = part.get(kind)
@@ -107,7 +127,7 @@ def _places(part: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
 
 
 def _with_path(part: dict[str, Any], replaced: Callable[[str], str]) -> dict[str, Any]:
-    for path, text in _places(part) if part["type"] in (*_BY_URL, *MEDIA) else ():
+    for path, text in _places(part) if part["type"] in _OPENED else ():
         if path != ("base64",) and "://" not in text and not text.startswith("data:") and "${" not in text:
             new = replaced(text)
             return {**part, path[0]: {**part[path[0]], "url": new} if len(path) > 1 else new}

@@ -11,6 +11,8 @@ import msgspec
 from msgspec import Struct
 
 from mloc.core.engine_wish import wish_of
+from mloc.core.language.content_parts import images_in
+from mloc.core.language.data_spec import ListData, MessagesData
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
 
@@ -39,9 +41,21 @@ def choose_engine(spec: TaskSpec, context: Context) -> Choice:
     cannot = f"vLLM puts one adapter on top of a request, and model.adapters has {len(on_top)} to apply at runtime" if len(on_top) > 1 else ""
     if cannot and wish.strict:
         raise ExecutorError("UnsupportedSetting", f"{cannot}; merge them (apply: merge), or leave the engine to be chosen")
-    if reason := missing or cannot:
+    pictured = "data holds images, which the transformers engine gives to a model" if _holds_images(spec) else ""
+    if pictured and wish.strict:
+        raise ExecutorError("UnsupportedSetting", f"{pictured} and vLLM is not; set inference.engine to transformers or auto")
+    if reason := missing or cannot or pictured:
         return Choice("transformers", f"{wish.why}, but {reason}")
     return Choice("vllm", wish.why)
+
+
+def _holds_images(spec: TaskSpec) -> bool:
+    """Whether its items or messages do; a file of rows is not read for it."""
+    match spec.data:
+        case ListData(items=rows) | MessagesData(messages=rows):
+            return any(True for row in rows if not isinstance(row, str) for _ in images_in(row))
+        case _:
+            return False
 
 
 def vllm_missing(*, on_device: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mloc.core.language.inference_spec import Inference
@@ -16,15 +16,20 @@ from mloc.executors.models.model_loading import LoadedModel
 
 
 def answer_batch(
-    asked: list[tuple[int, str]], inference: Inference, engine: LoadedModel, seed: int, stopping: Callable[[], bool]
-) -> list[Answer] | None:
+    asked: list[tuple[int, str]], inference: Inference, engine: LoadedModel, seed: int, stopping: Callable[[], bool],
+    images: Sequence[Sequence[Any]] = (),
+) -> list[Answer] | None:  # fmt: skip
     """An answer for each (row index, prompt); None where the attempt was asked to stop meanwhile. What a row gets depends on `seed` and
-    its index, not on the other rows. Raises ExecutorError for a prompt that is too long."""
+    its index, not on the other rows. `images`: of each row, or none at all. Raises ExecutorError for a prompt that is too long."""
     import torch
 
     tokenizer, model = engine.tokenizer, engine.model
     copies = inference.n or 1
-    encoded = _encode([prompt for _, prompt in asked for _ in range(copies)], inference, tokenizer)
+    prompts = [prompt for _, prompt in asked for _ in range(copies)]
+    if images:
+        encoded = _encode_with_images(prompts, [list(of_row) for of_row in images for _ in range(copies)], inference, engine)
+    else:
+        encoded = _encode(prompts, inference, tokenizer)
     _check_room(encoded, inference, model)
     arguments = generate_arguments(inference, tokenizer)
     config = _greedy(model, tokenizer, arguments)
@@ -33,7 +38,7 @@ def answer_batch(
     choose = chooser(sampling_of(inference, model.generation_config), row_chances(seed, [index for index, _ in asked], copies), guided)
     with torch.inference_mode():
         made = model.generate(
-            **encoded.to(model.device), generation_config=config, tokenizer=tokenizer, logits_processor=[*processors(inference), choose],
+            **_on_device(encoded, model), generation_config=config, tokenizer=tokenizer, logits_processor=[*processors(inference), choose],
             stopping_criteria=[_asked_to_stop(stopping)],
         )  # fmt: skip
     if stopping():
@@ -86,8 +91,23 @@ def _encode(prompts: list[str], inference: Inference, tokenizer: Any) -> Any:
     return encoded
 
 
+def _encode_with_images(prompts: list[str], images: list[list[Any]], inference: Inference, engine: LoadedModel) -> Any:
+    """As `_encode`: the chat template, which writes the images' marks, has written the special tokens too."""
+    if (inference.truncate_prompt_tokens or 0) > 0:
+        raise ExecutorError("BadSetting", "inference.truncate_prompt_tokens would cut images out of the prompt: leave it out for rows that hold some")
+    return engine.processor(text=prompts, images=images, return_tensors="pt", padding=True, add_special_tokens=False)
+
+
+def _on_device(encoded: Any, model: Any) -> Any:
+    """On the model's device, pixels in the precision of its weights."""
+    return {
+        name: value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
+        for name, value in encoded.items() if hasattr(value, "is_floating_point")
+    }  # fmt: skip
+
+
 def _check_room(encoded: Any, inference: Inference, model: Any) -> None:
-    room = getattr(model.config, "max_position_embeddings", None)
+    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     longest = int(encoded["attention_mask"].sum(1).max())
     if room is not None and longest >= room:
         raise ExecutorError("PromptTooLong", f"the prompt has {longest} tokens and the model takes {room}; set inference.truncate_prompt_tokens")

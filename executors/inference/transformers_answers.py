@@ -17,7 +17,8 @@ from mloc.executors.inference.engine_choice import Choice
 from mloc.executors.inference.generation import answer_batch
 from mloc.executors.inference.sampling import check_settings
 from mloc.executors.models.model_loading import LoadedModel, load_model
-from mloc.executors.rows.prompts import prompt_text
+from mloc.executors.rows.pictures import MAX_PIXELS
+from mloc.executors.rows.prompts import Prompt, prompt_text, prompt_with_images
 from mloc.executors.rows.row_work import RowWork, do_rows, open_work, record_error, record_together
 from mloc.executors.rows.rows import Row
 
@@ -54,20 +55,34 @@ def answer_task(task: RunTask, spec: TaskSpec, engine: LoadedModel, context: Con
 
 def answer_rows(batch: list[Row], engine: LoadedModel, work: RowWork) -> None:
     """Answer the rows together; where that fails, one by one, so that only the row which cannot be answered has the error."""
-    asked: list[tuple[Row, str]] = []
+    texts: list[tuple[Row, Prompt]] = []
+    pictured: list[tuple[Row, Prompt]] = []
     for row in batch:
         try:
-            asked.append((row, prompt_text(row, work.inference, engine.tokenizer)))
+            prompt = _prompt(row, engine, work)
         except ExecutorError as error:
             record_error(work, row, error.type, error.message)
-    record_together(work, asked, lambda rows: _record(rows, engine, work))
+            continue
+        if prompt.images and sum(other.pixels for _, other in pictured) + prompt.pixels > MAX_PIXELS:
+            record_together(work, pictured, lambda rows: _record(rows, engine, work))
+            pictured = []
+        (pictured if prompt.images else texts).append((row, prompt))
+    for asked in (pictured, texts):
+        record_together(work, asked, lambda rows: _record(rows, engine, work))
 
 
-def _record(asked: list[tuple[Row, str]], engine: LoadedModel, work: RowWork) -> None:
-    asked = [(row, text) for row, text in asked if row.index not in work.store]
+def _prompt(row: Row, engine: LoadedModel, work: RowWork) -> Prompt:
+    if engine.processor is None:
+        return Prompt(prompt_text(row, work.inference, engine.tokenizer))
+    return prompt_with_images(row, work.inference, engine.processor, work.context.local)
+
+
+def _record(asked: list[tuple[Row, Prompt]], engine: LoadedModel, work: RowWork) -> None:
+    asked = [(row, prompt) for row, prompt in asked if row.index not in work.store]
     if not asked or work.context.stopping():
         return
     seed = work.context.seed if work.inference.seed is None else work.inference.seed
-    answers = answer_batch([(row.index, text) for row, text in asked], work.inference, engine, seed, work.context.stopping)
+    images = [prompt.images for _, prompt in asked] if asked[0][1].images else []  # rows with images come without others
+    answers = answer_batch([(row.index, prompt.text) for row, prompt in asked], work.inference, engine, seed, work.context.stopping, images)
     for (row, _), answer in zip(asked, answers or (), strict=bool(answers)):
         record_answer(work, row, answer)

@@ -40,6 +40,7 @@ from mloc.executors.rows.prompts import prompt_text
 from mloc.executors.rows.row_work import RowWork, do_steps, open_work, record_error, rows_to_answer
 from mloc.executors.rows.rows import Row
 
+ONLY_TEXT = "vLLM is given only text here: set inference.engine to transformers"
 IN_FLIGHT = 256  # answers at a time; what is above the engine's batch waits in its queue
 IN_FLIGHT_ON_DEVICE = 1024
 LOOK_SEC = 0.1  # for how long nobody asks whether the attempt is to stop
@@ -131,7 +132,7 @@ class _Asking:
 
     def _ask(self, row: Row) -> None:
         try:
-            tokens = self._tokens(prompt_text(row, self._work.inference, self._tokenizer))
+            tokens = self._tokens(prompt_text(row, self._work.inference, self._tokenizer, ONLY_TEXT))
         except ExecutorError as error:
             return record_error(self._work, row, error.type, error.message)
         self._asked[row.index] = self._engine.ask(tokens, self._sampling(row.index), self._lora, lambda _: self._ended.put(row))

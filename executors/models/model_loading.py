@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from mloc.core.language.model_spec import ScratchSource
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
+from mloc.executors.models.image_models import image_processor
 from mloc.executors.models.scratch_model import make_scratch_model
 from mloc.executors.models.weights import Weights, find_adapter, find_weights
 from mloc.executors.ranks import own_devices
@@ -35,6 +36,7 @@ class LoadedModel(Struct, frozen=True):
     name: str
     weights: Weights | None  # None: made from scratch
     made: dict[str, Any] = {}  # what is made of it once, by what it is
+    processor: Any = None  # of a model that takes images; its tokenizer is the same
 
 
 def load_model(
@@ -51,7 +53,7 @@ def load_model(
         model, tokenizer = make_scratch_model(source, task_texts)
         return LoadedModel(_placed(model, context, settings), tokenizer, spec.model.source.identifier or "scratch", None)
     weights = find_weights(spec, context)
-    model, tokenizer = _from_pretrained(weights, settings)
+    model, tokenizer, processor = _from_pretrained(weights, settings, trainable=trainable)
     if (named := context.as_named(weights.model)) != weights.model:
         model.name_or_path = model.config.name_or_path = named  # an adapter that is trained on it keeps this name
     if tokenizer.pad_token is None:
@@ -59,7 +61,7 @@ def load_model(
     if weights.adapter is not None:
         model = _with_adapter(model, weights.adapter, "default", trainable)
     model = _with_served_adapters(model, spec, context)
-    return LoadedModel(_placed(model, context, settings), tokenizer, model_name(weights, context), weights)
+    return LoadedModel(_placed(model, context, settings), tokenizer, model_name(weights, context), weights, processor=processor)
 
 
 def load_classifier(spec: TaskSpec, context: Context, task_texts: Iterable[str] = ()) -> LoadedModel:
@@ -111,7 +113,8 @@ def _dtype_of_config(config: dict[str, Any]) -> str | None:
     return "bfloat16" if config.get("bf16") else "float16" if config.get("fp16") else None
 
 
-def _from_pretrained(weights: Weights, settings: dict[str, Any]) -> tuple[Any, Any]:
+def _from_pretrained(weights: Weights, settings: dict[str, Any], *, trainable: bool) -> tuple[Any, Any, Any]:
+    """(model, tokenizer, processor of images or None). Training is of text, with the model as it is for text alone."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     trust = weights.trust_remote_code or bool(settings.get("trust_remote_code"))
@@ -121,7 +124,11 @@ def _from_pretrained(weights: Weights, settings: dict[str, Any]) -> tuple[Any, A
             weights.adapter if weights.adapter and (weights.adapter / "tokenizer_config.json").is_file() else weights.model,
             revision=weights.revision, trust_remote_code=trust, padding_side="left",
         )  # fmt: skip
-        return AutoModelForCausalLM.from_pretrained(weights.model, **settings), tokenizer
+        if not trainable and (processor := image_processor(weights, tokenizer, trust=trust)) is not None:
+            from transformers import AutoModelForImageTextToText
+
+            return AutoModelForImageTextToText.from_pretrained(weights.model, **settings), tokenizer, processor
+        return AutoModelForCausalLM.from_pretrained(weights.model, **settings), tokenizer, None
     except (OSError, ValueError) as error:
         raise not_loaded(weights, error) from error
 

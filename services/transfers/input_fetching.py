@@ -51,7 +51,12 @@ class InputFetcher:
         if may_have_places(encoded):
             spec = _decoded(encoded)
             for place in places_of(spec):
-                await _Bringing(self, user, place, here, say, is_shared).bring()
+                try:
+                    await _Bringing(self, user, place, here, say, is_shared).bring()
+                except TransferError as error:
+                    if error.retryable or not place.of_row:
+                        raise
+                    say(str(error))
             if spec.retrieval is not None and (store := spec.retrieval.path):
                 here.fetched[store] = self._store_folder(store)
         return here

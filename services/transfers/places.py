@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
-from mloc.core.language.data_spec import DatasetData, JsonlData
+from mloc.core.language.content_parts import images_in
+from mloc.core.language.data_spec import DatasetData, JsonlData, ListData, MessagesData
+from mloc.core.language.errors import dotted
 from mloc.core.language.inference_spec import Retrieval
 from mloc.core.language.model_spec import HttpSource, HuggingFaceSource, LocalSource, ModelSource, ScratchSource, StageSource
 from mloc.core.language.spec import TaskSpec
@@ -15,7 +17,7 @@ from mloc.core.language.training_spec import RewardModel
 from mloc.services.artifacts.inputs import named_in
 
 _TRACES = (
-    b'"reward_model"', b'"rewards"', b'"retrieval"',
+    b'"image', b'"reward_model"', b'"rewards"', b'"retrieval"',
     b'"url"', b'"path"', b'"taskId"', b'"http"', b'"stage"', b'"identifier":"/', b"://", b"/.inputs/",
 )  # fmt: skip
 
@@ -30,6 +32,7 @@ class Place(Struct, frozen=True):
     task: str = ""
     stage: str = ""  # a stage's name if it is one, else something of a hub
     headers: dict[str, str] = {}
+    of_row: bool = False  # where it cannot be had, only the row that names it has the error
 
 
 def may_have_places(encoded: bytes) -> bool:
@@ -50,6 +53,8 @@ def _all(spec: TaskSpec) -> Iterator[Place]:
             url = data.url or (identifier if "://" in identifier else "")
             path = data.path or (identifier if identifier.startswith("/") else "")
             yield Place("data", "file", path, url, headers=data.headers)
+        case ListData(items=rows) | MessagesData(messages=rows):
+            yield from _images(rows)
     yield from _source(spec.model.source, "model.source")
     if spec.retrieval is not None:
         yield from _retrieval(spec.retrieval)
@@ -63,6 +68,15 @@ def _all(spec: TaskSpec) -> Iterator[Place]:
     for number, reward in enumerate(spec.rewards):
         if isinstance(reward.model, RewardModel):
             yield from _reward_model(reward.model, f"rewards[{number}].model")
+
+
+def _images(rows: tuple[Any, ...]) -> Iterator[Place]:
+    named = {image: path for at, row in enumerate(rows) if not isinstance(row, str) for path, image in images_in(row, ("data", at))}
+    for image, path in named.items():
+        if image.startswith(("http://", "https://")):
+            yield Place(dotted(path), "file", url=image, of_row=True)
+        elif not image.startswith("data:"):
+            yield Place(dotted(path), "file", image.removeprefix("file://"), of_row=True)
 
 
 def _retrieval(retrieval: Retrieval) -> Iterator[Place]:

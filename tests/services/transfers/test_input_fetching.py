@@ -181,6 +181,20 @@ async def test_a_missing_file_is_for_a_person_and_named_by_its_place(world: Worl
     assert list((world.cache.folder / "new").iterdir()) == []  # nothing came that a later try could go on from
 
 
+async def test_images_of_rows_are_fetched_and_one_that_is_missing_is_left_to_its_row(world: World) -> None:
+    world.server.files |= {"a.png": b"a"}
+    there, missing = world.server.url("a.png"), world.server.url("missing.png")
+    uploaded = f"/elsewhere/.inputs/{hashlib.sha256(b'b').hexdigest()}/b.png"
+    world.server.files[f"api/v1/inputs/{hashlib.sha256(b'b').hexdigest()}/b.png"] = b"b"
+    parts = [{"type": "image_url", "image_url": {"url": url}} for url in (there, missing, "data:image/png;base64,AAAA")]
+    items = ["a text", {"prompt": parts}, [{"role": "user", "content": [{"type": "image", "image": uploaded}]}]]
+    here = await world.fetch({"taskType": "inference", "data": {"type": "list", "items": items}})
+    assert {named: Path(path).read_bytes() for named, path in here.fetched.items()} == {there: b"a", uploaded: b"b"}
+    assert any("data[1].prompt[1]" in line and "404" in line for line in world.lines)
+    turns = [{"role": "user", "content": parts[:1]}]
+    assert there in (await world.fetch({"taskType": "inference", "data": {"type": "messages", "messages": turns}})).fetched
+
+
 async def test_a_fetch_can_be_broken_off_and_gone_on_with(world: World) -> None:
     world.server.files["rows.jsonl"] = b'{"a":1}\n' * 1_000_000
     world.server.held = asyncio.Event()
