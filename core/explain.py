@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from mloc.core import dispatch_policy, placement
 from mloc.core.cluster import Cluster
-from mloc.core.events import Need
+from mloc.core.events import Need, TaskSubmitted
 from mloc.core.nearest_fit import nearest_fit
 from mloc.core.placement import Room, Rule
 from mloc.core.task import FINAL, Task
@@ -53,6 +53,15 @@ def explain(cluster: Cluster, task: Task) -> Explanation:
     if task.children:
         return _of_children(cluster, task)
     return explain_need(cluster, task.need, _held(cluster, task), task) if task.need else Explanation("held", "the task states no need")
+
+
+def explain_submission(cluster: Cluster, event: TaskSubmitted) -> Explanation | None:
+    """Where a task would go if it were submitted now, or why not; None for a pipeline, which goes nowhere itself."""
+    if event.need is None:
+        return None
+    open_ = _awaited(cluster, event.depends_on, event.met)
+    own = f"{event.parent}." if event.parent else ""
+    return explain_need(cluster, event.need, f"it waits for {', '.join(id.removeprefix(own) for id in open_)}" if open_ else "")
 
 
 def explain_need(cluster: Cluster, need: Need, held: str = "", task: Task | None = None) -> Explanation:
@@ -118,13 +127,16 @@ def _verdict(cluster: Cluster, worker_id: str, need: Need) -> WorkerVerdict:
 
 def _held(cluster: Cluster, task: Task) -> str:
     if task.phase == "waiting":
-        met = cluster.met.get(task.id, {})
-        open_ = [id for id in task.depends_on if id not in met and not _is_published(cluster, id)]
+        open_ = _awaited(cluster, task.depends_on, cluster.met.get(task.id, {}))
         dead = [id for id in open_ if (known := cluster.tasks.get(id)) and known.phase == "dead_lettered"]
         return f"it waits for {', '.join(open_)}" + (f"; {dead[0]} failed and waits for a person" if dead else "")
     if task.phase == "backoff":
         return f"it is tried again after a pause: {task.reason}"
     return "" if task.phase == "ready" else f"the scheduler decides about it next: {task.reason}"
+
+
+def _awaited(cluster: Cluster, depends_on: tuple[str, ...], met: dict[str, str]) -> list[str]:
+    return [id for id in depends_on if id not in met and not _is_published(cluster, id)]
 
 
 def _of_children(cluster: Cluster, task: Task) -> Explanation:

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from mloc.core.explain import explain, explain_need
+from mloc.core.explain import explain, explain_submission
 from mloc.core.task import Task
 from mloc.services.clock import SystemClock
 from mloc.services.intake import task_requests
@@ -67,7 +67,7 @@ class LogSource:
         tasks = [
             {
                 "name": event.name, "task_type": event.task_type or "pipeline",
-                "placement": msgspec.to_builtins(explain_need(cluster, event.need)) if event.need else None,
+                "placement": msgspec.to_builtins(explain_submission(cluster, event)),
             }
             for event in submission.events
         ]  # fmt: skip

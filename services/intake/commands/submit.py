@@ -236,7 +236,14 @@ def _say_placements(source: str, answer: dict[str, Any]) -> None:
     _say_warnings(answer["warnings"])
     print(f"{source}: right; nothing was submitted")
     for task in answer["tasks"]:
-        print(f"  {task['name'] or task['task_type']} ({task['task_type']})" + (f": {task['placement']['summary']}" if task["placement"] else ""))
+        print(f"  {task['name'] or task['task_type']} ({task['task_type']})" + (f": {_placed(task['placement'])}" if task["placement"] else ""))
+
+
+def _placed(placement: View) -> str:
+    """Where it would go now, or why not and the smallest change that would let it run."""
+    if placement["worker"]:
+        return f"{placement['summary']}, for worker {placement['worker']}"
+    return str(placement["summary"]) + (f"; {placement['change']}" if placement["change"] else "")
 
 
 def _say_warnings(warnings: list[str]) -> None:

@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mloc.core.cluster import Cluster
 from mloc.core.events import Need, TaskSubmitted
-from mloc.core.explain import Explanation, explain_need
+from mloc.core.explain import Explanation, explain_submission
 from mloc.core.language.errors import LanguageError
 from mloc.core.language.plan import Plan
 from mloc.core.language.reading import read_tasks
@@ -150,7 +150,7 @@ def _placed(cluster: Cluster, event: TaskSubmitted) -> PlacedTask:
     return PlacedTask(
         name=event.name, stage=event.stage or None, kind=event.kind, task_type=event.task_type or "pipeline",
         depends_on=tuple(id.rpartition(".")[2] if event.parent and id.startswith(event.parent) else id for id in event.depends_on),
-        need=event.need, placement=explain_need(cluster, event.need) if event.need is not None else None,
+        need=event.need, placement=explain_submission(cluster, event),
     )  # fmt: skip
 
 

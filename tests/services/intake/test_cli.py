@@ -179,6 +179,18 @@ def test_a_dry_run_and_validate_submit_nothing(cli: Cli) -> None:
     assert cli.log() == []
 
 
+def test_a_dry_run_says_where_each_stage_would_go_or_what_it_waits_for(cli: Cli) -> None:
+    cli.append(WorkerRegistered(**WORKER, task_types=("echo",)))
+    Path("chain.yaml").write_text(ECHO + "  stages: [{name: one}, {name: two}, {name: three, spec: {resources: {tags: [fast]}}}]\n")
+    assert cli("submit", "chain.yaml", "--dry-run") == 0
+    _, _, one, two, three = cli.out.splitlines()
+    assert one == "  one (echo): next in line, for worker w"
+    assert two == "  two (echo): it waits for one"
+    assert three.startswith("  three (echo): no worker fits; w: it lacks the tag fast; ")
+    assert three.endswith("would fit w")
+    assert [task["placement"]["reason"] for task in cli.json("submit", "chain.yaml", "--dry-run")["tasks"][1:]] == ["next", "held", "never_fits"]
+
+
 def test_validate_needs_no_server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
     Path("hello.yaml").write_text(ECHO)

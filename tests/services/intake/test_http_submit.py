@@ -145,6 +145,8 @@ async def test_a_dry_run_says_for_each_stage_the_smallest_change_that_would_let_
     assert (whole["placement"], one["placement"]["worker"]) == (None, "w")
     assert (two["depends_on"], two["placement"]["reason"]) == (["one"], "never_fits")
     assert two["placement"]["change"] == "gpu.memory 24Gi instead of 80Gi would fit w"
+    answer = await (await api.post("/api/v1/tasks?dry_run=1", PIPELINE)).json()
+    assert (answer["tasks"][2]["placement"]["reason"], answer["tasks"][2]["placement"]["summary"]) == ("held", "it waits for one")
     answer = await (await api.post("/api/v1/tasks?dry_run=1", ECHO.replace("taskType: echo", "taskType: my_own"))).json()
     assert "no living worker takes tasks of type my_own; they wait until one does" in answer["warnings"]
 
