@@ -26,7 +26,7 @@ def image_processor(weights: Weights, tokenizer: Any, *, trust: bool) -> Any | N
         if kind in MODEL_FOR_CAUSAL_LM_MAPPING:  # it serves for text, as before its images were thought of
             return None
         if isinstance(error, ImportError):
-            said = f"the images of the model {weights.model} need a library that the worker lacks: {_first_line(error)}"
+            said = f"the model {weights.model} needs a library for its images that the worker lacks (pip install torchvision?): {_reason(error)}"
             raise ExecutorError("MissingDependency", said) from error
         raise
     if getattr(processor, "image_processor", None) is None:
@@ -36,5 +36,7 @@ def image_processor(weights: Weights, tokenizer: Any, *, trust: bool) -> Any | N
     return processor
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _reason(error: Exception) -> str:
+    """The first sentence: what follows is how the library's authors install things."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return first.partition(". ")[0].rstrip(".")

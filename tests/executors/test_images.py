@@ -14,6 +14,8 @@ from pipeline_run import published_result
 
 from mloc.core.host_frames import EngineLoaded
 from mloc.executors.contract import ExecutorError
+from mloc.executors.models.image_models import image_processor
+from mloc.executors.models.weights import Weights
 from mloc.executors.rows import pictures
 from mloc.executors.rows.pictures import open_pictures
 
@@ -96,6 +98,19 @@ def test_an_image_that_was_fetched_is_found_by_its_url(warm_host: DrivenHost, se
     assert items[0]["output"] == items[1]["output"]
     loads = [frame for frame in warm_host.frames if isinstance(frame, EngineLoaded) and frame.engine.startswith(str(seeing_model))]
     assert len(loads) == 1, "an image that was fetched is no part of the model"
+
+
+@pytest.mark.models
+def test_a_library_that_a_model_needs_for_images_is_named(seeing_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    def lacking(*_: Any, **__: Any) -> None:
+        raise ImportError("\nItsVideoProcessor requires the Torchvision library but it was not found. Check out the page\nand so on")
+
+    monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", lacking)
+    with pytest.raises(ExecutorError, match=r"ItsVideoProcessor requires the Torchvision library but it was not found$") as raised:
+        image_processor(Weights(str(seeing_model)), None, trust=False)
+    assert raised.value.type == "MissingDependency"
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
