@@ -16,7 +16,7 @@ from typing import Any
 
 from mloc.core.host_frames import FrameReader, Go, HostReady, RunTask, StopTask, encode_frames
 
-DEADLINE_SEC = 90.0
+DEADLINE_SEC = 170.0
 
 
 class DrivenHost:
