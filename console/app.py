@@ -120,7 +120,7 @@ class ConsoleApp(App[None]):
         follower = self.follower
         changed = (screen, follower.version, self._past and self._past[0], follower.trouble, follower.caught_up)
         ages_due = time.monotonic() - self._ages_shown > AGES_EVERY_SEC
-        if isinstance(screen, Page) and (changed != self._shown or ages_due):
+        if isinstance(screen, Page) and screen.is_drawn and (changed != self._shown or ages_due):
             self._shown = changed
             self._ages_shown = time.monotonic()
             screen.show(self.view)

@@ -46,6 +46,11 @@ class Page(Screen[None]):
         """The task that an action means; "" for none."""
         return ""
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether its widgets are there: not yet before it is composed, and not any more while the app ends."""
+        return len(self.query("#top, #banner")) == 2
+
     def show(self, view: View) -> None:
         self.query_one("#top", Static).update(top_line(view, self.kind, self.size.width))
         banner = self.query_one("#banner", Static)

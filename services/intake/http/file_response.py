@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import mimetypes
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
@@ -20,12 +21,17 @@ _READ_BYTES = 256 * 1024
 _SHOWN_INLINE = ("text/plain", "application/json", "image/png", "image/jpeg")
 
 
-async def send_file(request: web.Request, path: Path, sha256: str = "") -> web.StreamResponse:
-    """Raises ApiError 404, 412, 416."""
+async def send_file(
+    request: web.Request, path: Path, sha256: str = "", *, elsewhere: Callable[[], Path | None] | None = None
+) -> web.StreamResponse:
+    """`elsewhere` finds a file again that was moved since `path` was found. Raises ApiError 404, 412, 416."""
     try:
         file = await asyncio.to_thread(path.open, "rb")
     except OSError as error:
-        raise not_found("file", path.name) from error
+        moved = await asyncio.to_thread(elsewhere) if elsewhere is not None else None
+        if moved is None:
+            raise not_found("file", path.name) from error
+        return await send_file(request, moved, sha256)
     try:
         status = os.fstat(file.fileno())
         tag = sha256 or f"{status.st_mtime_ns:x}-{status.st_size:x}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Annotated, Any
 
 from aiohttp import web
@@ -82,23 +83,25 @@ async def get_file(call: Call[OfFile, None]) -> web.StreamResponse:
     """A file of the result, an upload also before the result is there."""
     id, name = call.parameters.id, call.parameters.name
     task = await _task_if_known(call.state, call.parameters.id)
-    found = await asyncio.to_thread(find_file, call.state.results_dir, id, task, name)
+    find = partial(find_file, call.state.results_dir, id, task, name)
+    found = await asyncio.to_thread(find)
     if found is None:
         if task is not None and task.expired_ms:
             raise result_expired(task)
         hint = f"GET /api/v1/results/{id}/files lists them"
         raise ApiError(404, "not_found", f"there is no file {name} in the result of {id}", path=name, hint=hint)
-    return await send_file(call.request, found.path, found.sha256)
+    return await send_file(call.request, found.path, found.sha256, elsewhere=lambda: again.path if (again := find()) else None)
 
 
 async def get_attempt_file(call: Call[OfAttemptFile, None]) -> web.StreamResponse:
     """A file of an attempt's folder: what a later attempt goes on with."""
     asked = call.parameters
     task = await call.state.task(asked.id)
-    found = await asyncio.to_thread(find_attempt_file, call.state.results_dir, task, asked.attempt, asked.name)
+    find = partial(find_attempt_file, call.state.results_dir, task, asked.attempt, asked.name)
+    found = await asyncio.to_thread(find)
     if found is None:
         raise ApiError(404, "not_found", f"there is no file {asked.name} of attempt {asked.attempt} of {asked.id}", path=asked.name)
-    return await send_file(call.request, found.path, found.sha256)
+    return await send_file(call.request, found.path, found.sha256, elsewhere=lambda: again.path if (again := find()) else None)
 
 
 async def list_files(call: Call[OfResult, None]) -> FileList:
