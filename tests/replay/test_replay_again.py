@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import redis
 
 from mloc.console.listed_entries import open_archive
 from mloc.core import codec
@@ -16,7 +15,8 @@ from mloc.replay import cli
 from tests.histories import History
 
 
-def a_history() -> History:
+@pytest.fixture
+def made() -> History:
     made = History(outcome=lambda task, attempt: {"ok": True, "items": [task]})
     made.worker("w1")
     made.submit("old")
@@ -24,19 +24,6 @@ def a_history() -> History:
     made.pipeline("pipe", {"train": "sft", "infer": "inference"})
     made.submit("after", depends_on=("old",), met={"old": made.cluster.tasks["old"].result_id})
     made.settle()
-    return made
-
-
-@pytest.fixture
-def history(valkey_url: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> History:
-    made = a_history()
-    with redis.Redis.from_url(valkey_url) as client:
-        for entry in made.entries:
-            client.xadd(f"{{{namespace}}}:events", {"type": entry.type, "data": entry.payload}, id=entry.id)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("REDIS_URL", valkey_url)
-    monkeypatch.setenv("MLOC_NAMESPACE", namespace)
-    monkeypatch.setenv("ORCHESTRATOR_STATE_DIR", str(tmp_path / "state"))
     return made
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import redis
 
 from mloc.core.events import Error
 from mloc.replay import cli
@@ -16,26 +15,13 @@ from mloc.services.log.cluster_snapshots import ClusterSnapshots
 from tests.histories import History
 
 
-def a_history() -> History:
+@pytest.fixture
+def made() -> History:
     made = History(outcome=lambda task, attempt: Error("ValueError", "no such column", retryable=False) if task == "bad" else {"ok": True})
     made.worker("w1")
     made.submit("good")
     made.submit("bad")
     made.settle()
-    return made
-
-
-@pytest.fixture
-def history(valkey_url: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> History:
-    """A history in a real log, which the settings lead to."""
-    made = a_history()
-    with redis.Redis.from_url(valkey_url) as client:
-        for entry in made.entries:
-            client.xadd(f"{{{namespace}}}:events", {"type": entry.type, "data": entry.payload}, id=entry.id)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("REDIS_URL", valkey_url)
-    monkeypatch.setenv("MLOC_NAMESPACE", namespace)
-    monkeypatch.setenv("ORCHESTRATOR_STATE_DIR", str(tmp_path / "state"))
     return made
 
 
