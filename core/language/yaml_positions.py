@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -72,11 +74,19 @@ class _Open:
 
 
 def _documents(text: str) -> list[dict[Path, Position]]:
-    """For each document, where the value at each path starts; of a repeated key, its first place."""
+    """For each document, where the value at each path starts; of a repeated key, its first place.
+
+    A little JSON is none for YAML (a colon on a line of its own, a key of over 1,024 characters): what stands before that has places."""
     documents: list[dict[Path, Position]] = []
+    with contextlib.suppress(yaml.YAMLError):
+        _note(Parser(text).get_event, documents)
+    return documents
+
+
+def _note(get_event: Callable[[], Any], documents: list[dict[Path, Position]]) -> None:
     places: dict[Path, Position] = {}
     stack: list[_Open] = []
-    for event in iter(Parser(text).get_event, None):
+    for event in iter(get_event, None):
         if isinstance(event, yaml.DocumentStartEvent):
             places = {}
             documents.append(places)
@@ -90,7 +100,6 @@ def _documents(text: str) -> list[dict[Path, Position]]:
                 stack.append(_Open(path, 0))
             elif isinstance(event, yaml.MappingStartEvent):
                 stack.append(_Open(path, _NO_KEY))
-    return documents
 
 
 def _place(event: Any, stack: list[_Open], places: dict[Path, Position]) -> Path | None:

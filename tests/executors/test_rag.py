@@ -2,14 +2,15 @@
 
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from driven_host import DrivenHost, task, wait_until
+from driven_host import DrivenHost, task
 from pipeline_run import published_result
 
-from mloc.core.host_frames import Failed, Stopped, Telemetry
+from mloc.core.host_frames import Failed, Stopped, Succeeded, Telemetry
 from mloc.executors.registry import BUILT_IN
 
 MISSING = BUILT_IN["rag"].missing()
@@ -192,34 +193,45 @@ def test_a_task_without_questions_makes_an_index_for_others(warm_host: DrivenHos
     assert asked["items"][0]["passages"][0]["text"] == "Snow is white."
 
 
-MANY = [f"Snow is white and fact {number} is red. " * 3 for number in range(3000)]
+def embedding_in_part(folder: Path, interrupt: Callable[[Any, Callable[[Any], bool]], None]) -> tuple[str, dict[str, Any], int]:
+    """A task that was interrupted while it embedded: its name, its retrieval, its passages. How many that takes depends on the machine."""
+    for count in (2_000, 10_000, 50_000, 250_000):
+        passages = [f"Snow is white and fact {number} is red. " * 3 for number in range(count)]
+        retrieval = {"embedding": {"source": ENCODER, "batch_size": 4}, "documents": passages}
+        one = rag(folder, ["Snow"], f"index-of-{count}", **retrieval)
+        interrupt(one, lambda frame, name=one.task: isinstance(frame, Stopped | Succeeded) and frame.task == name)
+        recorded = sum(len(part.read_text().splitlines()) for part in Path(one.rows_folder).glob("index-*/attempt-1.jsonl"))
+        if 0 < recorded < count:
+            return one.task, retrieval, count
+    raise AssertionError("no task was met while it embedded")
 
 
 def test_an_index_whose_making_was_stopped_goes_on_where_it_was(warm_host: DrivenHost, tmp_path: Path) -> None:
-    small = {"embedding": {"source": ENCODER, "batch_size": 4}, "documents": MANY}
-    first = rag(tmp_path, ["Snow"], "stopped-index", **small)
-    warm_host.send(first)
-    warm_host.wait_for(lambda frame: isinstance(frame, Telemetry) and frame.task == first.task and frame.metrics.get("passages", 0) > 0)
-    warm_host.stop(first.task)
-    warm_host.wait_of(Stopped, first.task)
-    second = rag(tmp_path, ["Snow"], first.task, 2, **small)
+    def stop(one: Any, is_over: Callable[[Any], bool]) -> None:
+        warm_host.send(one)
+        warm_host.wait_for(lambda frame: is_over(frame) or (isinstance(frame, Telemetry) and frame.task == one.task and "passages" in frame.metrics))
+        warm_host.stop(one.task)
+        warm_host.wait_for(is_over)
+
+    name, retrieval, count = embedding_in_part(tmp_path, stop)
+    second = rag(tmp_path, ["Snow"], name, 2, **retrieval)
     result = run(warm_host, second)
-    assert 0 < result["index"]["embedded"] < len(MANY)
+    assert 0 < result["index"]["embedded"] < count
     assert any("are embedded by an earlier attempt" in line for line in lines(warm_host, second))
 
 
 def test_a_host_that_was_killed_while_it_embedded_leaves_its_vectors(host: Any, warm_host: DrivenHost, tmp_path: Path) -> None:
-    small = {"embedding": {"source": ENCODER, "batch_size": 4}, "documents": MANY}
-    killed = host()
-    first = rag(tmp_path, ["Snow"], "killed-index", **small)
-    killed.send(first)
-    killed.wait_for(lambda frame: isinstance(frame, Telemetry) and frame.metrics.get("passages", 0) > 0)
-    rows = Path(first.rows_folder)
-    wait_until(lambda: any(part.stat().st_size > 0 for part in rows.glob("index-*/attempt-1.jsonl")))
-    killed.child.send_signal(signal.SIGKILL)
-    killed.child.wait()
-    result = run(warm_host, rag(tmp_path, ["Snow"], first.task, 2, **small))
-    assert 0 < result["index"]["embedded"] < len(MANY)
+    def kill(one: Any, is_over: Callable[[Any], bool]) -> None:
+        killed = host()
+        killed.send(one)
+        rows = Path(one.rows_folder)
+        killed.wait_for(lambda frame: is_over(frame) or any(part.stat().st_size for part in rows.glob("index-*/attempt-1.jsonl")))
+        killed.child.send_signal(signal.SIGKILL)
+        killed.child.wait()
+
+    name, retrieval, count = embedding_in_part(tmp_path, kill)
+    result = run(warm_host, rag(tmp_path, ["Snow"], name, 2, **retrieval))
+    assert 0 < result["index"]["embedded"] < count
 
 
 def test_answers_of_an_earlier_attempt_are_not_made_again(warm_host: DrivenHost, tmp_path: Path) -> None:
