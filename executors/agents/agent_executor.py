@@ -5,7 +5,7 @@ Rows are the unit: a question that finds no answer within its limits is an error
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from mloc.core.language.spec import TaskSpec, decode_spec
 from mloc.executors.agents.agent_loop import AskedToStop, Budget, Outcome, OutOfTime, run_agent
 from mloc.executors.agents.agent_settings import AgentSettings, agent_settings
 from mloc.executors.agents.chat_model import Answered, Ask, EngineChatModel, takes_tools
-from mloc.executors.agents.tools.toolbox import Place, check_tools, open_tools
+from mloc.executors.agents.tools.toolbox import Ground, Place, check_tools, open_tools, prepare_tools
 from mloc.executors.contract import Context, ExecutorError, Progress, Report
 from mloc.executors.durable_files import sync_tree
 from mloc.executors.inference.generation import answer_batch
@@ -57,20 +57,24 @@ def run(task: RunTask, engine: LoadedModel, context: Context) -> Iterator[Report
     if settings.tools:
         yield Progress((f"tool calls {'by the chat template of the model' if native else 'as text (ReAct)'}",))
     work = replace(work, summary=_summary if is_one else None)
-    yield from do_rows(work, 1, lambda batch: _answer(batch[0], engine, work, spec, settings, native))
+    with ExitStack() as stack:
+        prepared = yield from prepare_tools(settings.tools, Ground(task.attempt, spec, context, stack))
+        yield from do_rows(work, 1, lambda batch: _answer(batch[0], engine, work, spec, settings, prepared, native))
 
 
-def _answer(row: Row, engine: LoadedModel, work: RowWork, spec: TaskSpec, settings: AgentSettings, native: bool) -> None:
+def _answer(
+    row: Row, engine: LoadedModel, work: RowWork, spec: TaskSpec, settings: AgentSettings, prepared: Sequence[Any], native: bool
+) -> None:
     budget = Budget(settings, work.context.stopping)
 
     def say(line: str) -> None:
         work.context.report(Progress((f"[{row.index}] {line}" if len(work.rows) > 1 else line,)))
 
     folder = work.context.artifacts / "workspace" / str(row.index)
-    place = Place(folder, budget.left_sec, budget.over, say, spec, work.context)
+    place = Place(folder, budget.left_sec, budget.over, say, work.context)
     try:
         with ExitStack() as stack:
-            tools = open_tools(settings.tools, place, stack)
+            tools = open_tools(settings.tools, prepared, place, stack)
             model = EngineChatModel(tokenizer=engine.tokenizer, ask=_ask(row, engine, work, budget, native), native=native)
             outcome = run_agent(model, tools, _turns(row, spec, settings), settings, budget, say)
     except AskedToStop:

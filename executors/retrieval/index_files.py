@@ -17,7 +17,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from mloc.executors.contract import ExecutorError
+from mloc.core.language.inference_spec import Retrieval
+from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.durable_files import write_durably
 from mloc.executors.pooling.vector_files import write_npy
 from mloc.executors.retrieval.passages import Passage
@@ -66,6 +67,11 @@ def write_index(folder: Path, key: str, embedding: str, identity: str, dimension
     of_vectors = write_npy(folder / VECTORS, len(passages), dimension, vectors)
     page = IndexPage(key, embedding, identity, dimension, len(passages), digest, of_vectors)
     write_durably(folder / PAGE, [msgspec.json.encode(page)])
+
+
+def named_folder(retrieval: Retrieval, context: Context) -> Path:
+    """The folder of the index that the task names, on this disk."""
+    return Path(context.local(retrieval.index or "").removeprefix("file://")).expanduser()
 
 
 def read_index(folder: Path) -> Index:

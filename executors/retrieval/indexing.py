@@ -15,14 +15,13 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from mloc.core.host_frames import RunTask
 from mloc.core.language.inference_spec import Retrieval
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError, Progress
 from mloc.executors.pooling.encoder import Encoder
 from mloc.executors.pooling.vector_files import packed
 from mloc.executors.retrieval.documents import load_documents
-from mloc.executors.retrieval.index_files import Index, key_of, put_index, read_index, write_index
+from mloc.executors.retrieval.index_files import Index, key_of, named_folder, put_index, read_index, write_index
 from mloc.executors.retrieval.passages import Passage, split
 from mloc.executors.rows.row_store import RowStore
 
@@ -39,12 +38,12 @@ class Built(Struct):
     embedded: int = 0  # passages that this attempt embedded
 
 
-def build_index(task: RunTask, spec: TaskSpec, retrieval: Retrieval, encoder: Encoder, context: Context, built: Built) -> Iterator[Progress]:
+def build_index(attempt: int, spec: TaskSpec, retrieval: Retrieval, encoder: Encoder, context: Context, built: Built) -> Iterator[Progress]:
     """The index of the task's documents, or the one that `retrieval.index` names, also among the attempt's artifacts."""
     home = context.artifacts / FOLDER
     identity = f"{encoder.identity} normalize={retrieval.embedding.normalize}"
     if retrieval.documents is None:
-        found = read_index(_named(retrieval, context))
+        found = read_index(named_folder(retrieval, context))
         _check_embedding(found, identity, encoder)
         yield Progress((f"index of {found.page.passages} passages taken from {found.folder}",))
     else:
@@ -53,14 +52,14 @@ def build_index(task: RunTask, spec: TaskSpec, retrieval: Retrieval, encoder: En
         key = key_of(passages, identity)
         yield Progress((f"{len(documents)} documents, {len(passages)} passages",))
         kept = context.cache_folder / "indexes" / key[:32] if context.cache_folder is not None else None
-        taken = _known(key, [_named(retrieval, context) if retrieval.index else None, kept])
+        taken = _known(key, [named_folder(retrieval, context) if retrieval.index else None, kept])
         if isinstance(taken, str):
             yield Progress((taken,))
         if isinstance(taken, Index):
             found = taken
             yield Progress((f"the same passages were embedded before with {encoder.name}: taken from {found.folder}",))
         else:
-            store = RowStore(context.rows_folder / f"index-{key[:16]}", task.attempt)
+            store = RowStore(context.rows_folder / f"index-{key[:16]}", attempt)
             yield from _embed(passages, store, encoder, retrieval, context, built)
             if len(store) < len(passages):
                 return
@@ -72,10 +71,6 @@ def build_index(task: RunTask, spec: TaskSpec, retrieval: Retrieval, encoder: En
     if found.folder is not None and found.folder != home:
         put_index(found.folder, home)
     built.index = found
-
-
-def _named(retrieval: Retrieval, context: Context) -> Path:
-    return Path(context.local(retrieval.index or "").removeprefix("file://")).expanduser()
 
 
 def _check_embedding(index: Index, identity: str, encoder: Encoder) -> None:

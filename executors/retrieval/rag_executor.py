@@ -15,17 +15,16 @@ from msgspec.structs import replace
 
 from mloc.core.host_frames import RunTask
 from mloc.core.language.inference_spec import Retrieval
-from mloc.core.language.model_spec import HuggingFaceSource, Model
 from mloc.core.language.spec import TaskSpec, decode_spec
 from mloc.executors.contract import Context, ExecutorError, Progress, Report, Result
 from mloc.executors.inference.generation import answer_batch
 from mloc.executors.inference.sampling import check_settings
 from mloc.executors.models.model_loading import LoadedModel, load_model
 from mloc.executors.pooling.encoder import Encoder, embedding_source, encoder_spec, load_encoder, no_model
-from mloc.executors.pooling.reranker import Reranker, load_reranker
+from mloc.executors.pooling.reranker import Reranker
 from mloc.executors.retrieval.asking import prompt_template, question_of, with_passages
 from mloc.executors.retrieval.indexing import FOLDER, Built, build_index
-from mloc.executors.retrieval.searching import Found, find
+from mloc.executors.retrieval.searching import Found, find, reranker_of
 from mloc.executors.retrieval.stores import Store, open_store
 from mloc.executors.rows.data_loading import load_rows
 from mloc.executors.rows.prompts import prompt_text
@@ -55,7 +54,7 @@ def load(task: RunTask, context: Context) -> RagEngine:
     if answers:
         check_settings(spec.inference)
     encoder = load_encoder(encoder_spec(spec), embedding_source(retrieval.embedding), context)
-    return RagEngine(encoder, _generator(spec, context) if answers else None, _reranker(spec, retrieval, context))
+    return RagEngine(encoder, _generator(spec, context) if answers else None, reranker_of(spec, retrieval.search, context))
 
 
 def run(task: RunTask, engine: RagEngine, context: Context) -> Iterator[Report]:
@@ -67,7 +66,7 @@ def run(task: RunTask, engine: RagEngine, context: Context) -> Iterator[Report]:
         engine = replace(engine, generator=_generator(spec, context))  # the warm one was made for a task that asked no model
     built = Built()
     if retrieval.documents is not None or retrieval.index is not None:
-        yield from build_index(task, spec, retrieval, engine.encoder, context, built)
+        yield from build_index(task.attempt, spec, retrieval, engine.encoder, context, built)
         if built.index is None:
             return
     with open_store(retrieval, built.index, engine.encoder.dimension, context) as store:
@@ -153,11 +152,6 @@ def _generator(spec: TaskSpec, context: Context) -> LoadedModel:
     loaded = load_model(spec, context)
     loaded.model.eval()
     return loaded
-
-
-def _reranker(spec: TaskSpec, retrieval: Retrieval, context: Context) -> Reranker | None:
-    named = retrieval.search.rerank
-    return None if named is None else load_reranker(replace(encoder_spec(spec), model=Model(source=HuggingFaceSource(named))), context)
 
 
 def _index_shown(built: Built, retrieval: Retrieval, store: Store, engine: RagEngine, context: Context) -> dict[str, Any]:

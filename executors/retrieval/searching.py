@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mloc.core.language.inference_spec import PASSAGES, Search
-from mloc.executors.pooling.encoder import Encoder
+from mloc.core.language.model_spec import HuggingFaceSource, Model
+from mloc.core.language.spec import TaskSpec
+from mloc.executors.contract import Context
+from mloc.executors.pooling.encoder import Encoder, encoder_spec
 from mloc.executors.pooling.rerank_executor import ranked
-from mloc.executors.pooling.reranker import Reranker
+from mloc.executors.pooling.reranker import Reranker, load_reranker
 from mloc.executors.retrieval.stores import Hit, Query, Store
 
 MORE = 5  # times top_k candidates where one of several orders is still to be made
@@ -43,6 +47,13 @@ def find(questions: Sequence[str], store: Store, encoder: Encoder, search: Searc
             tokens += more
         made.append(Found(passages[:top], tokens))
     return made
+
+
+def reranker_of(spec: TaskSpec, search: Search, context: Context) -> Reranker | None:
+    """The model that sorts passages again, where the task names one. Raises ExecutorError."""
+    if search.rerank is None:
+        return None
+    return load_reranker(replace(encoder_spec(spec), model=Model(source=HuggingFaceSource(search.rerank))), context)
 
 
 def _varied(vector: Any, hits: list[Hit], count: int, weight: float) -> list[Hit]:

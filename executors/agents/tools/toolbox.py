@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 import msgspec
 from langchain_core.tools import BaseTool
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.agents.agent_settings import ToolChoice
-from mloc.executors.contract import Context, ExecutorError
+from mloc.executors.contract import Context, ExecutorError, Progress
 
 Options = TypeVar("Options", bound=Struct)
 
@@ -26,26 +27,48 @@ class Place(Struct, frozen=True):
     left_sec: Callable[[], float]
     over: Callable[[], bool]
     say: Callable[[str], None]
+    context: Context
+    prepared: Any = None
+
+
+class Ground(Struct, frozen=True):
+    """What an attempt's tools are prepared from; what they open for all its questions, the stack closes."""
+
+    attempt: int
     spec: TaskSpec
     context: Context
+    stack: ExitStack
+
+
+Preparation = Generator[Progress, None, Any]
 
 
 class Kind(Struct, frozen=True):
-    """`options`: the Struct that a task may set. `make` gives the tools; what it opens, the stack closes. `check` refuses options that mean
-    nothing before a model is loaded."""
+    """`options`: the Struct that a task may set. `check` refuses options that mean nothing before a model is loaded. `prepare` does once
+    what all questions share, which `make` finds in `Place.prepared`. `make` gives the tools of a question; what it opens, the stack closes."""
 
     options: type[Struct]
     make: Callable[[Any, Place, ExitStack], Iterable[BaseTool]]
     check: Callable[[Any, TaskSpec], None] = lambda options, spec: None
+    prepare: Callable[[Any, Ground], Preparation] | None = None
 
 
-def open_tools(chosen: Sequence[ToolChoice], place: Place, stack: ExitStack) -> list[BaseTool]:
-    """The tools for one question. Raises ExecutorError where one cannot be had."""
-    made: list[BaseTool] = []
+def prepare_tools(chosen: Sequence[ToolChoice], ground: Ground) -> Generator[Progress, None, list[Any]]:
+    """What the tools share over all questions, in the order of `chosen`. Raises ExecutorError where it cannot be had."""
+    prepared: list[Any] = []
     for choice in chosen:
         kind = kind_of(choice.name)
+        prepared.append((yield from kind.prepare(options_of(choice, kind.options), ground)) if kind.prepare is not None else None)
+    return prepared
+
+
+def open_tools(chosen: Sequence[ToolChoice], prepared: Sequence[Any], place: Place, stack: ExitStack) -> list[BaseTool]:
+    """The tools for one question. Raises ExecutorError where one cannot be had."""
+    made: list[BaseTool] = []
+    for choice, own in zip(chosen, prepared, strict=True):
+        kind = kind_of(choice.name)
         place.folder.mkdir(parents=True, exist_ok=True)
-        made += kind.make(options_of(choice, kind.options), place, stack)
+        made += kind.make(options_of(choice, kind.options), replace(place, prepared=own), stack)
     names = [tool.name for tool in made]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ExecutorError("BadSetting", f"agent.tools: more than one tool is called {', '.join(sorted(twice))}")

@@ -29,7 +29,7 @@ def tools(tmp_path: Path) -> Iterator[Callable[..., dict[str, Any]]]:
     with ExitStack() as stack:
 
         def open_(**options: Any) -> dict[str, Any]:
-            place = Place(tmp_path, lambda: 100.0, lambda: False, print, SPEC, None)  # type: ignore[arg-type]
+            place = Place(tmp_path, lambda: 100.0, lambda: False, print, None)  # type: ignore[arg-type]
             return {tool.name: tool for tool in KIND.make(Options(**options), place, stack)}
 
         yield open_

@@ -11,7 +11,6 @@ import pytest
 
 pytest.importorskip("langchain_core", reason='agents need langchain: pip install "mloc[agent]"')
 
-from mloc.core.language.spec import TaskSpec
 from mloc.executors.agents.tools import python_repl
 from mloc.executors.agents.tools.toolbox import Place
 from mloc.executors.contract import ExecutorError
@@ -25,7 +24,7 @@ def repl(tmp_path: Path) -> Iterator[Callable[..., Run]]:
     with ExitStack() as stack:
 
         def open_(left: float = 100.0, over: Callable[[], bool] = lambda: False, **options: Any) -> Run:
-            place = Place(tmp_path, lambda: left, over, print, TaskSpec(task_type="agent"), None)  # type: ignore[arg-type]
+            place = Place(tmp_path, lambda: left, over, print, None)  # type: ignore[arg-type]
             (tool,) = python_repl.KIND.make(python_repl.Options(**{"timeout": 30.0, "isolation": "best_effort", **options}), place, stack)
             return lambda code: str(tool.invoke({"code": code}))
 

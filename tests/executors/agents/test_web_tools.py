@@ -59,7 +59,7 @@ def site() -> Iterator[str]:
 @pytest.fixture
 def use(tmp_path: Path) -> Callable[..., str]:
     def run(kind: Kind, options: Any, **given: Any) -> str:
-        place = Place(tmp_path, lambda: 100.0, lambda: False, print, SPEC, None)  # type: ignore[arg-type]
+        place = Place(tmp_path, lambda: 100.0, lambda: False, print, None)  # type: ignore[arg-type]
         (tool,) = kind.make(options, place, ExitStack())
         return str(tool.invoke(given))
 
