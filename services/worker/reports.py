@@ -21,7 +21,7 @@ from mloc.core.events import (
     RowsCompleted,
     raw,
 )
-from mloc.core.host_frames import CheckpointDone, RowsDone, Succeeded
+from mloc.core.host_frames import CheckpointDone, EngineLoaded, RowsDone, Succeeded
 from mloc.services.worker.attempt import Attempt, AttemptKey
 from mloc.services.worker.outbox import Outbox
 from mloc.services.worker.scrubbing import scrub_bytes, scrub_text
@@ -44,18 +44,16 @@ class Reports:
         event = CheckpointSaved(**self._names(attempt.key), step=frame.step, path=frame.path, sha256=frame.sha256)
         self._outbox.put(event, precious=True)
 
-    def engine_ready(self, engine: str, seconds: float, devices: tuple[int, ...]) -> None:
+    def engine(self, frame: EngineLoaded, devices: tuple[int, ...]) -> None:
+        """What has become of an engine in a host with these devices."""
         outbox = self._outbox
-        outbox.put(EngineReady(worker=outbox.worker, incarnation=outbox.incarnation, engine=engine, seconds=seconds, devices=devices,
-                               load_sec=seconds if seconds > INSTANT_SEC else 0.0))  # fmt: skip
-
-    def engine_woke(self, engine: str, seconds: float) -> None:
-        outbox = self._outbox
-        outbox.put(EngineWoke(worker=outbox.worker, incarnation=outbox.incarnation, engine=engine, seconds=seconds))
-
-    def engine_slept(self, engine: str, seconds: float, *, asleep: bool) -> None:
-        outbox = self._outbox
-        outbox.put(EngineSlept(worker=outbox.worker, incarnation=outbox.incarnation, engine=engine, seconds=seconds, asleep=asleep))
+        whose: dict[str, Any] = {"worker": outbox.worker, "incarnation": outbox.incarnation, "engine": frame.engine, "seconds": frame.seconds}
+        if frame.woke:
+            outbox.put(EngineWoke(**whose))
+        elif frame.loaded:
+            outbox.put(EngineReady(**whose, devices=devices, load_sec=frame.seconds if frame.seconds > INSTANT_SEC else 0.0))
+        else:
+            outbox.put(EngineSlept(**whose, asleep=frame.asleep))
 
     # --- last ones ---
 

@@ -6,12 +6,10 @@ An attempt leaves with its last report. It survives its incarnation: after a new
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
-from msgspec import structs
 
 from mloc.core.events import Error, HeldAttempt
 from mloc.core.host_frames import (
@@ -19,7 +17,6 @@ from mloc.core.host_frames import (
     CheckpointDone,
     EngineLoaded,
     Failed,
-    FrameError,
     RowsDone,
     RunTask,
     Stopped,
@@ -31,21 +28,19 @@ from mloc.services.clock import Clock
 from mloc.services.transfers.transfer_errors import TransferError
 from mloc.services.transfers.transfers import Transfers
 from mloc.services.worker.attempt import Attempt, AttemptKey
+from mloc.services.worker.attempt_transfers import AttemptTransfers
 from mloc.services.worker.device_table import DeviceTable
 from mloc.services.worker.hosts.exit_reasons import explain_exit
 from mloc.services.worker.hosts.host import Host
 from mloc.services.worker.hosts.host_link import HostExit
 from mloc.services.worker.hosts.host_pool import HostFailed, HostNeed, HostPool
 from mloc.services.worker.input_resolution import InputResolver, ResolutionError
+from mloc.services.worker.light_runs import LightRuns, hand_over
 from mloc.services.worker.reports import Reports
 from mloc.services.worker.scrubbing import scrub_text, secrets_worth_hiding
 from mloc.services.worker.telemetry import TelemetryBuffer
 
-LIGHT_IN_FLIGHT = 1024  # light attempts in the light host at a time
 SETTLE_SEC = 30.0  # for what an attempt had to reach the API when it ended without a result
-LIGHT_BYTES_IN_FLIGHT = 8 * 1024 * 1024  # on their way to it
-
-Moved = TypeVar("Moved")
 
 _log = structlog.get_logger("worker")
 
@@ -66,13 +61,10 @@ class Runs:
         self._telemetry = telemetry
         self._clock = clock
         self._family_of = family_of
-        self._transfers = transfers
-        self._moving: dict[AttemptKey, asyncio.Future[Any]] = {}  # transfers under way
+        self._transfers = AttemptTransfers(transfers, reports, telemetry)
+        self._light = LightRuns(table, lambda attempt: self._spawn(self._prepare(attempt)))
         self._running: dict[AttemptKey, Attempt] = {}
         self._host_of: dict[AttemptKey, Host] = {}  # of those that are not light
-        self._light_running = 0
-        self._suspects: deque[Attempt] = deque()  # light attempts that were in a host that died
-        self._too_heavy: deque[Attempt] = deque()  # that the light host could not do: they wait for a slot
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_room: Callable[[], None] = lambda: None
         self.none_left = asyncio.Event()
@@ -89,9 +81,7 @@ class Runs:
 
     def light_room(self) -> int:
         """How many more light attempts may be started."""
-        if self._suspects:
-            return 0
-        return LIGHT_IN_FLIGHT - self._light_running if self.pool.light.unsent_bytes < LIGHT_BYTES_IN_FLIGHT else 0
+        return self._light.room(self.pool.light)
 
     def begin(self, attempts: Sequence[Attempt]) -> None:
         """Run attempts whose start is in the log."""
@@ -101,7 +91,7 @@ class Runs:
             attempt.started_at = now
             self._running[attempt.key] = attempt
             if attempt.dispatch.light:
-                self._light_running += 1
+                self._light.begin()
                 if self._resolver.is_plain(attempt.dispatch):
                     plain.append(attempt)
                     continue
@@ -110,7 +100,7 @@ class Runs:
         if self._running:
             self.none_left.clear()
         if plain:
-            self._run_light([(attempt, self._resolver.plain(attempt)) for attempt in plain])
+            self._light.run(self.pool.light, [(attempt, self._resolver.plain(attempt)) for attempt in plain])
 
     def stop(self, key: AttemptKey, reason: str, grace_sec: float) -> None:
         """Ask a running attempt to stop cleanly; its host is killed after the grace. Its last report answers the stop."""
@@ -118,13 +108,12 @@ class Runs:
         if attempt is None or attempt.stop_reason is not None:
             return
         attempt.stop_reason = reason or "stopped"
-        if attempt in self._too_heavy:
-            self._too_heavy.remove(attempt)
+        if self._light.drop(attempt):
             self._stopped(None, attempt, attempt.stop_reason)
         elif attempt.stage == "running":
             self._ask_to_stop(attempt, grace_sec)
-        elif (moving := self._moving.get(key)) is not None:
-            moving.cancel()
+        else:
+            self._transfers.break_off(key)
 
     def stop_all(self, reason: str, grace_sec: float) -> None:
         for key in list(self._running):
@@ -151,25 +140,22 @@ class Runs:
             if attempt is None:
                 continue  # it was given up, or the host speaks of what it was never given
             match frame:
-                case Succeeded() if frame.files and attempt.given is not None and self._transfers is not None:
-                    self._hand_over(host, attempt)
-                    self._spawn(self._deliver(self._transfers, attempt, attempt.given, frame))
+                case Succeeded() if self._transfers.may_deliver(attempt, frame):
+                    self._done_in(host, attempt)
+                    self._spawn(self._deliver(attempt, frame))
                 case Succeeded():
                     self._reports.succeeded(attempt, frame)
                     self._let_go(host, attempt)
                 case Failed(error=error) if error.type == NOT_LIGHT and host.plan.light and attempt.stop_reason is None:
-                    self._is_heavy(host, attempt)
+                    self._left(host, attempt)
+                    self._light.make_heavy(self.pool.light, attempt)
                 case Failed(error=error, duration_ms=duration_ms):
                     self._failed(host, attempt, error, duration_ms)
                 case Stopped(reason=reason):
                     self._stopped(host, attempt, attempt.stop_reason or reason)
-                case RowsDone() if attempt.uploads is not None:
-                    attempt.uploads.rows(frame)
-                case CheckpointDone() if attempt.uploads is not None:
-                    attempt.uploads.checkpoint(frame)
                 case RowsDone() | CheckpointDone():
-                    self._put_progress(attempt, frame)
-        self._start_too_heavy()
+                    self._transfers.progress(attempt, frame)
+        self._light.start_heavy()
         self.on_room()
 
     def line(self, host: Host, text: str) -> None:
@@ -181,15 +167,10 @@ class Runs:
             self._telemetry.line(attempt.key, scrub_text(text, attempt.secrets))
 
     def engine(self, host: Host, frame: EngineLoaded) -> None:
-        if frame.woke:
-            self._reports.engine_woke(frame.engine, frame.seconds)
-        elif frame.loaded:
-            self._reports.engine_ready(frame.engine, frame.seconds, host.plan.devices)
-        else:
-            self._reports.engine_slept(frame.engine, frame.seconds, asleep=frame.asleep)
+        self._reports.engine(frame, host.plan.devices)
 
     def host_ended(self, host: Host, exit: HostExit) -> None:
-        """Its attempts fail, and can be tried again. Of a batch in the light host nobody knows which one did it: see `_suspects`."""
+        """Its attempts fail, and can be tried again. Of a batch in the light host nobody knows which one did it."""
         left = list(host.attempts.values())
         tail = scrub_text("\n".join(host.tail), _secrets_in(host))
         host.attempts.clear()
@@ -200,34 +181,15 @@ class Runs:
             if attempt.stop_reason is not None:
                 self._stopped(host, attempt, attempt.stop_reason)
             elif suspected:
-                attempt.stage = "preparing"
-                self._suspects.append(attempt)
+                self._light.suspect(attempt)
             else:
                 message = explain_exit(exit, scrub_text(tail, attempt.secrets))
                 self._failed(host, attempt, Error("HostDied", message), 0.0)
-        self._try_next_suspect()
-        self._start_too_heavy()
+        self._light.try_next_suspect(self.pool.light)
+        self._light.start_heavy()
         self.on_room()
 
     # --- into a host ---
-
-    def _try_next_suspect(self) -> None:
-        """The batch that a light host died in runs again in another, one by one: who is alone when the next one dies has done it."""
-        if self._suspects and not self.pool.light.attempts:
-            self._spawn(self._prepare(self._suspects.popleft()))
-
-    def _is_heavy(self, host: Host, attempt: Attempt) -> None:
-        """What the light host can do nothing with, such as a result too large for an event, is run as any other task, in the same attempt."""
-        self._left(host, attempt)
-        attempt.stage = "preparing"
-        attempt.dispatch = structs.replace(attempt.dispatch, light=False)
-        self._light_running -= 1
-        self._too_heavy.append(attempt)
-        self._try_next_suspect()
-
-    def _start_too_heavy(self) -> None:
-        while self._too_heavy and self._table.take_those_with_room([self._too_heavy[0]]):
-            self._spawn(self._prepare(self._too_heavy.popleft()))
 
     async def _prepare(self, attempt: Attempt) -> None:
         """Resolve references and inputs, find a host, run. Ends in a running attempt or its last report."""
@@ -235,10 +197,10 @@ class Runs:
             frame = await self._resolver.resolve(attempt)
             if attempt.dispatch.light:
                 if attempt.stop_reason is None:
-                    return self._run_light([(attempt, frame)])
+                    return self._light.run(self.pool.light, [(attempt, frame)])
                 return self._stopped(None, attempt, attempt.stop_reason)
             if attempt.stop_reason is None:
-                frame = await self._fetch(attempt, frame)
+                frame = await self._transfers.fetch(attempt, frame)
             if attempt.stop_reason is None:
                 need = HostNeed(self._family_of(attempt.dispatch.task_type), attempt.dispatch.engine, attempt.devices)
                 host = await self.pool.reserve(need)
@@ -247,61 +209,24 @@ class Runs:
                 self.pool.give_back(host)
             self._stopped(None, attempt, attempt.stop_reason)
         except (ResolutionError, TransferError) as error:
-            self._failed(None, attempt, Error("InputError", scrub_text(str(error), attempt.secrets), error.retryable), 0.0)
+            self._failed(None, attempt, Error("InputError", str(error), error.retryable), 0.0)
         except HostFailed as error:
             self._failed(None, attempt, Error("HostFailed", str(error)), 0.0)
         except Exception as error:  # a mistake of ours must not leave the attempt running for ever
             _log.exception("an attempt cannot be prepared", task=attempt.key[0], attempt=attempt.key[1])
-            self._failed(None, attempt, Error(type(error).__name__, scrub_text(str(error), attempt.secrets)), 0.0)
+            self._failed(None, attempt, Error(type(error).__name__, str(error)), 0.0)
 
-    async def _fetch(self, attempt: Attempt, frame: RunTask) -> RunTask:
-        """What the spec names elsewhere, brought here; broken off when the attempt is asked to stop. Raises TransferError."""
-        if self._transfers is None:
-            return frame
-
-        say = self._sayer(attempt)
-        attempt.given = await self._until_stopped(attempt, self._transfers.fetch(frame, say))
-        if attempt.given is not None:
-            attempt.uploads = self._transfers.progress_uploads(attempt.given, say, lambda done: self._put_progress(attempt, done))
-        return attempt.given or frame
-
-    def _put_progress(self, attempt: Attempt, done: RowsDone | CheckpointDone) -> None:
-        if attempt.stage == "ended":
-            return
-        if isinstance(done, RowsDone):
-            self._reports.rows(attempt, done)
-        else:
-            self._reports.checkpoint(attempt, done)
-
-    def _sayer(self, attempt: Attempt) -> Callable[[str], None]:
-        return lambda line: self._telemetry.line(attempt.key, scrub_text(line, attempt.secrets))
-
-    async def _until_stopped(self, attempt: Attempt, work: Coroutine[Any, Any, Moved]) -> Moved | None:
-        """What a transfer gives; None where the attempt was asked to stop before."""
-        moving: asyncio.Future[Moved] = asyncio.ensure_future(work)
-        self._moving[attempt.key] = moving
-        try:
-            return await moving
-        except asyncio.CancelledError:
-            if attempt.stop_reason is None:  # the worker ends
-                raise
-            return None
-        finally:
-            del self._moving[attempt.key]
-
-    def _hand_over(self, host: Host, attempt: Attempt) -> None:
+    def _done_in(self, host: Host, attempt: Attempt) -> None:
         """The host is done with the attempt, which holds its devices until its last report."""
         attempt.stage = "delivering"
         self._left(host, attempt)
         self._host_of.pop(attempt.key, None)
         self.pool.give_back(host)
 
-    async def _deliver(self, transfers: Transfers, attempt: Attempt, given: RunTask, frame: Succeeded) -> None:
-        """Bytes before events: the success is told when others can read its files."""
+    async def _deliver(self, attempt: Attempt, frame: Succeeded) -> None:
+        """The success is told when others can read its files."""
         try:
-            if attempt.uploads is not None:
-                await attempt.uploads.end()
-            ended = None if attempt.stop_reason else await self._until_stopped(attempt, transfers.deliver(given, frame, self._sayer(attempt)))
+            ended = await self._transfers.deliver(attempt, frame)
             if ended is None:
                 return self._stopped(None, attempt, attempt.stop_reason)
             self._reports.succeeded(attempt, ended)
@@ -310,28 +235,18 @@ class Runs:
             self._failed(None, attempt, Error("DeliveryFailed", str(error), error.retryable), frame.duration_ms)
         except Exception as error:  # a mistake of ours must not leave the attempt running for ever
             _log.exception("a result cannot be delivered", task=attempt.key[0], attempt=attempt.key[1])
-            self._failed(None, attempt, Error(type(error).__name__, scrub_text(str(error), attempt.secrets)), frame.duration_ms)
+            self._failed(None, attempt, Error(type(error).__name__, str(error)), frame.duration_ms)
 
     def _run(self, host: Host, attempt: Attempt, frame: RunTask) -> None:
         """Raises ResolutionError where the inputs are too large to be handed over."""
         try:
-            host.send([frame])
-        except FrameError as error:
+            hand_over(host, [frame])
+        except ResolutionError:
             self.pool.give_back(host)
-            raise ResolutionError(f"the results that this task depends on are too large to be handed over: {error}") from error
+            raise
         attempt.stage = "running"
         host.attempts[attempt.key] = attempt
         self._host_of[attempt.key] = host
-
-    def _run_light(self, runs: list[tuple[Attempt, RunTask]]) -> None:
-        host = self.pool.light
-        try:
-            host.send([frame for _, frame in runs])
-        except FrameError as error:
-            raise ResolutionError(f"the results that this task depends on are too large to be handed over: {error}") from error
-        for attempt, _ in runs:
-            attempt.stage = "running"
-            host.attempts[attempt.key] = attempt
 
     def _ask_to_stop(self, attempt: Attempt, grace_sec: float) -> None:
         host = self.pool.light if attempt.dispatch.light else self._host_of[attempt.key]
@@ -374,7 +289,7 @@ class Runs:
     def _after_uploads(self, host: Host | None, attempt: Attempt, end: Callable[[], None]) -> None:
         """A later attempt, perhaps elsewhere, goes on from what this one has so far: that is uploaded before its end is told."""
         if host is not None:
-            self._hand_over(host, attempt)
+            self._done_in(host, attempt)
         attempt.stage = "delivering"
         uploads, attempt.uploads = attempt.uploads, None
 
@@ -392,16 +307,11 @@ class Runs:
         """Its last report is in the outbox: what it held is free. `host` is None where it had none yet."""
         attempt.stage = "ended"
         del self._running[attempt.key]
-        if attempt.uploads is not None:
-            attempt.uploads.close()
-        if self._transfers is not None:
-            self._transfers.release(attempt.key)
+        self._transfers.release(attempt)
         if host is not None:
             self._left(host, attempt)
         if attempt.dispatch.light:
-            self._light_running -= 1
-            if self._suspects:
-                self._try_next_suspect()
+            self._light.end(self.pool.light)
         else:
             self._host_of.pop(attempt.key, None)
             self._table.release(attempt)
@@ -410,7 +320,7 @@ class Runs:
         if not self._running:
             self.none_left.set()
         if host is None:
-            self._start_too_heavy()
+            self._light.start_heavy()
             self.on_room()
 
     def _telemetry_of(self, host: Host, frame: Telemetry) -> None:
