@@ -10,11 +10,11 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from mloc.core import dispatch_policy, placement
 from mloc.core.cluster import Cluster
+from mloc.core.decisions import dispatch_policy, placement
+from mloc.core.decisions.nearest_fit import nearest_fit
+from mloc.core.decisions.placement import Room, Rule
 from mloc.core.events import Need, TaskSubmitted
-from mloc.core.nearest_fit import nearest_fit
-from mloc.core.placement import Room, Rule
 from mloc.core.task import FINAL, Task
 from mloc.core.worker import Worker
 

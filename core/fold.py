@@ -14,10 +14,9 @@ from msgspec.structs import replace
 from mloc.core import log_ids
 from mloc.core import task as tasks
 from mloc.core import worker as workers
-from mloc.core.attempt_fold import current_task, dead_letter, dispatch, end_without_verdict, fail, lose_attempt, requeue, start, succeed
-from mloc.core.callback_fold import called
 from mloc.core.cluster import Cluster
 from mloc.core.codec import UnknownEvent
+from mloc.core.decisions.expiry import expire
 from mloc.core.events import (
     AnyEvent,
     ArtifactStored,
@@ -59,9 +58,10 @@ from mloc.core.events import (
     WorkerRegistered,
     WorkerRetired,
 )
-from mloc.core.expiry import expire
-from mloc.core.family_fold import count_ended_child, end_without_result, meet_dependency, past, shard
-from mloc.core.worker_fold import current_worker, drain, lose_worker, register, switch
+from mloc.core.folds.attempt_fold import current_task, dead_letter, dispatch, end_without_verdict, fail, lose_attempt, requeue, start, succeed
+from mloc.core.folds.callback_fold import called
+from mloc.core.folds.family_fold import count_ended_child, end_without_result, meet_dependency, past, shard
+from mloc.core.folds.worker_fold import current_worker, drain, lose_worker, register, switch
 
 
 def evolve(cluster: Cluster, id: str, event: Event | UnknownEvent) -> None:

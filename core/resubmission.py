@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from mloc.core.engine_key import engine_key
 from mloc.core.events import TaskSubmitted
+from mloc.core.needs.engine_key import engine_key
 
 
 def submitted_again(

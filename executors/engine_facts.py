@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from mloc.core.engine_key import TRAINING_LIBRARIES, engine_key
 from mloc.core.host_frames import RunTask
 from mloc.core.language.content_parts import images_in
+from mloc.core.needs.engine_key import TRAINING_LIBRARIES, engine_key
 
 
 class _Hardware(msgspec.Struct):

@@ -23,9 +23,9 @@ from typing import Any, Protocol
 
 import msgspec
 
-from mloc.core.engine_key import is_shared
 from mloc.core.events import Error
 from mloc.core.host_frames import Failed, Go, HostReady, Quit, RunTask, Stopped, StopTask
+from mloc.core.needs.engine_key import is_shared
 from mloc.executors.attempt import error_of, run_attempt
 from mloc.executors.attempt_stream import AttemptStream
 from mloc.executors.engine_facts import engine_key_of

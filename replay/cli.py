@@ -19,7 +19,7 @@ from typing import Any, cast
 import msgspec
 
 from mloc.core import log_ids, moment
-from mloc.core.dispatch_policy import POLICIES
+from mloc.core.decisions.dispatch_policy import POLICIES
 from mloc.core.moment import AtOrdinal
 from mloc.replay import again, service_claims, shown
 from mloc.replay.as_of import TaskUnknown, as_of, history, task_at, task_whole

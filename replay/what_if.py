@@ -1,6 +1,6 @@
 """History once more under other conditions: another policy, more or fewer workers, another retry limit.
 
-The real decisions (`core/scheduling.py`, `core/aggregation.py`) are made on a virtual clock, for what people submitted and when. A task takes
+The real decisions (`scheduling`, `aggregation` of `core/decisions/`) are made on a virtual clock, for what people submitted and when. A task takes
 as long, and fails as often, as it did. Workers are there from their first registration on and are never lost; a task that no attempt
 ever ran takes the mean of its type.
 """
@@ -16,10 +16,11 @@ from typing import Any
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from mloc.core import aggregation, log_ids, scheduling
-from mloc.core.aggregation import Done
+from mloc.core import log_ids
 from mloc.core.cluster import Cluster
 from mloc.core.codec import UnknownEvent
+from mloc.core.decisions import aggregation, scheduling
+from mloc.core.decisions.aggregation import Done
 from mloc.core.events import (
     AttemptFailed,
     AttemptRecalled,

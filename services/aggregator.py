@@ -10,9 +10,10 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import cast
 
-from mloc.core import aggregation, log_ids
+from mloc.core import log_ids
 from mloc.core.cluster import Cluster
 from mloc.core.codec import UnknownEvent
+from mloc.core.decisions import aggregation
 from mloc.core.events import (
     ArtifactStored,
     AttemptSucceeded,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from mloc.core import scheduling
 from mloc.core.cluster import Cluster
 from mloc.core.codec import UnknownEvent
+from mloc.core.decisions import scheduling
+from mloc.core.decisions.scheduling import Limits
 from mloc.core.events import Event, WorkerRegistered
-from mloc.core.scheduling import Limits
 from mloc.services.clock import SystemClock
 from mloc.services.log.event_log import Entry, EventLog
 from mloc.services.service_loop import IDLE_BLOCK_MS, ServiceLoop

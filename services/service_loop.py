@@ -16,8 +16,9 @@ from typing import Protocol
 
 import structlog
 
-from mloc.core import codec, delivery, log_ids
+from mloc.core import codec, log_ids
 from mloc.core.cluster import Cluster
+from mloc.core.decisions import delivery
 from mloc.core.events import Event
 from mloc.core.fold import evolve
 from mloc.services.clock import Clock

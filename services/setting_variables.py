@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from mloc.core.dispatch_policy import POLICIES
+from mloc.core.decisions.dispatch_policy import POLICIES
 from mloc.services import setting_kinds as kind
 from mloc.services.setting_kinds import Kind
 

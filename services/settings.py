@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from mloc.core.dispatch_policy import DEFAULT as DEFAULT_POLICY
+from mloc.core.decisions.dispatch_policy import DEFAULT as DEFAULT_POLICY
 from mloc.services.setting_variables import Variable, variables
 
 DOTENV = ".env"

@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from mloc.core import aggregation, codec, log_ids, scheduling
+from mloc.core import codec, log_ids
 from mloc.core.cluster import Cluster
+from mloc.core.decisions import aggregation, scheduling
 from mloc.core.events import (
     AttemptFailed,
     AttemptStarted,

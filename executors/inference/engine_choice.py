@@ -10,10 +10,10 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from mloc.core.engine_wish import wish_of
 from mloc.core.language.content_parts import images_in
 from mloc.core.language.data_spec import ListData, MessagesData
 from mloc.core.language.spec import TaskSpec
+from mloc.core.needs.engine_wish import wish_of
 from mloc.executors.contract import Context, ExecutorError
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import msgspec
 from msgspec.structs import replace
 
-from mloc.core.engine_key import is_shared
 from mloc.core.host_frames import RunTask
 from mloc.core.language.spec import TaskSpec
+from mloc.core.needs.engine_key import is_shared
 from mloc.executors.contract import Context, ExecutorError, Report
 from mloc.executors.engine_facts import engine_key_of, identity_of
 from mloc.executors.inference.answers import record_answer

@@ -15,16 +15,16 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from mloc.core import calling
 from mloc.core.answers import InputRef
 from mloc.core.callbacks import FIRST_PAUSE_MS, Callback, pause_ms
-from mloc.core.calling import Answered, Call
 from mloc.core.cluster import Cluster
-from mloc.core.delivery import inputs_of
+from mloc.core.decisions import calling
+from mloc.core.decisions.calling import Answered, Call
+from mloc.core.decisions.delivery import inputs_of
 from mloc.core.events import CallbackFailed, CallbackMade, Event, ResultPublished, TaskCancelled, TaskTimedOut
 from mloc.core.language.errors import LanguageError
 from mloc.core.language.references import resolve
-from mloc.core.receivers import RESULT
+from mloc.core.needs.receivers import RESULT
 from mloc.core.task import FINAL, Task
 from mloc.services.callbacks.hosts import AllowedHosts, new_session
 from mloc.services.callbacks.letters import Letter, failure_of, notice_letter, result_letter, signature

@@ -12,7 +12,6 @@ from typing import NamedTuple, Protocol
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from mloc.core.engine_key import engine_key
 from mloc.core.events import TaskSubmitted
 from mloc.core.language.errors import LanguageError, Problem
 from mloc.core.language.model_spec import HuggingFaceSource
@@ -20,8 +19,9 @@ from mloc.core.language.plan import MAX_TASKS, Plan, PlannedTask
 from mloc.core.language.secrets import may_hold_secrets, move_secrets
 from mloc.core.language.spec import TaskSpec, encode_spec
 from mloc.core.language.task_types import TRAINING
-from mloc.core.need import inline_items, model_of, need_of, parallel_of
-from mloc.core.receivers import receivers_of
+from mloc.core.needs.engine_key import engine_key
+from mloc.core.needs.need import inline_items, model_of, need_of, parallel_of
+from mloc.core.needs.receivers import receivers_of
 
 MAX_SPEC_BYTES = 1 << 20
 _MODEL_TASKS = frozenset({"inference", *TRAINING})

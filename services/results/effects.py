@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from mloc.core import codec
-from mloc.core.aggregation import Done, Effect
 from mloc.core.cluster import Cluster
+from mloc.core.decisions.aggregation import Done, Effect
 from mloc.core.events import AttemptSucceeded, ResultPublished
 from mloc.core.task import Task
 from mloc.services.clock import Clock

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from mloc.core.seed import seed_of
+from mloc.core.needs.seed import seed_of
 from mloc.services.results.folders import ARTIFACTS, MANIFEST_FILE
 
 UNLISTED = (".partial",)  # what a killed writer left

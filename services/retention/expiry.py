@@ -9,8 +9,8 @@ from pathlib import Path
 
 import structlog
 
-from mloc.core import expiry
 from mloc.core.cluster import Cluster
+from mloc.core.decisions import expiry
 from mloc.core.events import Event
 from mloc.services.results.folders import ATTEMPTS
 

@@ -14,7 +14,7 @@ from mloc.core.events import AttemptSucceeded, ResultPublished
 from mloc.core.host_frames import RunTask
 from mloc.core.language.errors import LanguageError
 from mloc.core.language.resolution import has_references, resolve_encoded
-from mloc.core.seed import seed_of
+from mloc.core.needs.seed import seed_of
 from mloc.services.clock import Clock
 from mloc.services.log.event_log import EventLog, LogUnavailable, ServerChanged
 from mloc.services.results.folders import CACHE, final_folder

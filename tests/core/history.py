@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from mloc.core import aggregation, codec, scheduling
+from mloc.core import codec
 from mloc.core.cluster import Cluster
+from mloc.core.decisions import aggregation, scheduling
+from mloc.core.decisions.scheduling import Limits
 from mloc.core.events import (
     AttemptFailed,
     AttemptStarted,
@@ -20,7 +22,6 @@ from mloc.core.events import (
     raw,
 )
 from mloc.core.fold import evolve
-from mloc.core.scheduling import Limits
 from mloc.core.task import Task
 
 ECHO = Need("echo", light=True)

@@ -8,11 +8,11 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mloc.core import calling
 from mloc.core.callbacks import LONGEST_PAUSE_MS, pause_ms
-from mloc.core.calling import Answered
 from mloc.core.calls import AT_ONCE, AT_ONCE_FAILING
 from mloc.core.cluster import from_bytes
+from mloc.core.decisions import calling
+from mloc.core.decisions.calling import Answered
 from mloc.core.event_line import describe
 from mloc.core.events import CallbackFailed, CallbackMade, Receiver, TaskCancelled
 from tests.histories import History

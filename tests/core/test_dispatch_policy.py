@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mloc.core import placement
 from mloc.core.cluster import from_bytes
-from mloc.core.dispatch_policy import PINNED, POLICIES
+from mloc.core.decisions import placement
+from mloc.core.decisions.dispatch_policy import PINNED, POLICIES
+from mloc.core.decisions.placement import Room
+from mloc.core.decisions.scheduling import Limits
 from mloc.core.events import Device, Error, Hardware, Need, PolicyChanged, TaskDispatched, WorkerRegistered, WorkerRetired
 from mloc.core.explain import explain
-from mloc.core.placement import Room
-from mloc.core.scheduling import Limits
 from tests.core.history import GIB, GPU, TRAIN, History, dispatch_of, only
 
 

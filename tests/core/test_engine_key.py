@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from mloc.core.engine_key import TRAINING_LIBRARIES, engine_key
+from mloc.core.needs.engine_key import TRAINING_LIBRARIES, engine_key
 
 
 def key(task_type: str = "inference", stages: dict[str, str] | None = None, **spec: Any) -> str:

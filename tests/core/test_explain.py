@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from mloc.core.cluster import Cluster
+from mloc.core.decisions.scheduling import Limits, decide
 from mloc.core.events import (
     AttemptStarted,
     Device,
@@ -22,7 +23,6 @@ from mloc.core.events import (
 )
 from mloc.core.explain import explain
 from mloc.core.fold import evolve
-from mloc.core.scheduling import Limits, decide
 
 CPU = Need("sft", cpu=1.0)
 

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from mloc.core import nearest_fit as nearest_fits
 from mloc.core.cluster import Cluster
+from mloc.core.decisions import nearest_fit as nearest_fits
+from mloc.core.decisions.nearest_fit import _cost, nearest_fit
+from mloc.core.decisions.placement import misfit
 from mloc.core.events import Device, Hardware, LogStarted, Need, WorkerDrainRequested, WorkerElasticChanged, WorkerRegistered
 from mloc.core.explain import explain_need
 from mloc.core.fold import evolve
-from mloc.core.nearest_fit import _cost, nearest_fit
-from mloc.core.placement import misfit
 
 GIB = 2**30
 

@@ -5,7 +5,7 @@ import pytest
 from mloc.core.events import Need, Parallel
 from mloc.core.language.reading import read_tasks
 from mloc.core.language.spec import TaskSpec
-from mloc.core.need import inline_items, model_of, need_of, parallel_of
+from mloc.core.needs.need import inline_items, model_of, need_of, parallel_of
 
 
 def spec(body: str) -> TaskSpec:

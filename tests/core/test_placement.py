@@ -5,10 +5,10 @@ from math import inf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mloc.core import placement
+from mloc.core.decisions import placement
+from mloc.core.decisions.placement import Room
 from mloc.core.events import EngineReady, EngineSlept, EngineWoke, Error, Need, Parallel, TaskDispatched
 from mloc.core.order import ascending
-from mloc.core.placement import Room
 from mloc.core.sharding import shard_count, shard_range
 from mloc.core.worker import seconds_to_ready
 from tests.core.history import ECHO, GIB, GPU, TRAIN, History, dispatch_of, only

@@ -13,8 +13,8 @@ import msgspec
 import pytest
 from driven_host import task
 
-from mloc.core.engine_key import is_shared
 from mloc.core.host_frames import EngineLoaded, Failed, Go, Quit, RunTask, Stopped, StopTask, Succeeded, Telemetry
+from mloc.core.needs.engine_key import is_shared
 from mloc.executors import registry
 from mloc.executors.attempt_stream import AttemptStream
 from mloc.executors.contract import Context, ExecutorError, Progress, Report, Result

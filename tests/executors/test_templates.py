@@ -8,7 +8,7 @@ from driven_host import DrivenHost
 from pipeline_run import TEMPLATES, run_template
 
 from mloc.core.language.reading import read_tasks
-from mloc.core.need import need_of
+from mloc.core.needs.need import need_of
 
 FILES = [file for layer in ("core", "experiments") for file in sorted((TEMPLATES / layer).glob("*.yaml"))]
 

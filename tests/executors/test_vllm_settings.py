@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from mloc.core.engine_wish import wish_of
 from mloc.core.language.inference_spec import Inference, names_for_vllm
 from mloc.core.language.spec import TaskSpec, decode_spec
+from mloc.core.needs.engine_wish import wish_of
 from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.inference import engine_choice
 from mloc.executors.inference.vllm_settings import (

@@ -14,7 +14,7 @@ import msgspec
 from mloc.core.language.errors import LanguageError, Problem
 from mloc.core.language.plan import Plan, PlannedTask
 from mloc.core.language.reading import read_tasks
-from mloc.core.need import need_of, parallel_of
+from mloc.core.needs.need import need_of, parallel_of
 
 HERE = Path(__file__).parent
 VALID = sorted((HERE / "valid").glob("*.yaml"))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mloc.core.dispatch_policy import POLICIES
+from mloc.core.decisions.dispatch_policy import POLICIES
 from mloc.core.events import AttemptFailed, AttemptStarted, AttemptSucceeded, CancelRequested, Error, Need, Parallel, TaskDispatched, raw
 from mloc.replay.what_if import Variant, WhatIf, what_if
 from tests.histories import History, HistoryLog

@@ -13,6 +13,7 @@ import msgspec
 from mloc.core import codec, log_ids
 from mloc.core.answers import Dispatch
 from mloc.core.cluster import Cluster
+from mloc.core.decisions.scheduling import Limits
 from mloc.core.events import (
     AttemptFailed,
     AttemptReport,
@@ -27,7 +28,6 @@ from mloc.core.events import (
     raw,
 )
 from mloc.core.fold import evolve
-from mloc.core.scheduling import Limits
 from mloc.core.task import Task
 from mloc.services.aggregator import Aggregator
 from mloc.services.callbacks.callbacks import Callbacks, Policy

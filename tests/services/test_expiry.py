@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mloc.core import expiry
 from mloc.core.cluster import from_bytes
+from mloc.core.decisions import expiry
 from mloc.core.events import CallbackMade, Receiver, ResultExpired
 from mloc.services.intake.known_tasks import KnownTasks
 from mloc.services.intake.published_results import read_result

@@ -1,6 +1,6 @@
 """What a person sets of the scheduler reaches its decisions."""
 
-from mloc.core.scheduling import Limits
+from mloc.core.decisions.scheduling import Limits
 from mloc.services.scheduler import limits_of
 from mloc.services.settings import load_settings
 

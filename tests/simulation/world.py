@@ -12,9 +12,10 @@ from typing import Any
 
 import structlog
 
-from mloc.core import aggregation
-from mloc.core.aggregation import Done, Effect
 from mloc.core.cluster import Cluster
+from mloc.core.decisions import aggregation
+from mloc.core.decisions.aggregation import Done, Effect
+from mloc.core.decisions.scheduling import Limits
 from mloc.core.events import (
     CancelRequested,
     Device,
@@ -28,7 +29,6 @@ from mloc.core.events import (
     WorkerDrainRequested,
     raw,
 )
-from mloc.core.scheduling import Limits
 from mloc.core.task import FINAL
 from mloc.services.log.event_log import LogError, WorkerRefused
 from mloc.services.log.memory_server import MemoryServer

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import structlog
 from msgspec import Struct
 
-from mloc.core.engine_key import is_shared
 from mloc.core.host_frames import EngineLoaded, HostReady, Quit
+from mloc.core.needs.engine_key import is_shared
 from mloc.services.clock import Clock
 from mloc.services.worker.hosts.host import Host
 from mloc.services.worker.hosts.host_link import HostExit, HostLauncher, HostPlan

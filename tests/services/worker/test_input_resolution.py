@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from mloc.core.answers import Dispatch, InputRef
 from mloc.core.events import AttemptSucceeded, ResultPublished
-from mloc.core.seed import seed_of
+from mloc.core.needs.seed import seed_of
 from mloc.services.clock import SystemClock
 from mloc.services.log.event_log import Report
 from mloc.services.log.memory_log import MemoryLog

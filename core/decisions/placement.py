@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from mloc.core import dispatch_policy
 from mloc.core.cluster import Cluster
+from mloc.core.decisions import dispatch_policy
 from mloc.core.events import Device, Need
 from mloc.core.task import Task
 from mloc.core.worker import Worker

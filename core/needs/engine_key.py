@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from mloc.core.engine_wish import wish_of
+from mloc.core.needs.engine_wish import wish_of
 
 TRAINING_LIBRARIES = "training-libraries"  # training keeps no weights warm, but seconds of imports
 _TRAINING = frozenset({"sft", "lora_sft", "qlora", "dpo", "kto", "ppo", "grpo", "rloo", "reward"})

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from mloc.core import task as tasks
 from mloc.core.cluster import Cluster
-from mloc.core.dispatch_policy import ROUND_ROBIN
+from mloc.core.decisions.dispatch_policy import ROUND_ROBIN
 from mloc.core.events import (
     AttemptFailed,
     AttemptLost,
@@ -19,10 +19,10 @@ from mloc.core.events import (
     TaskDispatched,
     TaskRequeued,
 )
-from mloc.core.family_fold import leave_dead_letter, release_other_attempt, touch_parent
+from mloc.core.folds.family_fold import leave_dead_letter, release_other_attempt, touch_parent
+from mloc.core.folds.worker_fold import current_worker
 from mloc.core.task import Task
 from mloc.core.worker import Attempt
-from mloc.core.worker_fold import current_worker
 
 
 def dispatch(cluster: Cluster, id: str, event: TaskDispatched, now: int) -> None:

@@ -6,7 +6,7 @@ from mloc.core import task as tasks
 from mloc.core import worker as workers
 from mloc.core.cluster import Cluster
 from mloc.core.events import WorkerDrainRequested, WorkerElasticChanged, WorkerRegistered
-from mloc.core.family_fold import leave_dead_letter
+from mloc.core.folds.family_fold import leave_dead_letter
 from mloc.core.task import Task
 from mloc.core.worker import Attempt, Worker
 

@@ -11,8 +11,8 @@ from itertools import combinations
 from msgspec import Struct
 from msgspec.structs import replace
 
-from mloc.core import placement
 from mloc.core.cluster import Cluster
+from mloc.core.decisions import placement
 from mloc.core.events import Need
 from mloc.core.worker import Worker
 

@@ -11,10 +11,11 @@ from itertools import chain, islice
 
 from msgspec import Struct
 
-from mloc.core import placement, retry
 from mloc.core import task as tasks
 from mloc.core.cluster import Cluster
-from mloc.core.dispatch_policy import DEFAULT as DEFAULT_POLICY
+from mloc.core.decisions import placement, retry
+from mloc.core.decisions.dispatch_policy import DEFAULT as DEFAULT_POLICY
+from mloc.core.decisions.placement import Room
 from mloc.core.events import (
     AttemptLost,
     AttemptRecalled,
@@ -29,7 +30,6 @@ from mloc.core.events import (
     TaskTimedOut,
     WorkerLost,
 )  # fmt: skip
-from mloc.core.placement import Room
 from mloc.core.sharding import shard_count
 
 MOST_PASSED_OVER = 256  # tasks of one need that wait for a worker of their own are looked at before the next round
