@@ -17,7 +17,7 @@ from mloc.core.events import AttemptStarted, TaskDispatched
 from mloc.services.artifacts import uploading
 from mloc.services.artifacts.digests import repr_digest
 from mloc.services.artifacts.store import LOCK, Store
-from mloc.services.intake.http import routes_results
+from mloc.services.intake.http.routes import results
 from mloc.services.results.folders import attempt_folder
 from tests.services.intake.conftest import WORKER, Api, serving
 
@@ -355,7 +355,7 @@ async def test_a_form_that_is_none_is_the_senders_mistake(api: Api, task: str, h
 async def test_a_file_that_is_moved_into_the_tree_while_it_is_asked_for_is_sent(api: Api, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # given an upload that the result's tree takes in just when it was found at its old place
     await put(api, task, "late.bin", **announced(CONTENT))
-    really = routes_results.find_file
+    really = results.find_file
     places = []
 
     def find(*arguments):
@@ -367,7 +367,7 @@ async def test_a_file_that_is_moved_into_the_tree_while_it_is_asked_for_is_sent(
             found.path.rename(target)
         return found
 
-    monkeypatch.setattr(routes_results, "find_file", find)
+    monkeypatch.setattr(results, "find_file", find)
     # when, then
     assert sha(await got(api, f"/api/v1/results/{task}/files/late.bin")) == sha(CONTENT)
     assert places

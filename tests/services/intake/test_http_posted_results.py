@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mloc.services.intake.http import routes_posted_results
+from mloc.services.intake.http.routes import posted_results
 from tests.services.intake.conftest import Api
 
 
@@ -54,5 +54,5 @@ async def test_it_may_be_larger_than_a_task_file_but_not_any_size(api: Api, monk
     result = {"ok": True, "items": ["x" * 2_000_000]}
     await api.run_to_result(id, json.dumps(result).encode())
     await post(api, {"task_id": id, "result": result}, 200)
-    monkeypatch.setattr(routes_posted_results, "MAX_RESULT_BYTES", 1_000_000)
+    monkeypatch.setattr(posted_results, "MAX_RESULT_BYTES", 1_000_000)
     await post(api, {"task_id": id, "result": result}, 413)

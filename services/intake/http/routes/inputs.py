@@ -11,7 +11,7 @@ from mloc.services.artifacts.store import Upload
 from mloc.services.intake.http.endpoint import Call, Endpoint, Media, no_body
 from mloc.services.intake.http.file_response import send_file
 from mloc.services.intake.http.responses import ApiError
-from mloc.services.intake.http.routes_uploads import ERRORS, STORED_OR_BEGUN
+from mloc.services.intake.http.routes.uploads import ERRORS, STORED_OR_BEGUN
 from mloc.services.intake.http.upload_answers import FileStored, announced, begin, safe_path
 from mloc.services.intake.http.upload_requests import CONTENT, UploadHeaders
 from mloc.services.results.folders import input_path
