@@ -124,7 +124,8 @@ def test_a_stop_ends_a_running_task_at_its_next_step_and_a_waiting_one_before_it
 def test_sigterm_does_not_end_a_host_that_works(host: StartHost) -> None:
     driven = host()
     driven.ready()
-    driven.send(task("a", echo={"sleep_sec": 0.3}))
+    driven.send(task("a", echo={"sleep_sec": 1.5}))
+    driven.wait_of(Telemetry, "a")  # after a second
     os.kill(driven.child.pid, signal.SIGTERM)
     driven.wait_of(Succeeded, "a")
 
@@ -164,8 +165,9 @@ def run(task, engine, context):
     spec = json.loads(task.spec)
     if "hold" in spec:
         sleep = ctypes.PyDLL(None).sleep  # a call into C that keeps the interpreter's lock
-        time.sleep(0.2)  # lets the report above out
-        pathlib.Path(spec["hold"]).touch()
+        while not pathlib.Path(spec["hold"]).exists():  # until the report above was read
+            time.sleep(0.01)
+        pathlib.Path(spec["hold"]).unlink()
         sleep(600)
     time.sleep(600)
 '''
@@ -188,10 +190,12 @@ def test_what_an_executor_started_dies_with_the_pipe_even_while_a_library_holds_
     host: StartHost, tmp_path: Path, holds_lock: bool
 ) -> None:
     driven = host()
-    driven.send(task("a", task_type="spawning", **({"hold": str(tmp_path / "held")} if holds_lock else {})))
+    hold = tmp_path / "hold"
+    driven.send(task("a", task_type="spawning", **({"hold": str(hold)} if holds_lock else {})))
     grandchild = int(driven.wait_of(Telemetry, "a").lines[0])
     if holds_lock:
-        wait_until((tmp_path / "held").exists)
+        hold.touch()
+        wait_until(lambda: not hold.exists())
     driven.close_pipe()
     driven.child.wait(10)
     wait_until(lambda: is_gone(grandchild))

@@ -42,6 +42,10 @@ def failure(host: DrivenHost, asked: RunTask) -> Failed:
     return host.wait_of(Failed, asked.task)
 
 
+def lines_of(host: DrivenHost, name: str) -> list[str]:
+    return [line for frame in host.frames if isinstance(frame, Telemetry) and frame.task == name for line in frame.lines]
+
+
 def test_rows_are_answered_in_order_with_usage_and_without_touching_the_disk(warm_host: DrivenHost, ask: Any, tmp_path: Path) -> None:
     result = run(warm_host, ask([*QUESTIONS, {"prompt": "five", "metadata": {"topic": "dogs"}}]))
     assert [item["prompt"] for item in result["items"]] == [*QUESTIONS, "five"]
@@ -106,18 +110,18 @@ def test_rows_that_an_earlier_attempt_recorded_are_not_done_again(warm_host: Dri
 
 
 def test_a_stopped_attempt_leaves_its_rows_and_the_next_one_ends_as_a_straight_run(warm_host: DrivenHost, ask: Any) -> None:
-    items = [f"fox {i}" for i in range(96)]
+    items = [f"fox {i}" for i in range(20_000)]  # more than any machine answers before the stop
     settings = {"max_tokens": 100, "ignore_eos": True}
-    straight = run(warm_host, ask(items, inference=settings))
-    first = ask(items, "stopped", inference=settings)
-    warm_host.send(first)
+    warm_host.send(ask(items, "stopped", inference=settings))
     warm_host.wait_for(lambda frame: isinstance(frame, Telemetry) and frame.task == "stopped" and frame.step > 0)
     warm_host.stop("stopped")
     warm_host.wait_of(Stopped, "stopped")
-    done = warm_host.wait_of(RowsDone, "stopped")
-    assert 0 < done.rows < len(items)
-    second = ask(items, "stopped", attempt=2, inference=settings)
-    resumed = run(warm_host, second)
+    done = sum(frame.rows for frame in warm_host.frames if isinstance(frame, RowsDone) and frame.task == "stopped")
+    assert 0 < done < len(items)
+    some = items[: done + 40]
+    resumed = run(warm_host, ask(some, "stopped", attempt=2, inference=settings))
+    straight = run(warm_host, ask(some, inference=settings))
+    assert any(f"{done} of {len(some)} rows are recorded by an earlier attempt" in line for line in lines_of(warm_host, "stopped"))
     assert [item["output"] for item in resumed["items"]] == [item["output"] for item in straight["items"]]
     assert resumed["usage"]["completion_tokens"] == straight["usage"]["completion_tokens"]
 

@@ -141,7 +141,7 @@ def torch_load(file: Path) -> Any:
 @pytest.mark.deep
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds the ranks in /proc")
 def test_a_rank_that_is_killed_ends_all_and_the_next_attempt_goes_on(warm_host: DrivenHost, tmp_path: Path) -> None:
-    long = {"max_steps": 300}
+    long = {"max_steps": 100_000}  # no machine is done with them before the kill
     warm_host.send(training("killed", tmp_path, training=long))
     warm_host.wait_for(lambda frame: isinstance(frame, CheckpointDone) and frame.task == "killed" and frame.step >= 4)
     ranks = ranks_of(warm_host)
@@ -161,7 +161,7 @@ def test_a_rank_that_is_killed_ends_all_and_the_next_attempt_goes_on(warm_host: 
 @pytest.mark.models
 @pytest.mark.deep
 def test_ranks_stop_at_the_same_step_with_a_checkpoint(warm_host: DrivenHost, tmp_path: Path) -> None:
-    warm_host.send(training("stopped", tmp_path, training={"max_steps": 5000, "save_strategy": "no"}))
+    warm_host.send(training("stopped", tmp_path, training={"max_steps": 100_000, "save_strategy": "no"}))
     started(warm_host, "stopped", 3)
     warm_host.stop("stopped")
     warm_host.wait_of(Stopped, "stopped")

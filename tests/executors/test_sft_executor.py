@@ -113,18 +113,21 @@ def test_a_bad_line_of_the_data_is_named_with_its_file(warm_host: DrivenHost, tm
 
 @pytest.mark.deep
 def test_a_training_stopped_midway_and_resumed_equals_a_straight_one(warm_host: DrivenHost, tmp_path: Path) -> None:
-    settings = {"training": {"max_steps": 400, "seed": 3}}
-    warm_host.send(training("straight", tmp_path, **settings))
-    published_result(warm_host, "straight", tmp_path)
-    warm_host.send(training("stopped", tmp_path, **settings))
+    def of(steps: int) -> dict[str, Any]:
+        return {"training": {"max_steps": steps, "lr_scheduler_type": "constant", "seed": 3}}
+
+    warm_host.send(training("stopped", tmp_path, **of(1_000_000)))  # no machine is done with them before the stop
     warm_host.wait_for(lambda frame: isinstance(frame, Telemetry) and frame.task == "stopped" and frame.step >= 20)
     warm_host.stop("stopped")
     warm_host.wait_of(Stopped, "stopped")
-    checkpoint = warm_host.wait_of(CheckpointDone, "stopped")
-    assert 20 <= checkpoint.step < 400
-    warm_host.send(training("stopped", tmp_path, attempt=2, run_checkpoint=checkpoint.path, **settings))
+    checkpoint = [frame for frame in warm_host.frames if isinstance(frame, CheckpointDone) and frame.task == "stopped"][-1]
+    assert checkpoint.step >= 20
+    all_steps = checkpoint.step + 30
+    warm_host.send(training("stopped", tmp_path, attempt=2, run_checkpoint=checkpoint.path, **of(all_steps)))
     resumed = published_result(warm_host, "stopped", tmp_path, attempt=2)
-    assert resumed["training"]["steps"] == 400
+    assert resumed["training"]["steps"] == all_steps
+    warm_host.send(training("straight", tmp_path, **of(all_steps)))
+    published_result(warm_host, "straight", tmp_path)
     straight, again = weights_of(tmp_path, "straight"), weights_of(tmp_path, "stopped")
     assert all(bool((straight[name] == again[name]).all()) for name in straight)
 

@@ -141,18 +141,23 @@ def test_a_ppo_training_stopped_midway_and_resumed_equals_a_straight_one(
 ) -> None:
     spec: dict[str, Any] = {
         "data": {"type": "list", "items": ASKED}, "rewards": SAYS_YES, "model": {"source": {"type": "stage", "identifier": "base"}},
-        "training": {**STEADY, "max_steps": 60, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "seed": 5},
         "generation": {"max_new_tokens": 6},
     }  # fmt: skip
-    straight = train("straight", "ppo", **spec)
-    warm_host.send(task("stopped", "ppo", folder, run_inputs=dict(stages), **spec))
+
+    def learn(steps: int) -> dict[str, Any]:
+        return {**STEADY, "max_steps": steps, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "seed": 5}
+
+    unending = learn(100_000)  # no machine is done with them before the stop
+    warm_host.send(task("stopped", "ppo", folder, run_inputs=dict(stages), training=unending, **spec))
     warm_host.wait_for(lambda frame: isinstance(frame, Telemetry) and frame.task == "stopped" and frame.step >= 5)
     warm_host.stop("stopped")
     warm_host.wait_of(Stopped, "stopped")
     saved = warm_host.wait_of(CheckpointDone, "stopped")
-    assert 5 <= saved.step < 60
-    warm_host.send(task("stopped", "ppo", folder, attempt=2, run_inputs=dict(stages), run_checkpoint=saved.path, **spec))
+    assert saved.step >= 5
+    some = learn(saved.step + 20)
+    warm_host.send(task("stopped", "ppo", folder, attempt=2, run_inputs=dict(stages), run_checkpoint=saved.path, training=some, **spec))
     resumed = published_result(warm_host, "stopped", folder, attempt=2)
+    straight = train("straight", "ppo", **spec, training=some)
     without_time = [{name: value for name, value in point.items() if name != "tokens_per_sec"} for point in resumed["training"]["history"]]
     expected = [{name: value for name, value in point.items() if name != "tokens_per_sec"} for point in straight["training"]["history"]]
     assert without_time == expected

@@ -127,7 +127,7 @@ def test_adapters_are_swapped_without_loading_the_engine_again(vllm_host: Driven
 
 def test_a_task_joins_the_batch_of_another_and_neither_is_harmed_by_the_others_stop(vllm_host: DrivenHost, ask: Any) -> None:
     before = loads(vllm_host)
-    long = ask([f"fox {i}" for i in range(600)], "long", inference={"max_tokens": 200, "ignore_eos": True})
+    long = ask([f"fox {i}" for i in range(20_000)], "long", inference={"max_tokens": 200, "ignore_eos": True})
     vllm_host.send(long)
     vllm_host.wait_for(lambda frame: isinstance(frame, Telemetry) and frame.task == "long" and frame.step > 0)
     joined = run(vllm_host, ask(QUESTIONS))
@@ -179,18 +179,20 @@ def test_a_long_prompt_comes_from_the_cache_the_second_time(vllm_host: DrivenHos
 
 
 def test_a_stopped_attempt_ends_at_once_and_the_next_one_does_only_what_is_missing(vllm_host: DrivenHost, ask: Any) -> None:
-    items = [f"fox {i}" for i in range(600)]
+    items = [f"fox {i}" for i in range(20_000)]  # more than any machine answers before the stop
     settings = {"max_tokens": 60, "ignore_eos": True}
     vllm_host.send(ask(items, "stopped", inference=settings))
     vllm_host.wait_for(lambda frame: isinstance(frame, Telemetry) and frame.task == "stopped" and 0 < frame.step < len(items))
     vllm_host.stop("stopped")
     vllm_host.wait_of(Stopped, "stopped")
-    second = ask(items, "stopped", attempt=2, inference=settings)
-    recorded = {json.loads(line).get("index") for line in (Path(second.rows_folder) / "attempt-1.jsonl").read_text().splitlines()} - {None}
+    part = Path(ask([], "stopped").rows_folder) / "attempt-1.jsonl"
+    recorded = {json.loads(line).get("index") for line in part.read_text().splitlines()} - {None}
     assert 0 < len(recorded) < len(items)
-    resumed = run(vllm_host, second)
-    assert [item["index"] for item in resumed["items"]] == list(range(len(items)))
-    assert any(isinstance(frame, Telemetry) and any("recorded by an earlier" in line for line in frame.lines) for frame in vllm_host.frames)
+    some = items[: max(recorded) + 20]
+    resumed = run(vllm_host, ask(some, "stopped", attempt=2, inference=settings))
+    assert [item["index"] for item in resumed["items"]] == list(range(len(some)))
+    said = f"{len(recorded)} of {len(some)} rows are recorded by an earlier attempt"
+    assert any(isinstance(frame, Telemetry) and any(said in line for line in frame.lines) for frame in vllm_host.frames)
 
 
 def test_the_batch_is_the_one_that_vllm_has_for_offline_work(models: Path) -> None:
@@ -222,7 +224,7 @@ def test_a_model_that_vllm_does_not_take_is_named_with_its_reason(vllm_host: Dri
 def test_the_engines_death_fails_the_attempt_and_its_processes_end_with_the_host(vllm_host: DrivenHost, ask: Any) -> None:
     run(vllm_host, ask(["one"]))
     before = loads(vllm_host)
-    vllm_host.send(ask([f"fox {i}" for i in range(400)], "killed", inference={"max_tokens": 400, "ignore_eos": True}))
+    vllm_host.send(ask([f"fox {i}" for i in range(20_000)], "killed", inference={"max_tokens": 400, "ignore_eos": True}))
     vllm_host.wait_for(lambda frame: isinstance(frame, Telemetry) and frame.task == "killed")
     (core,) = processes_of(vllm_host, "EngineCore")
     os.kill(core, signal.SIGKILL)

@@ -93,7 +93,7 @@ def test_rows_that_a_model_answered_stay_when_its_host_is_killed(workers: TwoWor
     model, tokenizer = make_scratch_model(ScratchSource(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=300), ["row 1"])
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    inference = f"taskType: inference\n  model: {{source: {{type: local, identifier: {folder}}}}}\n  inference: {{max_tokens: 16, ignore_eos: true}}"
+    inference = f"taskType: inference\n  model: {{source: {{type: local, identifier: {folder}}}}}\n  inference: {{max_tokens: 32, ignore_eos: true}}"
     _check_that_the_rest_is_done(workers, "host", inference)
 
 
@@ -112,8 +112,9 @@ def _check_that_the_rest_is_done(workers: TwoWorkers, killed: str, work: str) ->
     source.write_text("".join(json.dumps({"prompt": f"row {number}"}) + "\n" for number in range(ROWS)))
     (id,) = cell.submit(_task(killed, source, work), f"{killed}-{work.split()[1]}", DEADLINE_SEC)
     parts = cell.results / ".attempts" / id / "rows"
-    cell.until(lambda: len(_recorded(parts / "attempt-1.jsonl")) >= KILLED_AT, DEADLINE_SEC)
+    cell.until(lambda: _recorded(parts / "attempt-1.jsonl"), DEADLINE_SEC)
     first_worker = cell.http("GET", f"/api/v1/tasks/{id}")[1]["worker_id"]
+    cell.until(lambda: len(_recorded(parts / "attempt-1.jsonl")) >= KILLED_AT, DEADLINE_SEC)
     # when that worker, or the process that does the rows, is killed
     (workers.kill_worker if killed == "worker" else workers.kill_host)(first_worker)
     cell.until(lambda: cell.http("GET", f"/api/v1/tasks/{id}")[1]["state"] == "published", DEADLINE_SEC)

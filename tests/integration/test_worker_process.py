@@ -85,7 +85,7 @@ class WorkerProcess:
         self._environ = {
             **os.environ, "REDIS_URL": url, "MLOC_NAMESPACE": namespace, "WORKER_ID": "w1", "WORKER_DIR": str(folder / "worker"),
             "RESULTS_DIR": str(self.results), "LOG_FILE": "off", "LOG_FORMAT": "json", "HEARTBEAT_INTERVAL_SEC": "0.2",
-            "HEARTBEAT_TTL_SEC": "5", "TASK_TOPICS": "echo", "WORKER_DRAIN_SEC": "5", "STOP_GRACE_SEC": "1",
+            "HEARTBEAT_TTL_SEC": "5", "TASK_TOPICS": "echo", "WORKER_DRAIN_SEC": "20", "STOP_GRACE_SEC": "1",
         }  # fmt: skip
         self._started: list[subprocess.Popen[bytes]] = []
 
@@ -229,7 +229,7 @@ async def test_a_running_task_stops_cleanly_and_one_that_does_not_listen_is_kill
 async def test_sigterm_lets_what_runs_end_and_leaves_nothing_behind(worker: WorkerProcess, driver: Driver) -> None:
     process = worker.start()
     await driver.until("WorkerRegistered")
-    await driver.dispatch("runs", sleep_sec=0.6)
+    await driver.dispatch("runs", sleep_sec=2)
     await driver.until("AttemptStarted")
     await driver.dispatch("waits", sleep_sec=60)
     hosts = descendants(process.pid)
@@ -301,7 +301,7 @@ async def test_a_task_outlives_a_killed_server_and_its_worker_registers_under_th
 async def test_a_paused_worker_that_was_declared_lost_comes_back_with_what_it_runs(worker: WorkerProcess, driver: Driver) -> None:
     process = worker.start()
     await driver.until("WorkerRegistered")
-    await driver.dispatch("long", sleep_sec=1.0)
+    await driver.dispatch("long", sleep_sec=3)
     await driver.until("AttemptStarted")
     process.send_signal(signal.SIGSTOP)
     await driver.send(Answer(WorkerLost(worker="w1", incarnation=1, silent_ms=5000)))

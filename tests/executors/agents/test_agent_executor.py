@@ -136,7 +136,7 @@ def test_a_retried_attempt_asks_only_what_has_no_answer_yet(warm_host: DrivenHos
 
 def test_a_stop_leaves_the_question_for_the_next_attempt(warm_host: DrivenHost, agent: Any) -> None:
     transcripts = [{"role": "user", "content": "What is 17 times 23?"}]
-    asked = agent({"tools": ["python_repl"]}, data={"type": "list", "items": [{"messages": transcripts}] * 200})
+    asked = agent({"tools": ["python_repl"]}, data={"type": "list", "items": [{"messages": transcripts}] * 20_000})
     warm_host.send(asked)
     warm_host.wait_for(lambda frame: isinstance(frame, Telemetry) and frame.task == asked.task and any("391" in line for line in frame.lines))
     warm_host.stop(asked.task)
