@@ -21,6 +21,7 @@ from mloc.core.cluster import Cluster
 from mloc.core.codec import UnknownEvent
 from mloc.core.decisions import aggregation, scheduling
 from mloc.core.decisions.aggregation import Done
+from mloc.core.decisions.dispatch_policy import DEFAULT
 from mloc.core.events import (
     AttemptFailed,
     AttemptRecalled,
@@ -153,7 +154,7 @@ class Simulation:
         self._variant = variant
         self._cluster = Cluster()
         self._measure = Measure(self._cluster)
-        self._limits = scheduling.Limits()
+        self._limits = scheduling.Limits(dispatch_policy=variant.policy or workload.policy or DEFAULT)
         self._now_ms = 0
         self._entries = 0
         self._pushed = 0
@@ -182,11 +183,9 @@ class Simulation:
                 on_progress(self._entries, self._cluster.position)
 
     def _prepare(self) -> None:
-        workload, variant = self._workload, self._variant
+        workload = self._workload
         self._now_ms = first_ms = min([at for at, _ in (*workload.asked[:1], *workload.fleet.values())], default=0)
         self._add(LogStarted(log_id=RUN, run_id=RUN))
-        if policy := variant.policy or workload.policy:
-            self._add(PolicyChanged(dispatch=policy))
         for at, event in (*self._fleet(first_ms), *((at, self._changed(event)) for at, event in workload.asked)):
             self._push(at, event)
 

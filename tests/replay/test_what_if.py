@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mloc.core.decisions.dispatch_policy import POLICIES
+from mloc.core.decisions.dispatch_policy import POLICIES, pinned
 from mloc.core.events import AttemptFailed, AttemptStarted, AttemptSucceeded, CancelRequested, Error, Need, Parallel, TaskDispatched, raw
+from mloc.core.task import Task
 from mloc.replay.what_if import Variant, WhatIf, what_if
 from tests.histories import History, HistoryLog
 
@@ -57,6 +58,15 @@ async def test_more_workers_end_sooner_and_are_as_busy() -> None:
     found = await tried(a_history({"a": [10], "b": [20], "c": [30]}), workers=3)
     assert (found.same.makespan_sec, found.then.makespan_sec) == (60.0, 30.0)
     assert (found.then.wait_mean_sec, found.then.busy_sec, found.then.workers) == (0.0, 60.0, 3)
+
+
+async def test_another_policy_chooses_other_workers() -> None:
+    # given two tasks whose ids both point to w1, and two workers
+    pointing = [id for id in "abcdefgh" if pinned("static", Task(id), ("w1", "w2")) == "w1"][:2]
+    history = a_history({id: [10] for id in pointing}, workers=2)
+    # when each goes where its id points to, then the second waits for the first, though w2 is free
+    found = await tried(history, policy="static")
+    assert (found.same.makespan_sec, found.then.makespan_sec) == (10.0, 20.0)
 
 
 async def test_attempts_that_took_a_fraction_of_a_millisecond_come_to_their_end() -> None:
