@@ -52,7 +52,7 @@ def nodes_of(template: Template) -> tuple[tuple[int, str], ...]:
             try:
                 found += [(at, name) for name in names_in(column.expr)]
             except ExpressionError:
-                continue
+                continue  # `check_template` says what is wrong with it
     return tuple(found)
 
 

@@ -98,7 +98,7 @@ class _Reading:
         try:
             return msgspec.convert(document, Document)
         except msgspec.ValidationError:
-            pass
+            pass  # the walk says what is wrong, and reads what is only written otherwise
         findings = Findings()
         try:
             checked = Conformance(findings).check(document, Document, at_intake=True)

@@ -49,7 +49,7 @@ def _converted(resolved: dict[str, Any]) -> TaskSpec:
         if not findings.problems:
             return msgspec.convert(checked, TaskSpec)
     except TooMany:
-        pass
+        pass  # those that were found are said below
     except msgspec.ValidationError as error:
         raise LanguageError([Problem(f"the resolved spec is not right: {error}", path="spec")]) from None
     raise LanguageError([
