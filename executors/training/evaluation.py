@@ -51,7 +51,7 @@ def evaluation_of(training: Mapping[str, Any], best: str) -> Evaluation:
         metric = training.get("metric_for_best_model") or best
         settings |= {"save_strategy": when, "load_best_model_at_end": True, "metric_for_best_model": metric}
         settings |= {"save_steps": every} if when == "steps" else {}
-        settings["greater_is_better"] = training.get("greater_is_better", not metric.endswith("loss"))
+        settings["greater_is_better"] = training.get("greater_is_better", not metric.endswith(("loss", "kl")))
     return Evaluation(_split(training.get("eval_split", SHARE)), _patience(training) if stopping else None, _threshold(training), settings)
 
 
@@ -74,6 +74,17 @@ def _patience(training: Mapping[str, Any]) -> int:
 def _threshold(training: Mapping[str, Any]) -> float:
     named = training.get("early_stopping")
     return float(training.get("early_stopping_threshold", named.get("threshold", 0.0) if isinstance(named, dict) else 0.0))
+
+
+def outcome(points: list[dict[str, float]], best: tuple[float, int] | None, *, stopped_early: bool) -> dict[str, Any]:
+    """What a result tells of its evaluations. `points`: the history; `best`: the metric and step of the weights that were kept as the best."""
+    told: dict[str, Any] = {}
+    for metric, name, choose in (("eval_loss", "lowest", min), ("eval_reward", "highest", max)):
+        if found := [point[metric] for point in points if metric in point]:
+            told |= {f"final_{metric}": round(found[-1], 4), f"{name}_{metric}": round(choose(found), 4)}
+    if best is not None:
+        told |= {"best_metric": round(best[0], 4), "best_step": best[1], "stopped_early": stopped_early}
+    return told
 
 
 def held_out(rows: list[Row], split: float | str | None, seed: int, spec: TaskSpec, context: Context) -> tuple[list[Row], list[Row]]:

@@ -21,7 +21,7 @@ from mloc.executors.models.model_loading import LoadedModel, load_model
 from mloc.executors.ranks import in_rank, own_devices, rank
 from mloc.executors.rows.data_loading import load_rows
 from mloc.executors.rows.rows import Row, texts
-from mloc.executors.training.evaluation import Evaluation, evaluation_of, held_out
+from mloc.executors.training.evaluation import Evaluation, evaluation_of, held_out, outcome
 from mloc.executors.training.meters import Meter
 from mloc.executors.training.model_card import Trained
 from mloc.executors.training.parallelism import wants_deepspeed
@@ -188,11 +188,9 @@ def _told(trainer: Any, measures: Mapping[str, str], meter: Meter) -> dict[str, 
     for name, metric in measures.items():
         values = [point[metric] for point in points if metric in point]
         told |= {f"first_{name}": round(values[0], 4) if values else None, f"final_{name}": round(values[-1], 4) if values else None}
-    if evaluated := [point["eval_loss"] for point in points if "eval_loss" in point]:
-        told |= {"final_eval_loss": round(evaluated[-1], 4), "lowest_eval_loss": round(min(evaluated), 4)}
-    if trainer.args.load_best_model_at_end and state.best_metric is not None:
-        told |= {"best_metric": round(state.best_metric, 4), "best_step": state.best_global_step}
-        told["stopped_early"] = state.global_step < state.max_steps
+    keeps_best = trainer.args.load_best_model_at_end and state.best_metric is not None
+    best = (state.best_metric, state.best_global_step) if keeps_best else None
+    told |= outcome(points, best, stopped_early=state.global_step < state.max_steps)
     return {**told, **meter.totals(), "history": points}
 
 

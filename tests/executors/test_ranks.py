@@ -117,13 +117,14 @@ def test_two_ranks_train_one_model_and_only_rank_0_reports(warm_host: DrivenHost
 @pytest.mark.models
 @pytest.mark.deep
 def test_two_ranks_of_ppo_train_one_model_and_leave_a_checkpoint_of_both(warm_host: DrivenHost, tmp_path: Path) -> None:
-    learn = {"save_steps": 3, "keep_checkpoints": True, "mini_batch_size": 2, "target_kl": 0.5}
+    learn = {"save_steps": 3, "keep_checkpoints": True, "mini_batch_size": 2, "target_kl": 0.5, "eval_split": 3, "eval_strategy": "epoch"}
     rewarded = {"rewards": [{"type": "regex", "pattern": "a"}], "generation": {"max_new_tokens": 6}}
     warm_host.send(training("ppo", tmp_path, "ppo", training=learn, **rewarded))
     result = published_result(warm_host, "ppo", tmp_path)
     told = [frame.step for frame in warm_host.frames if isinstance(frame, Telemetry) and frame.task == "ppo" and "loss" in frame.metrics]
     assert told == [1, 2, 3, 4, 5, 6]
-    assert result["training"]["epochs"] == pytest.approx(3.0)  # eight prompts an update between them
+    assert result["training"]["epochs"] == pytest.approx(48 / 13, abs=1e-3)  # eight prompts an update between them
+    assert [point["step"] for point in result["training"]["history"] if "eval_kl" in point] == [2, 4, 5, 6]
     assert (Path(result["final_model_path"]) / "README.md").is_file()
     assert result["usage"]["total_tokens"] > 6 * 8 * 6  # the prompts' too, of both
     checkpoint = tmp_path / "ppo" / "artifacts" / "checkpoints" / "checkpoint-3" / "ppo_state.pt"

@@ -135,17 +135,22 @@ def test_ppo_with_an_adapter_leaves_the_weights_below_alone(train: Train, folder
     assert result["training"]["history"][-1]["kl"] != 0
 
 
+def weights_of(result: dict[str, Any]) -> bytes:
+    return (Path(result["final_model_path"]) / "model.safetensors").read_bytes()
+
+
 @pytest.mark.deep
 def test_a_ppo_training_stopped_midway_and_resumed_equals_a_straight_one(
     train: Train, warm_host: DrivenHost, folder: Path, stages: dict[str, Any]
 ) -> None:
+    evaluated = {"eval_split": 2, "eval_steps": 4, "load_best_model_at_end": True}
     spec: dict[str, Any] = {
         "data": {"type": "list", "items": ASKED}, "rewards": SAYS_YES, "model": {"source": {"type": "stage", "identifier": "base"}},
         "generation": {"max_new_tokens": 6},
     }  # fmt: skip
 
     def learn(steps: int) -> dict[str, Any]:
-        return {**STEADY, "max_steps": steps, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "seed": 5}
+        return {**STEADY, "max_steps": steps, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "seed": 5, **evaluated}
 
     unending = learn(100_000)  # no machine is done with them before the stop
     warm_host.send(task("stopped", "ppo", folder, run_inputs=dict(stages), training=unending, **spec))
@@ -161,6 +166,8 @@ def test_a_ppo_training_stopped_midway_and_resumed_equals_a_straight_one(
     without_time = [{name: value for name, value in point.items() if name != "tokens_per_sec"} for point in resumed["training"]["history"]]
     expected = [{name: value for name, value in point.items() if name != "tokens_per_sec"} for point in straight["training"]["history"]]
     assert without_time == expected
+    assert all(resumed["training"][name] == straight["training"][name] for name in ("best_step", "best_metric", "final_eval_reward"))
+    assert weights_of(resumed) == weights_of(straight)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ Going on from it gives the same curve as never having stopped.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -17,16 +19,21 @@ from mloc.executors.contract import ExecutorError
 from mloc.executors.durable_files import sync_tree
 
 STATE_FILE = "ppo_state.pt"
+BEST_FILE = "best_weights.pt"  # of the evaluation that was best: beside the checkpoints, and in each, so that one is enough to go on from
 SEAL = "trainer_state.json"  # written last: a folder without it was not finished
 
 
 class Progressed(Struct):
-    """How far a training is. `history`: one entry a logged update."""
+    """How far a training is. `history`: one entry a logged update or evaluation. `worse`: evaluations since it last got better."""
 
     step: int = 0
     kl_coef: float = 0.0
     tokens: int = 0
     history: list[dict[str, float]] = []
+    evaluated: int = -1  # the last update after which there was an evaluation
+    best_metric: float | None = None
+    best_step: int = 0
+    worse: int = 0
 
 
 def random_state() -> dict[str, Any]:
@@ -42,10 +49,14 @@ def save(folder: Path, model: Any, optimizer: Any, scheduler: Any, at: Progresse
 
     place = folder / f"checkpoint-{at.step}"
     place.mkdir(parents=True, exist_ok=True)
-    trained = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
-    state = {"trained": trained, "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(), "random": random}
+    state = {"trained": _trained(model), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(), "random": random}
     torch.save(state, place / STATE_FILE)
-    told = {"global_step": at.step, "kl_coef": at.kl_coef, "num_input_tokens_seen": at.tokens, "log_history": at.history}
+    if (best := folder / BEST_FILE).is_file():
+        _linked(best, place / BEST_FILE)
+    told = {
+        "global_step": at.step, "kl_coef": at.kl_coef, "num_input_tokens_seen": at.tokens, "log_history": at.history, "evaluated": at.evaluated,
+        "best_metric": at.best_metric, "best_global_step": at.best_step, "worse": at.worse,
+    }  # fmt: skip
     (place / SEAL).write_text(json.dumps(told))
     return place, sync_tree(place)
 
@@ -57,18 +68,64 @@ def restore(place: Path, model: Any, optimizer: Any, scheduler: Any, ranks: int 
     try:
         state = torch.load(place / STATE_FILE, map_location="cpu", weights_only=True)
         told = json.loads((place / SEAL).read_text())
-        parameters = dict(model.named_parameters())
-        with torch.no_grad():
-            for name, tensor in state["trained"].items():
-                parameters[name].copy_(tensor)
+        _put_back(model, state["trained"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
         random = [state["random"]] if isinstance(state["random"], dict) else state["random"]  # once there was one rank only
         if len(random) == ranks:
             _set_random(random[rank])
-        return Progressed(told["global_step"], told["kl_coef"], told["num_input_tokens_seen"], told["log_history"])
+        best = (told.get("evaluated", -1), told.get("best_metric"), told.get("best_global_step", 0), told.get("worse", 0))  # once there were none
+        return Progressed(told["global_step"], told["kl_coef"], told["num_input_tokens_seen"], told["log_history"], *best)
     except (OSError, KeyError, RuntimeError, ValueError, EOFError) as error:
         raise ExecutorError("BadCheckpoint", f"the checkpoint {place} cannot be gone on from: {error}") from error
+
+
+def save_best(folder: Path, model: Any) -> None:
+    """Keep the trained weights as they are now, in place of those that were best before."""
+    import torch
+
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{BEST_FILE}.partial"
+    torch.save(_trained(model), partial)
+    partial.replace(folder / BEST_FILE)
+
+
+def carry_best(checkpoint: Path, folder: Path) -> None:
+    """The best weights of the attempts before, as `checkpoint` has them, into this attempt's `folder`."""
+    if (best := checkpoint / BEST_FILE).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        _linked(best, folder / BEST_FILE)
+
+
+def take_best(folder: Path, model: Any) -> None:
+    """Put the best weights into the model; they have served then."""
+    import torch
+
+    _put_back(model, torch.load(folder / BEST_FILE, map_location="cpu", weights_only=True))
+    (folder / BEST_FILE).unlink()
+
+
+def _trained(model: Any) -> dict[str, Any]:
+    return {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
+
+
+def _put_back(model: Any, trained: dict[str, Any]) -> None:
+    import torch
+
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in trained.items():
+            parameters[name].copy_(tensor)
+
+
+def _linked(file: Path, to: Path) -> None:
+    """The same content under another name; a file that is replaced later leaves the other as it was."""
+    with contextlib.suppress(FileNotFoundError):
+        to.unlink()
+    try:
+        os.link(file, to)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(file, to)
 
 
 def _set_random(state: dict[str, Any]) -> None:

@@ -14,32 +14,34 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from mloc.core.host_frames import RunTask
 from mloc.core.language.spec import TaskSpec, decode_spec
-from mloc.executors.contract import Checkpoint, Context, ExecutorError, Progress, Report, Result
+from mloc.executors.contract import Context, ExecutorError, Progress, Report, Result
 from mloc.executors.ranks import in_rank, own_devices, rank
 from mloc.executors.rows.data_loading import load_rows
 from mloc.executors.rows.prompts import prompt_text
 from mloc.executors.rows.rows import Row, texts
+from mloc.executors.training.evaluation import Evaluation, held_out, outcome
 from mloc.executors.training.meters import Meter
 from mloc.executors.training.model_card import Trained
 from mloc.executors.training.ppo import ppo_checkpoint
 from mloc.executors.training.ppo.ppo_checkpoint import Progressed
-from mloc.executors.training.ppo.ppo_ranks import random_states
+from mloc.executors.training.ppo.ppo_course import Course, Prompts, an_update, go_through
+from mloc.executors.training.ppo.ppo_evaluation import best_metric_of
 from mloc.executors.training.ppo.ppo_rollouts import actor_critic
-from mloc.executors.training.ppo.ppo_settings import PpoSettings, ppo_settings
-from mloc.executors.training.ppo.ppo_update import Learner, update
+from mloc.executors.training.ppo.ppo_settings import PpoSettings, evaluation_for_ppo, ppo_settings
+from mloc.executors.training.ppo.ppo_update import Learner
 from mloc.executors.training.rank_launch import launch_of, run_ranks
 from mloc.executors.training.rewards.reward_terms import Term, reward_terms, rewards_of
 from mloc.executors.training.saved_checkpoints import usable_checkpoint
 from mloc.executors.training.trackers import of_accelerate, tracked, trackers_of
 from mloc.executors.training.trained_weights import adapter_of, final_folder, prepared, save_final
-from mloc.executors.training.training_reports import refuse_divergence
 from mloc.executors.training.trl_training import load_trainable
 
 DEFAULT_ANSWER_TOKENS = 64
@@ -58,80 +60,80 @@ def run(task: RunTask, engine: None, context: Context) -> Iterator[Report]:
     """Train, from the checkpoint of an earlier attempt where there is one."""
     began = time.monotonic()
     spec = decode_spec(task.spec)
-    settings, notes = ppo_settings(spec, context)
+    evaluation = evaluation_for_ppo(spec.training)
+    settings, notes = ppo_settings(spec, context, evaluation)
     if not in_rank() and (launch := launch_of(spec, context)) is not None:
         yield from run_ranks(task, launch, context)
         return
-    rows = list(load_rows(spec, context))
-    yield Progress((*notes, f"{len(rows)} prompts; loading the models"))
+    rows, kept = held_out(list(load_rows(spec, context)), evaluation.split, settings.seed, spec, context)
+    yield Progress((*notes, f"{len(rows)} prompts{f', {len(kept)} to evaluate on' if kept else ''}; loading the models"))
     terms = reward_terms(rewards_of(spec), context)
+    best_metric_of(settings, [term.name for term in terms])
     try:
         with tracked(trackers_of(spec.training) if rank() == 0 else [], task.task, context):
-            yield from _trained(task, spec, settings, rows, terms, context, began)
+            yield from _trained(task, spec, Made(settings, evaluation, rows, kept, terms), context, began)
     finally:
         for term in terms:
             term.close()
 
 
-def _trained(
-    task: RunTask, spec: TaskSpec, settings: PpoSettings, rows: Sequence[Row], terms: list[Term], context: Context, began: float
-) -> Iterator[Report]:
-    meter = Meter(own_devices(context))
-    learner, prompts, name = _learner(spec, settings, rows, terms, context)
-    updates = _updates(settings, len(prompts), learner.accelerator.num_processes)
-    at = Progressed(kl_coef=settings.kl_coef)
-    saved, notes = usable_checkpoint(context.checkpoint)
-    yield Progress(tuple(notes))
-    if saved is not None:
-        ranks = (learner.accelerator.num_processes, learner.accelerator.process_index)
-        at = ppo_checkpoint.restore(saved, learner.bare, learner.optimizer, learner.scheduler, *ranks)
-    yield Progress((f"training from update {at.step} to {updates}",), at.step, updates)
+class Made(Struct, frozen=True):
+    """What is known before a model is loaded."""
+
+    settings: PpoSettings
+    evaluation: Evaluation
+    rows: list[Row]
+    kept: list[Row]  # only evaluated on
+    terms: list[Term]
+
+
+def _trained(task: RunTask, spec: TaskSpec, made: Made, context: Context, began: float) -> Iterator[Report]:
+    meter, settings = Meter(own_devices(context)), made.settings
+    learner, name = _learner(spec, made, context)
+    updates = _updates(settings, len(made.rows), learner.accelerator.num_processes)
+    at, notes = _progress_so_far(learner, context)
+    yield Progress((*notes, f"training from update {at.step} to {updates}"), at.step, updates)
+    prompts, kept = (_with_chat_marks(rows, spec, learner) for rows in (made.rows, made.kept))
+    course = Course(learner, prompts, kept, made.evaluation, updates, meter, context)
     try:
-        yield from _course(learner, prompts, at, updates, meter, context)
+        yield from go_through(course, at)
     finally:
         learner.accelerator.end_training()
-    if at.step < updates:
+    if not course.is_over(at):
         return
-    about = Trained(task.task, task.task_type, spec, name, len(prompts), 0, settings.seed, {})
+    about = Trained(task.task, task.task_type, spec, name, len(made.rows), len(made.kept), settings.seed, {})
     if rank() == 0:
-        yield _finished(about, learner, context, at, meter, time.monotonic() - began)
+        yield _finished(about, course, at, time.monotonic() - began)
     else:
         yield Result({})  # rank 0 speaks for all
 
 
-def _course(
-    learner: Learner, prompts: list[tuple[Row, str]], at: Progressed, updates: int, meter: Meter, context: Context
-) -> Iterator[Report]:
-    """Update after update, until the last or until it is asked to stop; then there is a checkpoint."""
-    settings = learner.settings
-    while at.step < updates:
-        random = ppo_checkpoint.random_state()
-        metrics = update(learner, _batch(prompts, settings, at.step, learner.accelerator), at, context.stopping)
-        if metrics is None:  # stopped before a weight was changed
-            yield from _checkpoint(learner, context, at, random)
-            return
-        at.step += 1
-        refuse_divergence(metrics, at.step)
-        if at.step % settings.logging_steps == 0 or at.step == updates:
-            at.history.append({"step": at.step, **metrics})
-            learner.accelerator.log(metrics, step=at.step)
-            yield Progress((_line(at, updates, metrics),), at.step, updates, metrics | meter.metrics())
-        if settings.save_strategy == "steps" and at.step % settings.save_steps == 0 and at.step < updates:
-            yield from _checkpoint(learner, context, at, ppo_checkpoint.random_state())
+def _progress_so_far(learner: Learner, context: Context) -> tuple[Progressed, list[str]]:
+    """(where to go on, what to say of it); what the checkpoint of an earlier attempt holds is in the learner then."""
+    saved, notes = usable_checkpoint(context.checkpoint)
+    if saved is None:
+        return Progressed(kl_coef=learner.settings.kl_coef), notes
+    if rank() == 0:
+        ppo_checkpoint.carry_best(saved, context.artifacts / "checkpoints")
+    ranks = (learner.accelerator.num_processes, learner.accelerator.process_index)
+    return ppo_checkpoint.restore(saved, learner.bare, learner.optimizer, learner.scheduler, *ranks), notes
 
 
-def _learner(
-    spec: TaskSpec, settings: PpoSettings, rows: Sequence[Row], terms: list[Term], context: Context
-) -> tuple[Learner, list[tuple[Row, str]], str]:
-    """(everything that an update needs, each prompt with its chat marks, the model's name)."""
+def _with_chat_marks(rows: list[Row], spec: TaskSpec, learner: Learner) -> Prompts:
+    return [(row, prompt_text(row, spec.inference, learner.tokenizer)) for row in rows]
+
+
+def _learner(spec: TaskSpec, made: Made, context: Context) -> tuple[Learner, str]:
+    """(everything that an update needs, the model's name)."""
     import torch
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from transformers import get_scheduler, set_seed
 
     AcceleratorState._reset_state(reset_partial_state=True)  # a host is warm: the task before may have wanted another precision
+    settings = made.settings
     set_seed(settings.seed)
-    loaded = load_trainable(spec, context, texts(rows))
+    loaded = load_trainable(spec, context, texts(made.rows))
     policy, lora = prepared(loaded, adapter_of(spec))
     if lora is not None:
         from peft import get_peft_model
@@ -146,7 +148,7 @@ def _learner(
     model = actor_critic(policy).eval()  # no dropout (Huang et al. 2024, detail 11); gradients flow all the same
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, settings.learning_rate, eps=settings.adam_epsilon, weight_decay=settings.weight_decay)
-    updates = _updates(settings, len(rows), accelerator.num_processes)
+    updates = _updates(settings, len(made.rows), accelerator.num_processes)
     warmup = math.ceil(settings.warmup_steps * updates) if settings.warmup_steps < 1 else int(settings.warmup_steps)
     scheduler = get_scheduler(settings.lr_scheduler_type, optimizer, warmup, updates)
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -154,9 +156,9 @@ def _learner(
     if accelerator.process_index:
         set_seed(settings.seed + accelerator.process_index)  # the same weights on every rank, and answers of its own
     learner = Learner(
-        settings, accelerator, model, reference, loaded.tokenizer, optimizer, scheduler, terms, _sampling(spec, settings)
+        settings, accelerator, model, reference, loaded.tokenizer, optimizer, scheduler, made.terms, _sampling(spec, settings)
     )
-    return learner, [(row, prompt_text(row, spec.inference, loaded.tokenizer)) for row in rows], loaded.name
+    return learner, loaded.name
 
 
 def _sampling(spec: TaskSpec, settings: PpoSettings) -> dict[str, Any]:
@@ -176,44 +178,18 @@ def _updates(settings: PpoSettings, prompts: int, processes: int) -> int:
     return max(1, math.ceil(settings.num_train_epochs * prompts / (settings.per_device_train_batch_size * processes)))
 
 
-def _batch(prompts: list[tuple[Row, str]], settings: PpoSettings, step: int, accelerator: Any) -> list[tuple[Row, str]]:
-    """This process' prompts of an update: each pass goes over all prompts in an order of its own, which the seed fixes."""
-    import torch
-
-    size = settings.per_device_train_batch_size
-    first = (step * accelerator.num_processes + accelerator.process_index) * size
-    picked: list[tuple[Row, str]] = []
-    while len(picked) < size:
-        epoch, place = divmod(first + len(picked), len(prompts))
-        order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch))
-        picked += [prompts[int(at)] for at in order[place : place + size - len(picked)]]
-    return picked
-
-
-def _line(at: Progressed, updates: int, metrics: dict[str, float]) -> str:
-    shown = ("reward", "kl", "loss", "entropy", "tokens_per_sec")
-    return f"step {at.step}/{updates}  " + "  ".join(f"{name} {metrics[name]:.4g}" for name in shown)
-
-
-def _checkpoint(learner: Learner, context: Context, at: Progressed, random: dict[str, Any]) -> Iterator[Checkpoint]:
-    of_ranks = random_states(random, learner.accelerator)
-    if rank() != 0:
-        return
-    folder = context.artifacts / "checkpoints"
-    place, digest = ppo_checkpoint.save(folder, learner.bare, learner.optimizer, learner.scheduler, at, of_ranks)
-    ppo_checkpoint.keep_newest(folder, learner.settings.save_total_limit)
-    yield Checkpoint(at.step, place, digest)
-
-
-def _finished(about: Trained, learner: Learner, context: Context, at: Progressed, meter: Meter, seconds: float) -> Result:
+def _finished(about: Trained, course: Course, at: Progressed, seconds: float) -> Result:
+    learner, context = course.learner, course.context
     policy = learner.bare.policy
     final = final_folder(policy, context)
-    rewards = [point["reward"] for point in at.history]
-    rollouts = at.step * learner.settings.per_device_train_batch_size * learner.accelerator.num_processes
+    best = None if at.best_metric is None else (at.best_metric, at.best_step)
+    if best is not None:
+        ppo_checkpoint.take_best(context.artifacts / "checkpoints", learner.bare)
+    learned = [point for point in at.history if "reward" in point]
     told = {
-        "steps": at.step, "epochs": round(rollouts / about.rows, 4), "first_reward": rewards[0] if rewards else None,
-        "final_reward": rewards[-1] if rewards else None, "final_kl": at.history[-1]["kl"] if at.history else None, **meter.totals(),
-        "history": at.history,
+        "steps": at.step, "epochs": round(at.step * an_update(learner) / about.rows, 4), "first_reward": learned[0]["reward"] if learned else None,
+        "final_reward": learned[-1]["reward"] if learned else None, "final_kl": learned[-1]["kl"] if learned else None,
+        **outcome(at.history, best, stopped_early=at.step < course.updates), **course.meter.totals(), "history": at.history,
     }  # fmt: skip
     if learner.settings.save_model:
         checkpoints = None if learner.settings.keep_checkpoints else context.artifacts / "checkpoints"

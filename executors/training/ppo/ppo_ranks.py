@@ -18,6 +18,16 @@ def of_all_ranks(told: dict[str, float], accelerator: Any) -> dict[str, float]:
     return dict(zip(told, accelerator.reduce(values, "mean").tolist(), strict=True))
 
 
+def summed(own: dict[str, float], accelerator: Any) -> dict[str, float]:
+    """The sum over all ranks, the same on each. All ranks call it together, with the same names."""
+    if accelerator.num_processes == 1:
+        return own
+    import torch
+
+    values = torch.tensor(list(own.values()), dtype=torch.float64, device=accelerator.device)
+    return dict(zip(own, accelerator.reduce(values, "sum").tolist(), strict=True))
+
+
 def random_states(own: dict[str, Any], accelerator: Any) -> list[dict[str, Any]]:
     """The random state of every rank, in their order. All ranks call it together."""
     if accelerator.num_processes == 1:

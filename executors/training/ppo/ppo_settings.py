@@ -10,7 +10,8 @@ from msgspec import Struct
 
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
-from mloc.executors.training.rank_launch import OWN_NAMES
+from mloc.executors.training import evaluation, rank_launch
+from mloc.executors.training.evaluation import Evaluation
 
 
 class PpoSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,27 +51,44 @@ class PpoSettings(Struct, frozen=True, forbid_unknown_fields=True):
     fp16: bool = False
     seed: int = 0
     logging_steps: int = 1
-    save_steps: int = 100
+    save_steps: float = 100  # updates; below 1: a share of all
     save_strategy: str = "steps"
     save_total_limit: int = 2
+    eval_strategy: str = "no"  # evaluation.py says when there is one, and on what
+    eval_steps: float = 10  # updates; below 1: a share of all
+    eval_on_start: bool = False
+    per_device_eval_batch_size: int | None = None  # prompts at a time; None: as many as an update has
+    load_best_model_at_end: bool = False
+    metric_for_best_model: str | None = None
+    greater_is_better: bool = True
     save_model: bool = True
     keep_checkpoints: bool = False
 
 
 POSITIVE = (
-    "per_device_train_batch_size", "gradient_accumulation_steps", "ppo_epochs", "horizon", "logging_steps", "save_steps", "save_total_limit",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "ppo_epochs", "horizon", "logging_steps", "save_total_limit",
 )  # fmt: skip
 # Known to this language, but of no meaning to PPO or to this version.
-WITHOUT_EFFECT = frozenset({"early_stopping", "use_cpu", "disable_tqdm", "output_dir", "run_name", "project", "trust_remote_code"})
-ELSEWHERE = OWN_NAMES | {"report_to"}  # read by rank_launch.py and trackers.py
+WITHOUT_EFFECT = frozenset({"use_cpu", "disable_tqdm", "output_dir", "run_name", "project", "trust_remote_code"})
+ELSEWHERE = rank_launch.OWN_NAMES | evaluation.OWN_NAMES | {"report_to"}  # read by the files of these names, and trackers.py
+ASKS_FOR_EVALUATION = ("eval_split", "eval_strategy", "early_stopping_patience", "load_best_model_at_end")
+STRATEGIES = ("no", "steps", "epoch")
 
 
-def ppo_settings(spec: TaskSpec, context: Context) -> tuple[PpoSettings, list[str]]:
+def evaluation_for_ppo(training: dict[str, Any]) -> Evaluation:
+    """What is held out, and when it is looked at. `early_stopping` beside `target_kl` alone is not this one but the older switch of that."""
+    is_switch = "target_kl" in training and isinstance(training.get("early_stopping"), bool)
+    if is_switch and not any(name in training for name in ASKS_FOR_EVALUATION):
+        training = {name: value for name, value in training.items() if name != "early_stopping"}
+    return evaluation.evaluation_of(training, "eval_reward")
+
+
+def ppo_settings(spec: TaskSpec, context: Context, evaluated: Evaluation) -> tuple[PpoSettings, list[str]]:
     """(settings, notes for the log). Raises ExecutorError for a name or a value that PPO does not take."""
-    given: dict[str, Any] = {"seed": context.seed, **_of_config(spec.model.config), **spec.training}
+    given: dict[str, Any] = {"seed": context.seed, **evaluated.settings, **_of_config(spec.model.config), **spec.training}
     if given.get("early_stopping") is False:  # the older switch of target_kl
         given.pop("target_kl", None)
-    notes = [f"training.{name} has no effect here" for name in spec.training if name in WITHOUT_EFFECT and name != "early_stopping"]
+    notes = [f"training.{name} has no effect here" for name in spec.training if name in WITHOUT_EFFECT]
     given = {name: value for name, value in given.items() if name not in WITHOUT_EFFECT | ELSEWHERE}
     known = PpoSettings.__struct_fields__
     for name in given:
@@ -95,6 +113,12 @@ def _check(settings: PpoSettings) -> None:
     for name in POSITIVE:
         if getattr(settings, name) < 1:
             raise ExecutorError("BadSetting", f"training.{name} must be at least 1, found {getattr(settings, name)}")
+    for name in ("save_steps", "eval_steps"):
+        if getattr(settings, name) <= 0:
+            raise ExecutorError("BadSetting", f"training.{name} must be above 0, found {getattr(settings, name):g}")
+    for name in ("save_strategy", "eval_strategy"):
+        if getattr(settings, name) not in STRATEGIES:
+            raise ExecutorError("BadSetting", f"training.{name} must be one of {', '.join(STRATEGIES)}, found {getattr(settings, name)!r}")
     if not 1 <= mini <= settings.per_device_train_batch_size or settings.per_device_train_batch_size % mini:
         whole = f"per_device_train_batch_size ({settings.per_device_train_batch_size})"
         raise ExecutorError("BadSetting", f"training.mini_batch_size must divide {whole}, found {mini}")

@@ -52,13 +52,10 @@ def update(learner: Learner, batch: list[tuple[Row, str]], at: Progressed, stopp
     """One update's metrics; None where it was stopped before any weight was changed."""
     began = time.monotonic()
     settings = learner.settings
-    rollouts = sample(learner.bare.policy, learner.tokenizer, [text for _, text in batch], learner.sampling, settings.max_length, stopping)
-    if any_rank(rollouts is None or stopping()) or rollouts is None:
+    found = answered(learner, batch, stopping)
+    if any_rank(found is None) or found is None:
         return None
-    answers = [Answer(conversation(row) or [], text, row) for (row, _), text in zip(batch, rollouts.texts, strict=True)]
-    totals, terms = total_rewards(learner.terms, answers)
-    if any_rank(stopping()):  # a reward that was asked to stop says nothing that could be learned from
-        return None
+    rollouts, totals, terms = found
     experience, told = _experience(learner, rollouts, totals, at.kl_coef)
     learned = _learn(learner, rollouts, experience)
     tokens = int(rollouts.attention.sum())
@@ -76,6 +73,34 @@ def update(learner: Learner, batch: list[tuple[Row, str]], at: Progressed, stopp
     return {name: float(f"{value:.6g}") for name, value in told.items()}
 
 
+def answered(
+    learner: Learner, batch: list[tuple[Row, str]], stopping: Callable[[], bool]
+) -> tuple[Rollouts, list[float], dict[str, float]] | None:
+    """(an answer to each prompt, the reward of each, each term's mean); None where it was stopped on the way."""
+    prompts = [text for _, text in batch]
+    rollouts = sample(learner.bare.policy, learner.tokenizer, prompts, learner.sampling, learner.settings.max_length, stopping)
+    if rollouts is None or stopping():
+        return None
+    answers = [Answer(conversation(row) or [], text, row) for (row, _), text in zip(batch, rollouts.texts, strict=True)]
+    totals, terms = total_rewards(learner.terms, answers)
+    return None if stopping() else (rollouts, totals, terms)  # a reward that was asked to stop says nothing that could be learned from
+
+
+def strayed(learner: Learner, rollouts: Rollouts) -> Any:
+    """How far each answer is from what the model that training started with would say: the log-ratio summed over its tokens."""
+    import torch
+
+    with torch.no_grad():
+        parts = _parts(len(rollouts.sequences), learner.settings)
+        logprobs = torch.cat([_forward(learner, learner.bare, rollouts.rows(part))[0] for part in parts])
+        reference = torch.cat([_reference(learner, rollouts.rows(part)) for part in parts])
+        return _straying(logprobs, reference, rollouts)
+
+
+def _straying(logprobs: Any, reference: Any, rollouts: Rollouts) -> Any:
+    return ((logprobs - reference) * rollouts.mask).sum(1)
+
+
 def _experience(learner: Learner, rollouts: Rollouts, totals: list[float], kl_coef: float) -> tuple[Experience, dict[str, float]]:
     import torch
 
@@ -91,7 +116,7 @@ def _experience(learner: Learner, rollouts: Rollouts, totals: list[float], kl_co
         if settings.whiten_rewards:
             rewards = whitened(rewards, rollouts.mask, shift_mean=False)
         advantages, returns = advantages_of(rewards, values, rollouts.mask, settings.gamma, settings.lam)
-        kl = ((logprobs - reference) * rollouts.mask).sum(1).mean()
+        kl = _straying(logprobs, reference, rollouts).mean()
     told = {"kl": float(kl), "entropy": float(masked_mean(entropies, rollouts.mask))}
     return Experience(logprobs, values * rollouts.mask, whitened(advantages, rollouts.mask), returns), told
 
