@@ -7,13 +7,14 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 import redis
-from aiohttp import ClientResponse
+from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 from msgspec import Raw
 
@@ -32,11 +33,13 @@ from mloc.core.events import (
 )
 from mloc.services.intake.cli import main
 from mloc.services.intake.http.api import build_app
+from mloc.services.log.connection import open_log
 from mloc.services.log.memory_log import MemoryLog
 from mloc.services.log.memory_server import MemoryServer
 from mloc.services.observer import Observer
 from mloc.services.settings import Settings
 from tests.services.intake.api_document import checked
+from tests.services.intake.served import Served
 
 ECHO = """apiVersion: mloc/v1
 kind: EchoTask
@@ -45,6 +48,7 @@ spec:
   taskType: echo
   data: {prompts: [a, b]}
 """
+PIPELINE = ECHO + "  stages: [{name: one}, {name: two}]\n"
 WORKER = {"worker": "w", "incarnation": 1}
 CLI = (sys.executable, "-m", "mloc.services.intake.cli")
 
@@ -80,6 +84,10 @@ class Api:
         known = {"task_types": ("echo",), "hardware": Hardware("host", 4.0)}
         await self.append(WorkerRegistered(**WORKER, run_id=run_id, **{**known, **fields}))
 
+    async def run(self, task: str, attempt: int = 1) -> None:
+        report = {"task": task, "attempt": attempt, **WORKER}
+        await self.append(TaskDispatched(**report), AttemptStarted(**report))
+
     async def run_to_result(self, task: str, result: bytes = b'{"ok":true,"items":[]}') -> None:
         report = {"task": task, "attempt": 1, **WORKER}
         await self.append(TaskDispatched(**report), AttemptStarted(**report), AttemptSucceeded(**report, result=Raw(result)))
@@ -111,6 +119,15 @@ async def serving(memory: MemoryServer, folder: Path, **settings) -> AsyncIterat
 async def api(memory_server: MemoryServer, tmp_path: Path) -> AsyncIterator[Api]:
     async with serving(memory_server, tmp_path) as one:
         yield one
+
+
+@pytest_asyncio.fixture
+async def task(api: Api) -> str:
+    """The id of a task whose first attempt runs."""
+    await api.register()
+    id = (await api.submit())["task_id"]
+    await api.run(id)
+    return id
 
 
 class Cli:
@@ -158,6 +175,25 @@ def cli(valkey_url: str, namespace: str, tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     return Cli(valkey_url, namespace, capsys)
+
+
+@pytest.fixture
+def remote(cli: Cli, valkey_url: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """An API with a token over the same namespace."""
+    settings = Settings(
+        redis_url=valkey_url, mloc_namespace=namespace, orchestrator_state_dir=str(tmp_path / "api-state"),
+        results_dir=str(tmp_path / "results"), orchestrator_token="geheim",
+    )  # fmt: skip
+
+    def make() -> tuple[web.Application, Any]:
+        log = open_log(settings)
+        observer = Observer(log)
+        return build_app(settings, log, observer), observer.follow
+
+    monkeypatch.setenv("ORCHESTRATOR_TOKEN", "geheim")
+    monkeypatch.setenv("RESULTS_DIR", str(tmp_path / "results"))
+    with Served(make) as served:
+        yield served
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

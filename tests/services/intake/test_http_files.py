@@ -1,60 +1,20 @@
-"""Files of tasks over HTTP: stored once, whole or not at all, resumable, checked, served back."""
+"""Files of tasks over HTTP: stored once, whole or not at all, resumable, checked."""
 
 import asyncio
 import gzip
-import hashlib
 import io
-import json
-import os
 from pathlib import Path
 
 import aiohttp
 import pytest
-import pytest_asyncio
 from yarl import URL
 
-from mloc.core.events import AttemptStarted, TaskDispatched
+from mloc.core.events import TaskDispatched
 from mloc.services.artifacts import uploading
-from mloc.services.artifacts.digests import repr_digest
 from mloc.services.artifacts.store import LOCK, Store
-from mloc.services.intake.http.routes import results
 from mloc.services.results.folders import attempt_folder
 from tests.services.intake.conftest import WORKER, Api, serving
-
-CONTENT = os.urandom(300_000)
-
-
-def sha(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def announced(content: bytes) -> dict[str, str]:
-    return {"Repr-Digest": repr_digest(sha(content))}
-
-
-@pytest_asyncio.fixture
-async def task(api: Api) -> str:
-    """The id of a task whose first attempt runs."""
-    await api.register()
-    id = (await api.submit())["task_id"]
-    await run(api, id, 1)
-    return id
-
-
-async def run(api: Api, task: str, attempt: int) -> None:
-    await api.append(TaskDispatched(task=task, attempt=attempt, **WORKER), AttemptStarted(task=task, attempt=attempt, **WORKER))
-
-
-async def put(api: Api, task: str, name: str, content: bytes = CONTENT, status: int = 201, query: str = "", **headers: str) -> dict:
-    response = await api.post(f"/api/v1/results/{task}/files/{name}{query}", content, headers=headers)
-    assert response.status == status, await response.text()
-    return await response.json()
-
-
-async def got(api: Api, path: str, status: int = 200, **headers: str) -> bytes:
-    response = await api.get(path, headers=headers)
-    assert response.status == status, await response.text()
-    return await response.read()
+from tests.services.intake.file_requests import CONTENT, announced, got, put, sha
 
 
 def stored_files(api: Api) -> list[Path]:
@@ -270,31 +230,6 @@ async def test_a_sender_that_falls_silent_is_let_go_and_may_go_on(api, task, mon
     writer.close()
 
 
-async def test_a_file_is_served_in_ranges_and_only_when_it_changed(api, task):
-    await put(api, task, "model.tar", CONTENT)
-    await put(api, task, "model.tar.gz", b"another file")
-    url, tag = f"/api/v1/results/{task}/files/model.tar", f'"{sha(CONTENT)}"'
-    response = await api.get(url, headers={"Accept-Encoding": "gzip"})
-    assert await response.read() == CONTENT
-    assert response.headers["ETag"] == tag
-    assert response.headers["Repr-Digest"] == repr_digest(sha(CONTENT))
-    assert "attachment" in response.headers["Content-Disposition"]
-    assert await got(api, url, 304, **{"If-None-Match": tag}) == b""
-    assert await got(api, url, 206, Range="bytes=5-9") == CONTENT[5:10]
-    assert await got(api, url, 206, Range="bytes=-7") == CONTENT[-7:]
-    assert await got(api, url, 206, Range="bytes=299990-", **{"If-Range": tag}) == CONTENT[299990:]
-    assert await got(api, url, 200, Range="bytes=5-9", **{"If-Range": '"another"'}) == CONTENT
-    for asked in (f"bytes={len(CONTENT)}-", "bytes=-0", "bytes=9-2"):
-        response = await api.get(url, headers={"Range": asked})
-        assert (response.status, response.headers["Content-Range"]) == (416, f"bytes */{len(CONTENT)}")
-    assert await got(api, url, 200, Range="lines=1-2") == CONTENT  # another unit says nothing to us
-    response = await api.client.head(url)
-    assert (response.status, response.headers["Content-Length"], await response.read()) == (200, str(len(CONTENT)), b"")
-    await put(api, task, 'a"b.html', b"<script>")
-    response = await api.get(f"/api/v1/results/{task}/files/a%22b.html")
-    assert response.headers["Content-Disposition"] == "attachment; filename*=UTF-8''a%22b.html"
-
-
 async def test_an_upload_may_come_compressed_and_is_stored_as_it_was_before(api, task):
     await put(api, task, "plain.txt", gzip.compress(b"abc" * 100_000), **{"Content-Encoding": "gzip"})
     assert await got(api, f"/api/v1/results/{task}/files/plain.txt") == b"abc" * 100_000
@@ -311,20 +246,6 @@ async def test_uploads_and_contents_that_nobody_comes_back_for_expire(api, task)
     (api.results / attempt_folder(task, 0) / "artifacts" / "a.bin").unlink()
     assert store.expire(-10) == (1, len(CONTENT))
     assert stored_files(api) == []
-
-
-async def test_the_manifest_says_which_declared_artifacts_are_there(api):
-    text = json.dumps({
-        "apiVersion": "mloc/v1", "kind": "EchoTask", "metadata": {"name": "x"},
-        "spec": {"taskType": "echo", "data": ["a"], "output": {"artifacts": ["final_model", "*.json", "missing.bin"]}},
-    })  # fmt: skip
-    id = (await api.submit(text))["task_id"]
-    await put(api, id, "final_model/config.txt", b"{}")
-    await put(api, id, "batch_summary.json", b"{}")
-    manifest = (await (await api.get(f"/api/v1/results/{id}/files")).json())["manifest"]
-    assert {one["name"]: one["state"] for one in manifest["artifacts"]} == {
-        "final_model": "present", "*.json": "present", "missing.bin": "missing",
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -350,25 +271,3 @@ async def test_a_form_that_is_none_is_the_senders_mistake(api: Api, task: str, h
     )
     assert response.status in (200, 201, 400), await response.text()
     assert (await response.json())["ok"] == (response.status != 400)
-
-
-async def test_a_file_that_is_moved_into_the_tree_while_it_is_asked_for_is_sent(api: Api, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # given an upload that the result's tree takes in just when it was found at its old place
-    await put(api, task, "late.bin", **announced(CONTENT))
-    really = results.find_file
-    places = []
-
-    def find(*arguments):
-        found = really(*arguments)
-        if not places:
-            places.append(found.path)
-            target = api.results / task / "artifacts" / "late.bin"
-            target.parent.mkdir(parents=True)
-            found.path.rename(target)
-        return found
-
-    monkeypatch.setattr(results, "find_file", find)
-    # when, then
-    assert sha(await got(api, f"/api/v1/results/{task}/files/late.bin")) == sha(CONTENT)
-    assert places
-    assert not places[0].exists()

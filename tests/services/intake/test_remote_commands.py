@@ -1,80 +1,19 @@
-"""`mloc-intake --url`: the same answers and exit codes over an API as beside the event log, and clear lines where the API is not as it should be."""
+"""`mloc-intake --url`: the same answers and exit codes over an API as beside the event log."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from aiohttp import web
 from msgspec import Raw
 
 from mloc.core.events import AttemptFailed, AttemptSucceeded, Error, ResultPublished, TaskDeadLettered, TaskDispatched, WorkerRegistered
-from mloc.services.intake.http.api import build_app
-from mloc.services.log.connection import open_log
-from mloc.services.observer import Observer
-from mloc.services.settings import Settings
-from tests.services.intake.conftest import ECHO, WORKER, Cli
-
-TOKEN = "geheim"
-Routes = dict[tuple[str, str], Callable[[web.Request], Any]]
-
-
-class Served:
-    """An application on a free port, in a thread of its own."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-        self._started = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
-        self.url = ""
-
-    def __enter__(self) -> Served:
-        self._thread.start()
-        assert self._started.wait(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
-
-    async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        app, beside = self._make()
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"  # type: ignore[union-attr]
-        following = asyncio.create_task(beside()) if beside else None
-        self._started.set()
-        await self._stop.wait()
-        if following:
-            following.cancel()
-        await runner.cleanup()
-
-
-@pytest.fixture
-def remote(cli: Cli, valkey_url: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    settings = Settings(
-        redis_url=valkey_url, mloc_namespace=namespace, orchestrator_state_dir=str(tmp_path / "api-state"),
-        results_dir=str(tmp_path / "results"), orchestrator_token=TOKEN,
-    )  # fmt: skip
-
-    def make() -> tuple[web.Application, Any]:
-        log = open_log(settings)
-        observer = Observer(log)
-        return build_app(settings, log, observer), observer.follow
-
-    monkeypatch.setenv("ORCHESTRATOR_TOKEN", TOKEN)
-    monkeypatch.setenv("RESULTS_DIR", str(tmp_path / "results"))
-    with Served(make) as served:
-        yield served
+from tests.services.intake.conftest import ECHO, PIPELINE, WORKER, Cli
+from tests.services.intake.served import Served, app_of
 
 
 def finish(cli: Cli, id: str) -> None:
@@ -94,9 +33,6 @@ def seen(cli: Cli, remote: Served, id: str, state: str) -> None:
     deadline = time.monotonic() + 20
     while cli.json("show", id, "--url", remote.url)["state"] != state:
         assert time.monotonic() < deadline
-
-
-PIPELINE = ECHO + "  stages: [{name: one}, {name: two}]\n"
 
 
 def test_every_read_gives_the_same_json_over_the_api_as_beside_the_log(cli: Cli, remote: Served) -> None:
@@ -254,98 +190,3 @@ def test_the_log_comes_before_orchestrator_url_and_an_url_on_the_command_line_be
     monkeypatch.delenv("REDIS_URL")
     monkeypatch.setenv("ORCHESTRATOR_URL", remote.url)
     assert cli.json("list")["tasks"][0]["task_id"] == id
-
-
-@pytest.mark.parametrize("token", ["", "wrong"])
-def test_a_missing_or_wrong_token_is_said_and_never_shown(cli: Cli, remote: Served, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
-    monkeypatch.setenv("ORCHESTRATOR_TOKEN", token)
-    assert cli("list", "--url", remote.url) == 2
-    assert "ORCHESTRATOR_TOKEN" in cli.err
-    assert "wrong" not in cli.err.replace("missing or wrong", "")
-
-
-@pytest.mark.parametrize(
-    ("url", "said"),
-    [("localhost:8000", "did you mean http://localhost:8000?"), ("ftp://x", "http://host:port"), ("http://u:p@x", "ORCHESTRATOR_TOKEN"), ("", "http://")],
-)
-def test_an_url_that_cannot_be_one_is_refused(cli: Cli, url: str, said: str) -> None:
-    assert cli("list", "--url", url) == 2
-    assert said in cli.err
-    assert "u:p" not in cli.err.partition("not ")[0]
-
-
-def test_where_nobody_listens_the_url_is_named_after_some_tries(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mloc.services.intake.commands.api_client.CONNECT_PATIENCE_SEC", 0.6)
-    Path("hello.yaml").write_text(ECHO)
-    for command in (("list",), ("hello.yaml",), ("cancel", "x")):
-        assert cli(*command, "--url", "http://127.0.0.1:1") == 3
-        assert "http://127.0.0.1:1 cannot be reached" in cli.err
-        assert "trying again" in cli.err
-
-
-def app_of(routes: Routes) -> Callable[[], tuple[web.Application, None]]:
-    def make() -> tuple[web.Application, None]:
-        app = web.Application()
-        for (method, path), handler in routes.items():
-            app.router.add_route(method, path, handler)
-        return app, None
-
-    return make
-
-
-async def html(_: web.Request) -> web.Response:
-    return web.Response(text="<html>hello</html>", content_type="text/html")
-
-
-async def moved(_: web.Request) -> web.Response:
-    return web.Response(status=301, headers={"Location": "https://elsewhere/"})
-
-
-async def older(request: web.Request) -> web.Response:
-    error = {"code": "not_found", "message": f"there is nothing at {request.path}", "path": "", "hint": ""}
-    return web.json_response({"ok": False, "error": error}, status=404)
-
-
-@pytest.mark.parametrize(("handler", "said"), [(html, "does not answer as MLOC's API does"), (moved, "https://elsewhere/"), (older, "older")])
-def test_what_is_no_api_of_ours_is_said(cli: Cli, handler: Any, said: str) -> None:
-    with Served(app_of({("GET", "/api/v1/tasks"): handler})) as served:
-        assert cli("list", "--url", served.url) == 2
-    assert said in cli.err
-
-
-@pytest.mark.parametrize("trouble", ["busy", "full", "lost"])
-def test_a_submission_is_sent_again_under_one_key_until_it_is_answered(cli: Cli, trouble: str) -> None:
-    keys: list[str] = []
-
-    async def post(request: web.Request) -> web.StreamResponse:
-        await request.read()
-        keys.append(request.headers["Idempotency-Key"])
-        if len(keys) < 3:
-            if trouble == "lost":
-                assert request.transport is not None
-                request.transport.close()
-                return web.Response()
-            error = {"code": "x", "message": "come back later", "path": "", "hint": ""}
-            return web.json_response({"ok": False, "error": error}, status=503 if trouble == "busy" else 429, headers={"Retry-After": "0"})
-        task = {"task_id": "t-1", "name": "t", "parent": None}
-        return web.json_response({"ok": True, "task_id": "t-1", "task_ids": ["t-1"], "tasks": [task], "warnings": []}, status=201)
-
-    Path("hello.yaml").write_text(ECHO)
-    with Served(app_of({("POST", "/api/v1/tasks"): post})) as served:
-        assert cli("hello.yaml", "--url", served.url) == 0, cli.err
-    assert (len(keys), len(set(keys))) == (3, 1)
-    assert "trying again" in cli.err
-    assert "submitted t-1" in cli.out
-
-
-def test_a_backlog_that_stays_full_is_a_refusal_and_nothing_was_submitted(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def post(request: web.Request) -> web.Response:
-        error = {"code": "backlog_full", "message": "1,000 tasks are not finished yet", "path": "", "hint": ""}
-        return web.json_response({"ok": False, "error": error}, status=429, headers={"Retry-After": "5"})
-
-    monkeypatch.setattr("mloc.services.intake.commands.api_client.BUSY_PATIENCE_SEC", 0.1)
-    Path("hello.yaml").write_text(ECHO)
-    with Served(app_of({("POST", "/api/v1/tasks"): post})) as served:
-        assert cli("hello.yaml", "--url", served.url) == 4
-    assert "not finished yet" in cli.err
-    assert "nothing was submitted" in cli.err

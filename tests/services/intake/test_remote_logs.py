@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from msgspec import Raw
 
 from mloc.core.events import AttemptSucceeded, ResultPublished, TaskDispatched, WorkerRegistered
 from mloc.services.intake.commands.api_client import ApiClient
 from mloc.services.log.connection import open_log
 from mloc.services.log.event_log import TelemetryPoint
 from mloc.services.settings import Settings
-from tests.services.intake.conftest import WORKER, Cli
-from tests.services.intake.test_remote_commands import PIPELINE, Raw, Served, app_of, remote  # noqa: F401
+from tests.services.intake.conftest import PIPELINE, WORKER, Cli
+from tests.services.intake.served import Served, app_of
 
 VIEW = {"task_id": "t-1", "name": "t", "parent": None, "children": [], "stage": None, "reason": "", "worker_id": "w", "attempts": 1,
         "submitted_at": "2027-01-15T08:00:00.000Z", "started_at": None, "ended_at": "2027-01-15T08:00:01.000Z"}  # fmt: skip
@@ -81,7 +82,7 @@ def test_an_api_without_a_stream_is_asked_again_and_again(cli: Cli) -> None:
 
 
 def test_lines_of_all_parts_come_from_one_stream_and_nothing_is_polled(
-    cli: Cli, remote: Served, valkey_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any  # noqa: F811
+    cli: Cli, remote: Served, valkey_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     asked: list[str] = []
     get = ApiClient.get

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mloc.services.artifacts.archives import unpack
 from tests.services.intake.conftest import Cli
-from tests.services.intake.test_remote_commands import Served, remote  # noqa: F401
+from tests.services.intake.served import Served
 
 ROWS = b'{"prompt": "a"}\n'
 TASK = """apiVersion: mloc/v1
@@ -27,7 +27,7 @@ def write(name: str, content: bytes) -> Path:
     return path
 
 
-def spec_of(cli: Cli, remote: Served, id: str) -> dict:  # noqa: F811
+def spec_of(cli: Cli, remote: Served, id: str) -> dict:
     return cli.json("show", id, "--url", remote.url)["spec"]
 
 
@@ -35,7 +35,7 @@ def inputs_of(tmp_path: Path) -> list[Path]:
     return sorted(path for path in (tmp_path / "results" / ".inputs").rglob("*") if path.is_file() and path.name != ".used")
 
 
-def test_a_data_file_is_brought_to_the_api_once_and_the_task_names_it_there(cli: Cli, remote: Served, tmp_path: Path) -> None:  # noqa: F811
+def test_a_data_file_is_brought_to_the_api_once_and_the_task_names_it_there(cli: Cli, remote: Served, tmp_path: Path) -> None:
     write("data/rows.jsonl", ROWS)
     write("task.yaml", TASK.encode())
     # when the task is submitted, and another with the same rows
@@ -49,7 +49,7 @@ def test_a_data_file_is_brought_to_the_api_once_and_the_task_names_it_there(cli:
     assert "workers must see" not in str(answer["warnings"])
 
 
-def test_a_folder_is_brought_as_one_archive(cli: Cli, remote: Served, tmp_path: Path) -> None:  # noqa: F811
+def test_a_folder_is_brought_as_one_archive(cli: Cli, remote: Served, tmp_path: Path) -> None:
     write("model/config.json", b"{}")
     write("model/deep/weights", b"w")
     model = "taskType: inference\n  model: {source: {type: local, identifier: model}}"
@@ -63,7 +63,7 @@ def test_a_folder_is_brought_as_one_archive(cli: Cli, remote: Served, tmp_path: 
     ]  # fmt: skip
 
 
-def test_a_reward_model_beside_the_file_is_brought_too(cli: Cli, remote: Served, tmp_path: Path) -> None:  # noqa: F811
+def test_a_reward_model_beside_the_file_is_brought_too(cli: Cli, remote: Served, tmp_path: Path) -> None:
     write("judge/config.json", b"{}")
     text = TASK.replace("taskType: echo", "taskType: ppo\n  model: {source: {type: scratch}}\n  reward_model: {path: judge}").replace(
         "{jsonl: {path: data/rows.jsonl}}", "[a]"
@@ -73,7 +73,7 @@ def test_a_reward_model_beside_the_file_is_brought_too(cli: Cli, remote: Served,
     assert spec_of(cli, remote, id)["reward_model"]["path"].endswith("/judge.folder.tar.zst")
 
 
-def test_a_missing_local_file_is_an_error_with_its_line_and_nothing_is_submitted(cli: Cli, remote: Served, tmp_path: Path) -> None:  # noqa: F811
+def test_a_missing_local_file_is_an_error_with_its_line_and_nothing_is_submitted(cli: Cli, remote: Served, tmp_path: Path) -> None:
     write("task.yaml", TASK.encode())
     assert cli("submit", "task.yaml", "--url", remote.url) == 2
     assert "task.yaml:6" in cli.err
@@ -84,7 +84,7 @@ def test_a_missing_local_file_is_an_error_with_its_line_and_nothing_is_submitted
     assert cli("submit", "task.yaml", "--url", remote.url) == 0
 
 
-def test_a_file_that_cannot_be_uploaded_is_an_error_that_names_it(cli: Cli, remote: Served, tmp_path: Path) -> None:  # noqa: F811
+def test_a_file_that_cannot_be_uploaded_is_an_error_that_names_it(cli: Cli, remote: Served, tmp_path: Path) -> None:
     write("data/rows.jsonl/inside", b"x")
     (Path("data/rows.jsonl") / "out").symlink_to("/etc/hostname")
     write("task.yaml", TASK.encode())
@@ -93,7 +93,7 @@ def test_a_file_that_cannot_be_uploaded_is_an_error_that_names_it(cli: Cli, remo
     assert "data/rows.jsonl" in json.dumps(answer["error"])
 
 
-def test_no_upload_sends_paths_and_says_so(cli: Cli, remote: Served, tmp_path: Path) -> None:  # noqa: F811
+def test_no_upload_sends_paths_and_says_so(cli: Cli, remote: Served, tmp_path: Path) -> None:
     file = write("data/rows.jsonl", ROWS).resolve()
     write("task.yaml", TASK.encode())
     answer = cli.json("submit", "task.yaml", "--no-upload", "--url", remote.url)
@@ -102,7 +102,7 @@ def test_no_upload_sends_paths_and_says_so(cli: Cli, remote: Served, tmp_path: P
     assert inputs_of(tmp_path) == []
 
 
-def test_a_dry_run_uploads_nothing(cli: Cli, remote: Served, tmp_path: Path) -> None:  # noqa: F811
+def test_a_dry_run_uploads_nothing(cli: Cli, remote: Served, tmp_path: Path) -> None:
     write("data/rows.jsonl", ROWS)
     write("task.yaml", TASK.encode())
     answer = cli.json("submit", "task.yaml", "--dry-run", "--url", remote.url)
