@@ -1,4 +1,4 @@
-"""Event logs for tests of the services."""
+"""Event logs and a server of files for tests of the services."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest_asyncio
 from mloc.services.log.event_log import EventLog
 from tests.log_server import LogServer
 from tests.services.log.log_worlds import MemoryWorld, RedisWorld, World
+from tests.services.transfers.file_server import FileServer
 
 REDIS_SERVER = shutil.which("redis-server")  # the oldest server that MLOC supports is tested where it is installed
 WORLDS = ["memory", "valkey", *(["redis"] if REDIS_SERVER else [])]
@@ -43,3 +44,12 @@ async def world(request: pytest.FixtureRequest, namespace: str) -> AsyncIterator
 @pytest.fixture
 def log(world: World) -> EventLog:
     return world.client()
+
+
+@pytest_asyncio.fixture
+async def server() -> AsyncIterator[FileServer]:
+    """Files over HTTP, as anybody's or as the API's."""
+    made = FileServer()
+    await made.start()
+    yield made
+    await made.close()

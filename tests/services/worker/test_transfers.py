@@ -1,19 +1,18 @@
-"""A worker whose results folder nobody else sees: what it fetches before an attempt, and what is at the API before an event tells of it."""
+"""A worker whose results folder nobody else sees: what it fetches before an attempt, and what is at the API before it tells of a success."""
 
 import asyncio
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
-from worker_world import World, dispatch, stop
+from far_world import TASKS, FarWorld, far_world
+from worker_world import dispatch, stop
 
-from mloc.core.events import AttemptFailed, AttemptSucceeded, CheckpointSaved, Error, RowsCompleted
-from mloc.core.host_frames import CheckpointDone, Failed, RowsDone, RunTask, Succeeded
+from mloc.core.events import AttemptFailed, AttemptSucceeded
+from mloc.core.host_frames import RunTask, Succeeded
 from mloc.services.callbacks.hosts import AllowedHosts
 from mloc.services.clock import SystemClock
 from mloc.services.log.memory_log import MemoryLog
@@ -22,69 +21,9 @@ from mloc.services.results.results_mark import MarkKeeper, SharedFolder
 from mloc.services.transfers import attempt_files
 from mloc.services.transfers.attempt_files import AttemptFiles
 from mloc.services.transfers.destination_upload import HttpDestination, send_artifacts
-from mloc.services.transfers.input_cache import InputCache
-from mloc.services.transfers.input_fetching import InputFetcher
-from mloc.services.transfers.progress_uploads import piece_name
-from mloc.services.transfers.remote_files import RemoteFiles
 from mloc.services.transfers.results_api import ApiAddress
 from mloc.services.transfers.transfer_errors import TransferError
-from mloc.services.transfers.transfers import Transfers
 from tests.services.transfers.file_server import FileServer
-
-HOST = "api/v1/tasks"
-
-
-class FarWorld(World):
-    """Its results folder is not the aggregator's, and its API is the test's server."""
-
-    def __init__(self, folder: Path, server: FileServer | None) -> None:
-        log = MemoryServer(lambda: int(time.time() * 1000))
-        super().__init__(lambda: MemoryLog(log), folder / "results", obedient=False)
-        self.folder.mkdir()
-        api = ApiAddress(server.url("").rstrip("/")) if server is not None else None
-        cache = InputCache(folder / "cache", 1 << 30)
-        cache.open()
-        clock = SystemClock()
-        inputs = InputFetcher(self.folder, RemoteFiles(cache, clock, api), clock)
-        files = AttemptFiles(api, clock, patience_sec=1.0) if api is not None else None
-        self.transfers = Transfers(self.folder, SharedFolder(self.folder, self.connect(), clock), inputs, files, clock)
-
-    async def run_frame(self, task: str) -> RunTask:
-        """What a host was given to run this task."""
-        await self.until_true(lambda: any(task in host.tasks for host in self.launcher.heavy))
-        return next(frame for host in self.launcher.heavy for frame in host.frames if isinstance(frame, RunTask) and frame.task == task)
-
-    def host_of(self, task: str) -> Any:
-        return next(host for host in self.launcher.heavy if task in host.tasks)
-
-    async def one(self, type_: str) -> Any:
-        await self.until_types(type_)
-        return (await self.events(type_))[0]
-
-
-async def far_world(folder: Path, server: FileServer | None) -> FarWorld:
-    world = FarWorld(folder, server)
-    await world.truth.set_results_mark("of-another-folder", "/of/the/api")
-    await world.start()
-    await world.registered()
-    return world
-
-
-@pytest_asyncio.fixture
-async def server() -> AsyncIterator[FileServer]:
-    made = FileServer()
-    await made.start()
-    yield made
-    await made.close()
-
-
-@pytest_asyncio.fixture
-async def far(tmp_path: Path, server: FileServer) -> AsyncIterator[FarWorld]:
-    world = await far_world(tmp_path, server)
-    yield world
-    await world.close()
-    assert world.transfers is not None
-    await world.transfers.close()
 
 
 def trained(frame: RunTask, **more: Any) -> Succeeded:
@@ -111,7 +50,7 @@ async def test_a_success_is_told_when_its_files_are_at_the_api(far: FarWorld, se
     # and when the files are there, it is
     server.held_posts.set()
     succeeded: AttemptSucceeded = await far.one("AttemptSucceeded")
-    prefix = f"{HOST}/t1/attempts/1/files/"
+    prefix = f"{TASKS}/t1/attempts/1/files/"
     names = {path.removeprefix(prefix) for path in server.files}
     assert names == {"responses.json", "artifacts/final_model/config.json", "artifacts/final_model.tar.gz"}
     assert hashlib.sha256(server.files[prefix + "responses.json"]).hexdigest() == succeeded.sha256
@@ -125,7 +64,7 @@ async def test_a_training_set_is_named_by_its_path_at_the_api(far: FarWorld, ser
     frame = await far.run_frame("t1")
     far.host_of("t1").say(trained(frame, jsonl_export={"path": f"{frame.final_folder}/artifacts/set.jsonl", "rows": 1}))
     await far.one("AttemptSucceeded")
-    result = json.loads(server.files[f"{HOST}/t1/attempts/1/files/responses.json"])
+    result = json.loads(server.files[f"{TASKS}/t1/attempts/1/files/responses.json"])
     url = server.url("api/v1/results/t1/files/artifacts/set.jsonl")
     assert result["jsonl_export"] == {"path": "/of/the/api/t1/artifacts/set.jsonl", "url": url, "rows": 1}
 
@@ -235,93 +174,6 @@ async def test_a_file_that_is_nowhere_fails_the_attempt_for_a_person(far: FarWor
     assert "404" in failed.error.message
 
 
-async def test_rows_are_told_of_when_their_piece_is_at_the_api(far: FarWorld, server: FileServer) -> None:
-    await far.send(dispatch("t1", light=False))
-    frame = await far.run_frame("t1")
-    part = Path(frame.rows_folder) / "attempt-1.jsonl"
-    part.parent.mkdir(parents=True)
-    part.write_bytes(b'{"index":0}\n{"index":1}\n')
-    far.host_of("t1").say(RowsDone("t1", 1, "attempt-1.jsonl", 2, "x"))
-    first: RowsCompleted = await far.one("RowsCompleted")
-    assert (first.part, first.rows) == (piece_name("attempt-1.jsonl", 0), 2)
-    assert server.files[f"{HOST}/t1/attempts/1/files/rows/{first.part}"] == part.read_bytes()
-    # and when the attempt fails, also rows that its host had no time to tell of
-    with part.open("ab") as more:
-        more.write(b'{"index":2}\n{"ind')
-    far.host_of("t1").say(Failed("t1", 1, Error("X", "x")))
-    await far.one("AttemptFailed")
-    assert server.files[f"{HOST}/t1/attempts/1/files/rows/{piece_name('attempt-1.jsonl', 24)}"] == b'{"index":2}\n'
-
-
-async def test_a_checkpoint_is_told_of_when_it_is_complete_at_the_api_though_its_trainer_deletes_it(far: FarWorld, server: FileServer) -> None:
-    await far.send(dispatch("t1", light=False))
-    frame = await far.run_frame("t1")
-    server.held_posts = asyncio.Event()
-    checkpoint = Path(frame.folder) / "artifacts" / "checkpoints" / "checkpoint-5"
-    (checkpoint / "inner").mkdir(parents=True)
-    (checkpoint / "trainer_state.json").write_text("{}")
-    (checkpoint / "inner" / "w").write_bytes(b"weights")
-    far.host_of("t1").say(CheckpointDone("t1", 1, 5, str(checkpoint), "s"))
-    await far.until_true(lambda: any(request.method == "POST" for request in server.asked))
-    assert await far.events("CheckpointSaved") == []
-    for file in (checkpoint / "inner" / "w", checkpoint / "trainer_state.json"):
-        file.unlink()
-    server.held_posts.set()
-    saved: CheckpointSaved = await far.one("CheckpointSaved")
-    prefix = f"{HOST}/t1/attempts/1/files/checkpoints/checkpoint-5"
-    assert (saved.step, saved.path) == (5, str(checkpoint))
-    assert server.files[f"{prefix}/inner/w"] == b"weights"
-    listed = {file["path"] for file in json.loads(server.files[f"{prefix}.files.json"])["files"]}
-    assert listed == {"trainer_state.json", "inner/w"}
-
-
-async def test_a_later_attempt_gets_the_rows_and_the_checkpoint_that_an_earlier_one_uploaded(far: FarWorld, server: FileServer) -> None:
-    # given what a first attempt on another worker left at the API: of its rows the third piece, but not the second
-    files = {
-        "rows/" + piece_name("attempt-1.jsonl", 0): b'{"index":0}\n', "rows/" + piece_name("attempt-1.jsonl", 999): b'{"index":9}\n',
-        "checkpoints/checkpoint-5/trainer_state.json": b"{}",
-    }  # fmt: skip
-    digest = hashlib.sha256(b"{}").hexdigest()
-    files["checkpoints/checkpoint-5.files.json"] = json.dumps({"files": [{"path": "trainer_state.json", "size": 2, "sha256": digest}]}).encode()
-    server.files |= {f"{HOST}/t1/attempts/1/files/{name}": content for name, content in files.items()}
-    left = [{"attempt": 1, "name": name, "size": len(content)} for name, content in files.items()]
-    server.files[f"{HOST}/t1/attempts/files"] = json.dumps({"files": left}).encode()
-    # when this worker makes the second
-    path = "/far/results/.attempts/t1/1/artifacts/checkpoints/checkpoint-5"
-    await far.send(dispatch("t1", attempt=2, light=False, checkpoint=path))
-    frame = await far.run_frame("t1")
-    # then both are on its disk
-    assert (Path(frame.rows_folder) / "attempt-1.jsonl").read_bytes() == b'{"index":0}\n'
-    assert (Path(frame.checkpoint) / "trainer_state.json").read_bytes() == b"{}"
-
-
-async def test_a_later_attempt_gets_what_one_left_that_ran_in_the_apis_own_folder(far: FarWorld, server: FileServer) -> None:
-    # given rows and a checkpoint as a worker that shares the folder wrote them, and rows of an attempt that is to come
-    checkpoint = "artifacts/checkpoints/checkpoint-5"
-    files = {
-        "1/files/rows/attempt-1.jsonl": b'{"index":0}\n', "1/files/rows/attempt-7.jsonl": b'{"index":9}\n',
-        f"1/files/{checkpoint}/trainer_state.json": b"{}", f"1/files/{checkpoint}/inner/w": b"weights",
-        "1/files/artifacts/checkpoints/checkpoint-4/w": b"older",
-    }  # fmt: skip
-    server.files |= {f"{HOST}/t1/attempts/{name}": content for name, content in files.items()}
-    left = [{"attempt": 7 if "-7" in name else 1, "name": name.removeprefix("1/files/"), "size": len(content)} for name, content in files.items()]
-    server.files[f"{HOST}/t1/attempts/files"] = json.dumps({"files": left}).encode()
-    # when this worker, which does not, makes the next attempt
-    await far.send(dispatch("t1", attempt=2, light=False, checkpoint=f"/far/results/.attempts/t1/1/{checkpoint}"))
-    frame = await far.run_frame("t1")
-    # then it has the rows and all of that checkpoint
-    assert [path.name for path in Path(frame.rows_folder).iterdir()] == ["attempt-1.jsonl"]
-    assert (Path(frame.rows_folder) / "attempt-1.jsonl").read_bytes() == b'{"index":0}\n'
-    assert (Path(frame.checkpoint) / "trainer_state.json").read_bytes() == b"{}"
-    assert (Path(frame.checkpoint) / "inner" / "w").read_bytes() == b"weights"
-
-
-async def test_a_checkpoint_that_never_became_complete_is_ignored(far: FarWorld, server: FileServer) -> None:
-    server.files[f"{HOST}/t1/attempts/files"] = b'{"files": []}'
-    await far.send(dispatch("t1", attempt=2, light=False, checkpoint="/far/.attempts/t1/1/artifacts/checkpoints/checkpoint-5"))
-    assert (await far.run_frame("t1")).checkpoint == ""
-
-
 async def test_a_training_without_any_way_out_fails_before_it_begins(tmp_path: Path) -> None:
     world = await far_world(tmp_path, None)
     try:
@@ -349,7 +201,7 @@ async def test_artifacts_go_to_an_http_destination_and_what_does_not_get_there_i
         await far.one("AttemptSucceeded")
         assert list(other.files) == ["hook/t1/files/final_model.tar.gz"]
         assert set(other.statuses_asked_with("X-Key")) == {"k"}
-        result = json.loads(server.files[f"{HOST}/t1/attempts/1/files/responses.json"])
+        result = json.loads(server.files[f"{TASKS}/t1/attempts/1/files/responses.json"])
         assert [missed["name"] for missed in result["artifacts_not_sent"]] == ["a.txt"]
     finally:
         await other.close()
