@@ -17,29 +17,18 @@ import structlog
 from mloc.core import codec, log_ids
 from mloc.services.clock import Clock, SystemClock
 from mloc.services.durable_files import replace_file, write_durably
-from mloc.services.log.event_log import (
-    MAX_BATCH,
-    AlreadyCommitted,
-    Entry,
-    EventLog,
-    Fenced,
-    Lease,
-    LeaseHeld,
-    LogError,
-    LogUnavailable,
-    ServerChanged,
-)
+from mloc.services.log.event_log import MAX_BATCH, Entry, EventLog, Fenced, LeaseHeld, LogError, LogUnavailable, ServerChanged
+from mloc.services.log.projection_cursor import RENEW_SEC, ProjectionCursor
 from mloc.services.metrics.counts import FORMAT, Counts
 from mloc.services.metrics.event_lines import EventLines
 from mloc.services.metrics.exposition import Surroundings, as_json, as_prometheus
 from mloc.services.read_model.command import project_read_model
-from mloc.services.results.tree_cursor import TreeState, cursor_path
+from mloc.services.results.tree_cursor import cursor_path, read_state
 from mloc.services.service_run import holder, run_service
 from mloc.services.settings import Settings
 
 NAME = "metrics"
 BLOCK_MS = 400
-RENEW_SEC = 0.5
 PAUSE_SEC = 0.1  # who writes once a second need not wake for each event of an idle log
 WRITE_SEC = 1.0
 RETRY_SEC = 0.25
@@ -62,13 +51,12 @@ class Projector:
         self._say = structlog.get_logger().bind(service=NAME)
         self.counts = _load(folder / STATE_FILE)
         self._last_payload = b""
-        self._commit_no = 0
-        self._committed = ""
+        self._cursor = ProjectionCursor(log, clock, NAME, holder())
         self._server_ms, self._server_at = 0, 0.0
         self._is_behind = False
         self._written = ""
         self._saved = self.counts.position
-        self._renew_at = self._write_at = self._save_at = 0.0
+        self._write_at = self._save_at = 0.0
 
     async def run(self) -> None:
         """Until `stop` is set."""
@@ -86,44 +74,31 @@ class Projector:
         self._save()
 
     async def _lead(self) -> None:
-        lease = await self._log.lease(NAME, holder())
-        self._commit_no = lease.commit_no
+        lease = await self._cursor.take()
         self._heard(lease.now_ms)
-        now = self._clock.monotonic()
-        self._renew_at, self._save_at = now + RENEW_SEC, now + self._save_sec
+        self._save_at = self._clock.monotonic() + self._save_sec
         self._say.info("leading", epoch=lease.epoch, position=self.counts.position)
         while not self._stop.is_set():
             entries = await self._log.read(self.counts.position, MAX_BATCH, 0 if self._is_behind else BLOCK_MS)
             self._fold(entries)
             self._is_behind = len(entries) == MAX_BATCH
-            await self._do_what_is_due(lease)
+            await self._do_what_is_due()
             if entries and not self._is_behind:
                 await self._clock.sleep(PAUSE_SEC)
-        await self._commit(lease)
-        await self._log.release(NAME, lease.epoch)
+        await self._cursor.move(self.counts.position)
+        await self._cursor.release()
 
-    async def _do_what_is_due(self, lease: Lease) -> None:
+    async def _do_what_is_due(self) -> None:
+        if (server_ms := await self._cursor.renew_when_due()) is not None:
+            self._heard(server_ms)
         now = self._clock.monotonic()
-        if now >= self._renew_at:
-            self._renew_at = now + RENEW_SEC
-            self._heard(await self._log.renew(NAME, lease.epoch))
         if now >= self._write_at:
             self._write_at = now + WRITE_SEC
             self._write()
-            await self._commit(lease)
+            await self._cursor.move(self.counts.position)
         if now >= self._save_at:
             self._save_at = now + self._save_sec
             self._save()
-
-    async def _commit(self, lease: Lease) -> None:
-        if self.counts.position == self._committed:
-            return
-        try:
-            await self._log.commit(NAME, lease.epoch, self._commit_no, self.counts.position, [])
-            self._commit_no += 1
-        except AlreadyCommitted as error:  # the reply of an earlier try was lost
-            self._commit_no = error.commit_no
-        self._committed = self.counts.position
 
     def _fold(self, entries: list[Entry]) -> None:
         counts, lines = self.counts, self._lines
@@ -181,7 +156,7 @@ class Projector:
     def _surroundings(self) -> Surroundings:
         now_ms = self._now_ms()
         lag = (now_ms - log_ids.time_ms(self.counts.position)) / 1000 if self._is_behind else 0.0
-        trees = _tree_state(self._trees)
+        trees = read_state(self._trees) if self._trees is not None else None
         tree_lag = 0.0
         if trees is not None and log_ids.before(trees.written, self.counts.last_published):
             newest = log_ids.time_ms(self.counts.last_published)  # it waits since then, the oldest since the event after `written` at most
@@ -242,10 +217,3 @@ def _load(path: Path) -> Counts:
     except (OSError, msgspec.MsgspecError):
         return Counts()
     return counts if counts.format == FORMAT else Counts()
-
-
-def _tree_state(path: Path | None) -> TreeState | None:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=TreeState) if path is not None else None
-    except (OSError, msgspec.MsgspecError):
-        return None

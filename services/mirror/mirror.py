@@ -24,7 +24,7 @@ from mloc.services.durable_files import write_durably
 from mloc.services.log.event_log import MAX_BATCH, Entry, EventLog, LogError, ServerChanged
 from mloc.services.mirror.object_store import StoreTrouble
 from mloc.services.results.folders import sealed
-from mloc.services.results.tree_cursor import TreeState
+from mloc.services.results.tree_cursor import read_state
 
 AT_ONCE = 4
 LOOK_SEC = 0.5
@@ -105,10 +105,8 @@ class Mirror:
         return tasks, position
 
     def _written(self) -> str:
-        try:
-            return msgspec.json.decode(self._trees.read_bytes(), type=TreeState).written
-        except (OSError, msgspec.MsgspecError):
-            return log_ids.START
+        state = read_state(self._trees)
+        return state.written if state is not None else log_ids.START
 
     async def _compare_all(self, stop: asyncio.Event) -> None:
         """Every tree on disk; what the log says from before now on is looked at again after that."""

@@ -19,17 +19,8 @@ from msgspec.structs import replace
 from mloc.core import log_ids
 from mloc.core.cluster import Cluster
 from mloc.services.clock import Clock
-from mloc.services.log.event_log import (
-    MAX_BATCH,
-    AlreadyCommitted,
-    Entry,
-    EventLog,
-    Fenced,
-    Lease,
-    LeaseHeld,
-    LogUnavailable,
-    ServerChanged,
-)
+from mloc.services.log.event_log import MAX_BATCH, Entry, EventLog, Fenced, LeaseHeld, LogUnavailable, ServerChanged
+from mloc.services.log.projection_cursor import RENEW_SEC, ProjectionCursor
 from mloc.services.read_model.gathering import Gathering
 from mloc.services.read_model.writer import CursorMoved, Writer
 from mloc.services.service_loop import SnapshotKeeper
@@ -37,7 +28,6 @@ from mloc.services.service_run import holder
 
 NAME = "readmodel"
 BLOCK_MS = 400
-RENEW_SEC = 0.5
 PAUSE_SEC = 0.1  # nobody waits for the tables: readers add what they lack from memory
 WRITE_SEC = 1.0
 MOST_TOUCHED = 4000  # tasks before they are written sooner
@@ -64,10 +54,8 @@ class Projector:
         self._gathering = Gathering(Cluster(), {})
         self._last_payload = b""
         self._folded = 0
-        self._commit_no = 0
-        self._committed = ""
+        self._cursor = ProjectionCursor(log, clock, NAME, holder())
         self._write_at = 0.0
-        self._renew_at = 0.0
 
     async def run(self) -> None:
         """Until it is stopped."""
@@ -91,25 +79,23 @@ class Projector:
 
     async def _lead(self) -> bool:
         """True at its good end."""
-        lease = await self._log.lease(NAME, holder())
-        self._commit_no, self._committed = lease.commit_no, ""
-        self._renew_at = self._clock.monotonic() + RENEW_SEC
+        lease = await self._cursor.take()
         writer = self._writer = self._writer or Writer(self._path)
-        await self._find_start(writer, lease)
+        await self._find_start(writer)
         self._say.info("leading", epoch=lease.epoch, position=writer.cursor.position)
         is_behind, is_at_end = True, False
         while not self._stop.is_set():
             entries = await self._log.read(self._position, MAX_BATCH, 0 if is_behind else BLOCK_MS)
             self._fold(entries, writer.cursor.position)
             is_behind, is_at_end = len(entries) == MAX_BATCH, not entries
-            await self._do_what_is_due(writer, lease, is_at_end=is_at_end)
+            await self._do_what_is_due(writer, is_at_end=is_at_end)
             if is_at_end and self._until_end:
                 break
             if entries and not is_behind:
                 await self._clock.sleep(PAUSE_SEC)
-        await self._write(writer, lease, is_at_end=is_at_end)
+        await self._write(writer, is_at_end=is_at_end)
         self._offer_snapshot(final=True)
-        await self._log.release(NAME, lease.epoch)
+        await self._cursor.release()
         return True
 
     @property
@@ -126,17 +112,14 @@ class Projector:
             self._last_payload = entries[-1].payload
             self._folded += len(entries)
 
-    async def _do_what_is_due(self, writer: Writer, lease: Lease, *, is_at_end: bool) -> None:
-        now = self._clock.monotonic()
-        if now >= self._renew_at:
-            self._renew_at = now + RENEW_SEC
-            await self._log.renew(NAME, lease.epoch)
-        if now >= self._write_at or self._gathering.count() >= MOST_TOUCHED:
-            await self._write(writer, lease, is_at_end=is_at_end)
+    async def _do_what_is_due(self, writer: Writer, *, is_at_end: bool) -> None:
+        await self._cursor.renew_when_due()
+        if self._clock.monotonic() >= self._write_at or self._gathering.count() >= MOST_TOUCHED:
+            await self._write(writer, is_at_end=is_at_end)
             self._write_at = self._clock.monotonic() + WRITE_SEC
             self._offer_snapshot()
 
-    async def _write(self, writer: Writer, lease: Lease, *, is_at_end: bool) -> None:
+    async def _write(self, writer: Writer, *, is_at_end: bool) -> None:
         """Put what changed into the tables, then tell the log how far they are."""
         cluster, there = self._gathering.cluster, writer.cursor
         if cluster.touched is not None and (cluster.position != there.position or (is_at_end and not there.is_complete)):
@@ -147,17 +130,11 @@ class Projector:
             changes = self._gathering.take()
             await asyncio.to_thread(writer.write, changes, cursor)
             self._progress(cursor.position)
-        if writer.cursor.position not in (self._committed, log_ids.START):
-            try:
-                await self._log.commit(NAME, lease.epoch, self._commit_no, writer.cursor.position, [])
-                self._commit_no += 1
-            except AlreadyCommitted as error:  # the reply of an earlier try was lost
-                self._commit_no = error.commit_no
-            self._committed = writer.cursor.position
+        await self._cursor.move(writer.cursor.position)
 
     # --- where to go on ---
 
-    async def _find_start(self, writer: Writer, lease: Lease) -> None:
+    async def _find_start(self, writer: Writer) -> None:
         """Compare the tables with the log; then a fold that is not beyond them."""
         cursor = writer.look_again()
         first, _ = await self._log.ends()

@@ -51,9 +51,8 @@ class TreeCursor:
 
     def load(self) -> TreeState:
         """What was saved last, with `written` where to go on; from the start where nothing can be read."""
-        try:
-            state = msgspec.json.decode(self._path.read_bytes(), type=TreeState)
-        except (OSError, msgspec.MsgspecError):
+        state = read_state(self._path)
+        if state is None:
             return TreeState(boot_id=boot_id())
         if not state.boot_id or state.boot_id != boot_id():
             state.written = state.settled
@@ -72,6 +71,14 @@ class TreeCursor:
     def save(self, encoded: bytes) -> None:
         """Raises OSError."""
         write_durably(self._path, [encoded])
+
+
+def read_state(path: Path) -> TreeState | None:
+    """What was saved last, for those who only look; None where nothing can be read."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=TreeState)
+    except (OSError, msgspec.MsgspecError):
+        return None
 
 
 def boot_id() -> str:
