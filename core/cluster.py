@@ -69,7 +69,7 @@ class Cluster:
         self.attempt_base = 0  # attempt numbers are larger than this
         self.submissions = 0
         self.unknown = 0  # entries of types that this program does not know
-        self.dispatch_policy = ""  # as `placement` names them; empty: the default
+        self.dispatch_policy = ""  # as `dispatch_policy` names them; empty: the default
         self.last_worker = ""  # that got a dispatch, while the policy is one that asks
         self.mean_ms: dict[str, float] = {}  # task type → moving mean of an attempt's duration
         self.tasks: dict[str, Task] = {}

@@ -48,7 +48,7 @@ class Difference(Struct, frozen=True):
 
 
 async def difference(log: EventLog, one: Moment, other: Moment, on_progress: OnProgress | None = None) -> Difference:
-    """Fold to the earlier point, look, and fold on to the later one. Raises LogDamaged, LogUnavailable."""
+    """Fold to each of the two points, in either order, and compare. Raises LogDamaged, LogUnavailable."""
     first, last = sorted([await rebuild(log, one, on_progress), await rebuild(log, other, on_progress)], key=lambda rebuilt: rebuilt.events)
     between = {name: count - first.by_type.get(name, 0) for name, count in last.by_type.items()}
     changes = (

@@ -10,9 +10,9 @@ FOLDER = "snapshots"
 REQUIRABLE = ("scheduler", "aggregator")  # those that keep a state
 
 
-def newest(settings: Settings, log_id: str = "") -> list[Claim]:
-    """A claim for each service that has a snapshot (of this log, where one is named); damaged ones are passed over."""
+def newest(settings: Settings) -> list[Claim]:
+    """A claim for each service that has a snapshot; damaged ones are passed over."""
     folder = settings.state_dir / FOLDER
     services = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    found = ((name, snapshots.newest_good(folder, name, log_id=log_id)) for name in services)
+    found = ((name, snapshots.newest_good(folder, name)) for name in services)
     return [Claim(name, said.header.id, said.header.state_digest, said.body) for name, said in found if said is not None]

@@ -42,9 +42,9 @@ class Room:
             return () if self._slots < self.worker.slots + _slots_ahead(self._cluster, need, self.worker.slots) else None
         free = [
             device.index
-            for device in self.worker.hardware.devices
-            if device.index not in self._devices and self._cluster.holdings.device_room(self.worker.id, device, need)
-            and device.memory >= need.gpu_memory and need.gpu_type.lower() in ("any", "", *_names(device.name))
+            for device in devices_of_type(self.worker, need)
+            if device.memory >= need.gpu_memory and device.index not in self._devices
+            and self._cluster.holdings.device_room(self.worker.id, device, need)
         ]  # fmt: skip
         return tuple(free[: need.gpus]) if len(free) >= need.gpus else None
 

@@ -71,8 +71,8 @@ def succeed(cluster: Cluster, id: str, event: AttemptSucceeded, now: int) -> Non
     leave_dead_letter(cluster, task, now)
     cluster.doomed.pop(task.id, None)
     cluster.retries.pop(task.id, None)
-    task = tasks.with_rows_answered(task, event.usage.get("num_requests"))
-    cluster.put(task, tasks.succeeded(task, event.attempt, event.worker, id, inline, event.files or not inline, now))
+    counted = tasks.with_rows_answered(task, event.usage.get("num_requests"))
+    cluster.put(task, tasks.succeeded(counted, event.attempt, event.worker, id, inline, event.files or not inline, now))
 
 
 def fail(cluster: Cluster, event: AttemptFailed, now: int) -> None:

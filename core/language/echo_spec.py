@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _HEAD_BYTES, _ROW_BYTES = 1024, 128  # of a result beside its items, at most
 
+
 class Echo(Section, frozen=True):
     """What an echo task does before it echoes.
 

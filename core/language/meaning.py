@@ -198,8 +198,6 @@ def _check_output(spec: TaskSpec, findings: Findings) -> None:
         findings.wrong(("output", "destination", "path"), "leads out of the results folder", found=shown(destination.path))
 
 
-
-
 def _check_url(url: str, path: Path, findings: Findings) -> None:
     if not url.startswith(("http://", "https://", "${")):
         findings.wrong(path, "is no URL", found=shown(url), accepted="http://… or https://…")

@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from mloc.core.language.task_types import TRAINING
 from mloc.core.needs.engine_wish import wish_of
 
 TRAINING_LIBRARIES = "training-libraries"  # training keeps no weights warm, but seconds of imports
-_TRAINING = frozenset({"sft", "lora_sft", "qlora", "dpo", "kto", "ppo", "grpo", "rloo", "reward"})
 _GENERATING = frozenset({"inference", "agent", "eval", "rag"})
 _POOLING = frozenset({"embed", "score", "rerank"})
 _SHARED = "/vllm"
@@ -43,7 +43,7 @@ _decode = msgspec.json.Decoder(_Wanted).decode
 
 def engine_key(task_type: str, spec: bytes, tasks_of_stages: Mapping[str, str]) -> str:
     """The key for a task's JSON spec, with stages named by the tasks that they are; empty where nothing can stay warm."""
-    if task_type in _TRAINING:
+    if task_type in TRAINING:
         return TRAINING_LIBRARIES
     if task_type not in _GENERATING and task_type not in _POOLING:
         return ""
