@@ -99,30 +99,11 @@ def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     return by_lower[near[0]] if near else ""
 
 
-def render(problems: Iterable[Problem]) -> str:
-    """All problems for a terminal: message, place with the line and a mark under it, what was found and accepted, a hint."""
-    return "\n\n".join(_block(problem) for problem in problems)
-
-
 def excerpt_of(line: str, column: int) -> tuple[str, int]:
     """The part of a line around a column, and the column in that part."""
     start = max(0, min(column - 1 - _MAX_EXCERPT // 2, len(line) - _MAX_EXCERPT))
     cut = line[start : start + _MAX_EXCERPT]
     return "".join(char if char.isprintable() else " " for char in cut).rstrip(), column - start
-
-
-def _block(problem: Problem) -> str:
-    head = f"{problem.path}: {problem.message}" if problem.path else problem.message
-    rows = [head]
-    if problem.line:
-        rows.append(f"  --> {problem.source or 'input'}:{problem.line}:{problem.column}")
-        if problem.excerpt:
-            gutter = " " * len(str(problem.line))
-            rows += [f"   {problem.line} | {problem.excerpt}", f"   {gutter} | {' ' * max(problem.caret - 1, 0)}^"]
-    elif problem.source:
-        rows.append(f"  --> {problem.source}")
-    rows += [f"  {name}: {text}" for name, text in (("found", problem.found), ("accepted", problem.accepted), ("hint", problem.hint)) if text]
-    return "\n".join(rows)
 
 
 def _listed(names: list[object], most: int = 4) -> str:

@@ -23,9 +23,10 @@ from typing import Any
 import msgspec
 import yaml
 
-from mloc.core.language.errors import LanguageError, render
+from mloc.core.language.errors import LanguageError
 from mloc.core.language.reading import read_tasks
 from mloc.core.language.yaml_source import MAX_TEXT_BYTES, decode_text, load_documents
+from mloc.services.intake.commands.problems import problem_text
 
 HERE = Path(__file__).parent
 ROOM = HERE.parents[1] / "templates"
@@ -117,7 +118,8 @@ def read(text: bytes) -> None:
     try:
         read_tasks(text, "f.yaml")
     except LanguageError as error:
-        said = len(render(error.problems))
+        lines = text.decode(errors="replace").splitlines()
+        said = sum(len(problem_text(problem, lines)) for problem in error.problems)
         if not 0 < said < 200_000:
             raise AssertionError(f"{len(error.problems)} problems are said in {said} characters") from error
 
