@@ -19,6 +19,7 @@ class Surroundings(Struct, frozen=True, gc=False):
     event_lag_sec: float = 0.0
     tree_lag_sec: float = 0.0
     result_failures: int = 0  # writes of result files that were tried again
+    waiting_callbacks: int | None = None  # receivers that are still to be told; None where that is not known now
 
 
 Labels = tuple[tuple[str, str], ...]
@@ -57,6 +58,7 @@ def as_json(counts: Counts, around: Surroundings) -> bytes:
         "event_lag_sec": around.event_lag_sec,
         "tree_lag_sec": around.tree_lag_sec,
         "result_failures": around.result_failures,
+        "waiting_callbacks": around.waiting_callbacks,
         "dispatch_latency_sec": _summary(counts.dispatch),
         "publish_latency_sec": _summary(counts.publication),
         "run_duration_sec": {name: _summary(found) for name, found in counts.runs.items()},
@@ -72,6 +74,8 @@ def _numbers(counts: Counts, around: Surroundings) -> Iterator[tuple[str, str, s
     about = "Age of the newest event that this service has counted, while it is behind."
     yield "mloc_event_lag_seconds", "gauge", about, [((), around.event_lag_sec)]
     yield "mloc_tree_lag_seconds", "gauge", "How far the result trees on disk are behind publication.", [((), around.tree_lag_sec)]
+    if around.waiting_callbacks is not None:
+        yield "mloc_callbacks_waiting", "gauge", "Receivers that wait to be told that a task ended.", [((), around.waiting_callbacks)]
     yield "mloc_submissions_total", "counter", "Tasks submitted, by task type.", _by("task_type", counts.submitted)
     yield "mloc_tasks_ended_total", "counter", "Tasks that ended, by outcome.", _by("outcome", counts.ended)
     yield "mloc_events_total", "counter", "Events of the control log, by type.", _by("type", counts.events)

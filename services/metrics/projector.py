@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -22,7 +23,7 @@ from mloc.services.log.projection_cursor import RENEW_SEC, ProjectionCursor
 from mloc.services.metrics.counts import FORMAT, Counts
 from mloc.services.metrics.event_lines import EventLines
 from mloc.services.metrics.exposition import Surroundings, as_json, as_prometheus
-from mloc.services.read_model.command import project_read_model
+from mloc.services.read_model.command import read_model_projector
 from mloc.services.results.tree_cursor import cursor_path, read_state
 from mloc.services.service_run import holder, run_service
 from mloc.services.settings import Settings
@@ -36,11 +37,13 @@ STATE_FILE = "counts.msgpack"
 
 
 class Projector:
-    """`folder` gets the files; the state is saved every `save_sec` and at the end."""
+    """`folder` gets the files; the state is saved every `save_sec` and at the end. `waiting_callbacks` says how many receivers wait, where that
+    is known."""
 
     def __init__(
-        self, log: EventLog, clock: Clock, folder: Path, lines: EventLines, *, stop: asyncio.Event, save_sec: float = 20.0, trees: Path | None = None
-    ) -> None:
+        self, log: EventLog, clock: Clock, folder: Path, lines: EventLines, *, stop: asyncio.Event, save_sec: float = 20.0,
+        trees: Path | None = None, waiting_callbacks: Callable[[], int | None] = lambda: None,
+    ) -> None:  # fmt: skip
         self._log = log
         self._clock = clock
         self._folder = folder
@@ -48,6 +51,7 @@ class Projector:
         self._stop = stop
         self._save_sec = save_sec
         self._trees = trees
+        self._waiting_callbacks = waiting_callbacks
         self._say = structlog.get_logger().bind(service=NAME)
         self.counts = _load(folder / STATE_FILE)
         self._last_payload = b""
@@ -125,7 +129,7 @@ class Projector:
     def _write(self, *, force: bool = False) -> None:
         """What a person or a scraper reads; only where something changed."""
         around = self._surroundings()
-        shown = f"{self.counts.position} {around.tree_lag_sec} {around.event_lag_sec} {around.result_failures}"
+        shown = f"{self.counts.position} {msgspec.structs.replace(around, updated_ms=0)}"
         if shown == self._written and not force:
             return
         try:
@@ -161,7 +165,7 @@ class Projector:
         if trees is not None and log_ids.before(trees.written, self.counts.last_published):
             newest = log_ids.time_ms(self.counts.last_published)  # it waits since then, the oldest since the event after `written` at most
             tree_lag = max(0, newest - log_ids.time_ms(trees.written), now_ms - newest) / 1000
-        return Surroundings(now_ms, max(0.0, lag), tree_lag, trees.failures if trees is not None else 0)
+        return Surroundings(now_ms, max(0.0, lag), tree_lag, trees.failures if trees is not None else 0, self._waiting_callbacks())
 
     # --- the server ---
 
@@ -201,12 +205,13 @@ def run(settings: Settings) -> int:
 
     async def serve(log: EventLog, stop: asyncio.Event) -> None:
         lines = EventLines(folder / "events.log", settings.log_max_bytes, settings.log_backup_count)
-        projector = Projector(
-            log, SystemClock(), folder, lines, stop=stop, save_sec=settings.state_flush_interval_sec, trees=cursor_path(settings.state_dir)
-        )
-        async with asyncio.TaskGroup() as both:
+        async with read_model_projector(settings, stop) as read_model, asyncio.TaskGroup() as both:
+            projector = Projector(
+                log, SystemClock(), folder, lines, stop=stop, save_sec=settings.state_flush_interval_sec, trees=cursor_path(settings.state_dir),
+                waiting_callbacks=lambda: read_model.waiting_callbacks,
+            )  # fmt: skip
             both.create_task(projector.run())
-            both.create_task(project_read_model(settings, stop))
+            both.create_task(read_model.run())
 
     return run_service(settings, NAME, serve)
 

@@ -6,6 +6,8 @@ import asyncio
 import sqlite3
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from mloc.core import log_ids
 from mloc.services.clock import SystemClock
@@ -25,11 +27,12 @@ from mloc.services.signals import stop_on_signals
 SHOWN_EVERY_SEC = 0.5
 
 
-async def project_read_model(settings: Settings, stop: asyncio.Event) -> None:
-    """Until `stop` is set."""
+@asynccontextmanager
+async def read_model_projector(settings: Settings, stop: asyncio.Event) -> AsyncIterator[Projector]:
+    """With a connection of its own."""
     log = open_log(settings, NAME)
     try:
-        await _projector(settings, log, stop).run()
+        yield _projector(settings, log, stop)
     finally:
         await log.close()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -36,23 +35,22 @@ TROUBLE_SEC = 5.0
 
 
 class Projector:
-    """Ends at `stop`, and where `until_end`, at the log's end as well. `progress` hears the position after each write."""
+    """Ends at `stop`, and where `until_end`, at the log's end as well."""
 
     def __init__(
-        self, log: EventLog, clock: Clock, path: Path, *, stop: asyncio.Event, snapshots: SnapshotKeeper | None = None,
-        until_end: bool = False, progress: Callable[[str], None] = lambda position: None,
-    ) -> None:  # fmt: skip
+        self, log: EventLog, clock: Clock, path: Path, *, stop: asyncio.Event, snapshots: SnapshotKeeper | None = None, until_end: bool = False
+    ) -> None:
         self._log = log
         self._clock = clock
         self._path = path
         self._stop = stop
         self._snapshots = snapshots
         self._until_end = until_end
-        self._progress = progress
         self._say = structlog.get_logger().bind(service=NAME)
         self._writer: Writer | None = None
         self._gathering = Gathering(Cluster(), {})
         self._last_payload = b""
+        self._is_behind = True
         self._folded = 0
         self._cursor = ProjectionCursor(log, clock, NAME, holder())
         self._write_at = 0.0
@@ -79,24 +77,30 @@ class Projector:
 
     async def _lead(self) -> bool:
         """True at its good end."""
+        self._is_behind = True
         lease = await self._cursor.take()
         writer = self._writer = self._writer or Writer(self._path)
         await self._find_start(writer)
         self._say.info("leading", epoch=lease.epoch, position=writer.cursor.position)
-        is_behind, is_at_end = True, False
+        is_at_end = False
         while not self._stop.is_set():
-            entries = await self._log.read(self._position, MAX_BATCH, 0 if is_behind else BLOCK_MS)
+            entries = await self._log.read(self._position, MAX_BATCH, 0 if self._is_behind else BLOCK_MS)
             self._fold(entries, writer.cursor.position)
-            is_behind, is_at_end = len(entries) == MAX_BATCH, not entries
+            self._is_behind, is_at_end = len(entries) == MAX_BATCH, not entries
             await self._do_what_is_due(writer, is_at_end=is_at_end)
             if is_at_end and self._until_end:
                 break
-            if entries and not is_behind:
+            if entries and not self._is_behind:
                 await self._clock.sleep(PAUSE_SEC)
         await self._write(writer, is_at_end=is_at_end)
         self._offer_snapshot(final=True)
         await self._cursor.release()
         return True
+
+    @property
+    def waiting_callbacks(self) -> int | None:
+        """Receivers that wait to be told of an end, as the log's newest entries have it; None while those are not folded here."""
+        return None if self._is_behind else len(self._gathering.cluster.calls)
 
     @property
     def _position(self) -> str:
@@ -129,7 +133,6 @@ class Projector:
             )
             changes = self._gathering.take()
             await asyncio.to_thread(writer.write, changes, cursor)
-            self._progress(cursor.position)
         await self._cursor.move(writer.cursor.position)
 
     # --- where to go on ---

@@ -160,6 +160,29 @@ def task(id: str, spec: bytes = b'{"taskType":"echo"}', *, light: bool = True, i
     )  # type: ignore[arg-type] # fmt: skip
 
 
+async def some_work(cell: Cell, prefix: str) -> None:
+    """Ten plain tasks that are published, one that is dead-lettered, one with a dependency, one in three shards."""
+
+    def mostly_echo(dispatched: TaskDispatched, dispatch: Dispatch) -> Outcome:
+        return Error("BadSpec", "no", retryable=False) if dispatched.task.endswith("bad") else echo(dispatched, dispatch)
+
+    def ended(cluster: Cluster) -> int:
+        return sum(task.id.startswith(prefix) and task.phase in ("published", "dead_lettered") for task in cluster.tasks.values())
+
+    async with cell.scheduler(), cell.aggregator(), cell.worker(mostly_echo):
+        await cell.submit(*(task(f"{prefix}{number}") for number in range(10)), task(f"{prefix}bad"))
+        await cell.submit(task(f"{prefix}after", depends_on=(f"{prefix}0",)), task(f"{prefix}sharded", items=9, shards=3))
+        await cell.until(lambda cluster: ended(cluster) == 16)
+
+
+async def until(is_true: Callable[[], bool]) -> None:
+    """Of what no event tells."""
+    deadline = time.monotonic() + DEADLINE_SEC
+    while not is_true():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
 @asynccontextmanager
 async def _running(run: Callable[[asyncio.Event], object]) -> AsyncIterator[None]:
     stop = asyncio.Event()

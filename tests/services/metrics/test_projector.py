@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,14 +12,16 @@ import msgspec
 import pytest
 
 from mloc.core import codec, log_ids
-from mloc.core.events import Error, Event, RetryRequested
+from mloc.core.events import Event, Receiver, RetryRequested
 from mloc.services.clock import SystemClock
 from mloc.services.log.memory_log import MemoryLog
 from mloc.services.metrics.counts import STATES, Counts
 from mloc.services.metrics.event_lines import EventLines
 from mloc.services.metrics.exposition import Surroundings, as_prometheus
 from mloc.services.metrics.projector import Projector
-from tests.services.small_cell import DEADLINE_SEC, Cell, echo, task
+from mloc.services.read_model.projector import Projector as ReadModelProjector
+from mloc.services.read_model.schema import read_model_path
+from tests.services.small_cell import Cell, some_work, task, until
 
 SAMPLE = re.compile(r'[a-zA-Z_:][a-zA-Z0-9_:]*(\{[a-z_]+="(?:[^"\\\n]|\\["\\n])*"(,[a-z_]+="(?:[^"\\\n]|\\["\\n])*")*\})? -?[0-9.e+]+(inf)?')
 
@@ -35,18 +36,20 @@ def lines_of(cell: Cell, max_bytes: int = 2**20, backups: int = 2) -> EventLines
 
 
 @asynccontextmanager
-async def projecting(cell: Cell, *, save_sec: float = 20.0, killed: bool = False) -> AsyncIterator[Projector]:
+async def projecting(
+    cell: Cell, *, save_sec: float = 20.0, killed: bool = False, waiting_callbacks: Callable[[], int | None] = lambda: None
+) -> AsyncIterator[Projector]:
     """`killed`: ends without saving anything."""
     stop = asyncio.Event()
-    projector = Projector(MemoryLog(cell.server), SystemClock(), cell.state / "metrics", lines_of(cell), stop=stop, save_sec=save_sec)
+    projector = Projector(
+        MemoryLog(cell.server), SystemClock(), cell.state / "metrics", lines_of(cell), stop=stop, save_sec=save_sec,
+        waiting_callbacks=waiting_callbacks,
+    )  # fmt: skip
     running = asyncio.ensure_future(projector.run())
     try:
         yield projector
         last = (await cell.log.ends())[1]
-        deadline = time.monotonic() + DEADLINE_SEC
-        while log_ids.before(projector.counts.position, last):
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.01)
+        await until(lambda: not log_ids.before(projector.counts.position, last))
     finally:
         if killed:
             running.cancel()
@@ -56,30 +59,16 @@ async def projecting(cell: Cell, *, save_sec: float = 20.0, killed: bool = False
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def some_work(cell: Cell, prefix: str) -> None:
-    """Tasks that are published, one that is dead-lettered, one with a dependency, one sharded."""
-
-    def mostly_echo(dispatched, dispatch):  # type: ignore[no-untyped-def]
-        return Error("BadSpec", "no", retryable=False) if dispatched.task.endswith("bad") else echo(dispatched, dispatch)
-
-    async with cell.scheduler(), cell.aggregator(), cell.worker(mostly_echo):
-        await cell.submit(*(task(f"{prefix}{number}") for number in range(20)), task(f"{prefix}bad"))
-        await cell.submit(task(f"{prefix}after", depends_on=(f"{prefix}0",)), task(f"{prefix}sharded", items=9, shards=3))
-        await cell.until(
-            lambda cluster: sum(task.id.startswith(prefix) and task.phase in ("published", "dead_lettered") for task in cluster.tasks.values()) == 26
-        )
-
-
 async def test_the_numbers_are_those_of_the_cluster(cell: Cell) -> None:
     async with projecting(cell) as projector:
         await some_work(cell, "a")
     counts, cluster = projector.counts, await cell.cluster()
     assert dict(zip(STATES, counts.by_state, strict=True))["dead_lettered"] == cluster.counts()["dead_lettered"] == 1
     assert counts.ended == {"published": cluster.counts()["published"] - 1}  # the sharded task itself is no task with attempts
-    assert counts.submitted == {"echo": 23}
+    assert counts.submitted == {"echo": 13}
     assert counts.failures == {"BadSpec": 1}
-    assert counts.dispatch.count == 25
-    assert counts.publication.count == 24
+    assert counts.dispatch.count == 15
+    assert counts.publication.count == 14
     assert list(counts.workers) == ["w"]
 
 
@@ -128,8 +117,28 @@ async def test_the_text_is_what_prometheus_reads(cell: Cell) -> None:
             assert SAMPLE.fullmatch(line), line
             family = re.sub(r"_(bucket|sum|count)(?=[{ ])", "", line) if "_bucket" in line or "_seconds_" in line else line
             assert re.split(r"[{ ]", family)[0] in named, line
-    assert 'mloc_tasks_ended_total{outcome="published"} 24' in text
+    assert 'mloc_tasks_ended_total{outcome="published"} 14' in text
     assert msgspec.json.decode((cell.state / "metrics" / "metrics.json").read_bytes())["tasks"]["dead_lettered"] == 1
+
+
+async def test_receivers_that_wait_are_shown_while_their_number_is_known(cell: Cell) -> None:
+    # given a task that has ended, and a receiver that nobody tells
+    async with cell.scheduler(), cell.aggregator(), cell.worker():
+        await cell.submit(task("t", receivers=(Receiver("notice", "http://127.0.0.1:1/"),)))
+        await cell.until_phase("t", "published")
+    stop = asyncio.Event()
+    read_model = ReadModelProjector(MemoryLog(cell.server), SystemClock(), read_model_path(cell.state), stop=stop)
+    text = cell.state / "metrics" / "metrics.prom"
+    # when the fold that knows them has not begun, then nothing is said of them
+    async with projecting(cell, waiting_callbacks=lambda: read_model.waiting_callbacks):
+        await until(text.exists)
+        assert "mloc_callbacks_waiting" not in text.read_text()
+        # and when it has come to the log's end, their number is there
+        folding = asyncio.ensure_future(read_model.run())
+        await until(lambda: "\nmloc_callbacks_waiting 1\n" in text.read_text())
+        assert msgspec.json.decode(text.with_suffix(".json").read_bytes())["waiting_callbacks"] == 1
+        stop.set()
+        await folding
 
 
 def test_labels_from_outside_are_escaped() -> None:

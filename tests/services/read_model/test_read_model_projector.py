@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from mloc.core import log_ids
-from mloc.core.events import CancelRequested, Error
+from mloc.core.events import CancelRequested
 from mloc.services.clock import SystemClock
 from mloc.services.intake.task_query import TaskQuery
 from mloc.services.log.cluster_snapshots import ClusterSnapshots
@@ -25,7 +24,7 @@ from mloc.services.read_model.reader import Reader, Unreadable
 from mloc.services.read_model.schema import open_to_write, read_cursor, start_anew
 from mloc.services.read_model.task_index import TaskIndex, find_in_memory
 from mloc.services.read_model.writer import CursorMoved, Writer
-from tests.services.small_cell import DEADLINE_SEC, Cell, echo, task
+from tests.services.small_cell import Cell, some_work, task, until
 
 
 @pytest.fixture(autouse=True)
@@ -43,13 +42,6 @@ def cell(tmp_path: Path) -> Cell:
 
 def model(cell: Cell) -> Path:
     return cell.state / "read_model.sqlite"
-
-
-async def until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_SEC
-    while not is_true():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
 
 
 def position(cell: Cell, *, complete: bool = False) -> str:
@@ -84,18 +76,6 @@ async def projecting(cell: Cell, *, killed: bool = False, snapshots: bool = True
         else:
             stop.set()
         await asyncio.gather(running, return_exceptions=killed)
-
-
-async def some_work(cell: Cell, prefix: str) -> None:
-    def mostly_echo(dispatched, dispatch):  # type: ignore[no-untyped-def]
-        return Error("BadSpec", "no", retryable=False) if dispatched.task.endswith("bad") else echo(dispatched, dispatch)
-
-    async with cell.scheduler(), cell.aggregator(), cell.worker(mostly_echo):
-        await cell.submit(*(task(f"{prefix}{number}") for number in range(10)), task(f"{prefix}bad"))
-        await cell.submit(task(f"{prefix}after", depends_on=(f"{prefix}0",)), task(f"{prefix}sharded", items=9, shards=3))
-        await cell.until(
-            lambda cluster: sum(task.id.startswith(prefix) and task.phase in ("published", "dead_lettered") for task in cluster.tasks.values()) == 16
-        )
 
 
 async def assert_is_what_the_log_says(cell: Cell) -> None:
