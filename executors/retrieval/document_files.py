@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 from langchain_core.documents import Document
 
 from mloc.executors.contract import ExecutorError
+from mloc.executors.html_text import html_text
 from mloc.executors.rows.row_files import READERS, read_rows
 
 WHOLE = (".txt", ".md", ".markdown", ".rst", ".html", ".htm", ".pdf")  # a file is a document
@@ -17,10 +17,6 @@ ROWS = tuple(suffix for suffix in READERS if suffix != ".txt")
 TEXT_NAMES = ("text", "output", "content", "page_content", "document", "body", "prompt")
 SOURCE_NAMES = ("source", "title", "url", "id")
 _NOT_METADATA = (*TEXT_NAMES, "metadata", "usage", "finish_reason", "index")
-_BLOCKS = frozenset((
-    "p", "div", "br", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "section", "article", "table", "ul", "ol", "pre", "blockquote",
-))  # fmt: skip
-_UNSEEN = frozenset(("script", "style", "head", "template", "noscript"))
 
 
 def read_documents(path: Path, name: str = "") -> Iterator[Document]:
@@ -73,7 +69,7 @@ def _of_file(file: Path, name: str) -> Iterator[Document]:
         yield from _of_pdf(file, name)
     else:
         text = _decoded(file)
-        yield Document(_html_text(text) if suffix in (".html", ".htm") else text, metadata={"source": name})
+        yield Document(html_text(text) if suffix in (".html", ".htm") else text, metadata={"source": name})
 
 
 def _decoded(file: Path) -> str:
@@ -93,37 +89,6 @@ def _of_pdf(file: Path, name: str) -> Iterator[Document]:
             yield Document(page.extract_text() or "", metadata={"source": name, "page": number})
     except (PyPdfError, ValueError, KeyError, OSError) as error:
         raise ExecutorError("BadData", f"{file} cannot be read as PDF: {error}") from error
-
-
-class _Seen(HTMLParser):
-    """Collects what a reader of the page sees."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.parts: list[str] = []
-        self._unseen = 0
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self._unseen += tag in _UNSEEN
-        if tag in _BLOCKS:
-            self.parts.append("\n")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._unseen = max(0, self._unseen - (tag in _UNSEEN))
-        if tag in _BLOCKS:
-            self.parts.append("\n")
-
-    def handle_data(self, data: str) -> None:
-        if not self._unseen:
-            self.parts.append(data)
-
-
-def _html_text(text: str) -> str:
-    seen = _Seen()
-    seen.feed(text)
-    seen.close()
-    lines = (" ".join(line.split()) for line in "".join(seen.parts).splitlines())
-    return "\n".join(line for line in lines if line)
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:

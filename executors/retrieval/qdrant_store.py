@@ -9,17 +9,7 @@ from typing import Any, TypeVar
 from mloc.core.language.inference_spec import Retrieval
 from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.retrieval.index_files import Index
-from mloc.executors.retrieval.stores import (
-    Hit,
-    Query,
-    Store,
-    allowed_values,
-    in_parts,
-    passage_of,
-    payload_of,
-    store_path,
-    wrong_dimension,
-)
+from mloc.executors.retrieval.stores import Hit, Query, Store, allowed_values, in_parts, passage_of, payload_of, store_path, wrong_dimension
 
 TIMEOUT_SEC = 30
 TEXT_NAMES = ("text", "page_content", "document", "content")

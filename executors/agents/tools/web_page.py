@@ -13,16 +13,14 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping
-from html.parser import HTMLParser
-from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from msgspec import Struct
 
+from mloc.executors.html_text import html_text
+
 PORTS = {"http": 80, "https": 443}
 REDIRECTS = (301, 302, 303, 307, 308)
-SKIPPED = ("script", "style", "noscript", "template", "svg", "head")
-BREAKING = ("p", "div", "br", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "section", "article", "title", "pre", "blockquote")
 CHUNK = 65536
 
 
@@ -70,12 +68,7 @@ def fetch(url: str, rules: Rules) -> Page:
 
 def readable(page: Page) -> str:
     """The page's text, without the marks of HTML."""
-    if "html" not in page.kind:
-        return page.text
-    reader = _Reader()
-    reader.feed(page.text)
-    lines = (" ".join(line.split()) for line in "".join(reader.parts).splitlines())
-    return "\n".join(line for line in lines if line)
+    return html_text(page.text) if "html" in page.kind else page.text
 
 
 def _allowed(url: str, rules: Rules) -> SplitResult:
@@ -175,24 +168,3 @@ def _left(deadline: float) -> float:
     if left <= 0:
         raise TimeoutError("the page took too long")
     return left
-
-
-class _Reader(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.parts: list[str] = []
-        self._skipping = 0
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self._skipping += tag in SKIPPED
-        if tag in BREAKING:
-            self.parts.append("\n")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._skipping = max(0, self._skipping - (tag in SKIPPED))
-        if tag in BREAKING:
-            self.parts.append("\n")
-
-    def handle_data(self, data: str) -> None:
-        if not self._skipping:
-            self.parts.append(data)
