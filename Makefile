@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 EXTRAS ?= dev,inference,training
+ALL    := dev,inference,training,vllm,rag,agent,eval,trackers,bench
 JOBS   ?= 2
 ARGS   ?=
 
@@ -23,7 +24,7 @@ help:
 	@echo "make test       lint, types, import contracts and the tests (a few minutes)"
 	@echo "make test-deep  the slow tests: every executor, vLLM among them, many simulated histories, real kills (sets up everything)"
 	@echo "make bench      side-by-side benchmarks; results go to benchmarks/results/"
-	@echo "make setup-all  everything, vLLM on CPU, RAG, agents and benchmarks included"
+	@echo "make setup-all  everything, vLLM on CPU, RAG, agents, trackers and benchmarks included"
 	@echo "make docs       write the generated pages again (settings, the task language and its schema, the API)"
 
 setup: $(VENV)/.installed
@@ -42,8 +43,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt | python-version
 setup-all: $(VENV)/.installed-all
 
 $(VENV)/.installed-all: $(VENV)/.installed
-	$(say) "everything else: vLLM on CPU, RAG, agents, benchmarks"
-	@$(PY) -m pip install -c constraints.txt -e ".[dev,inference,training,vllm,rag,agent,eval,bench]"
+	$(say) "everything else: vLLM on CPU, RAG, agents, evaluation, trackers, benchmarks"
+	@$(PY) -m pip install -c constraints.txt -e ".[$(ALL)]"
 	@# vLLM names these three as requirements; the builds that an index gives by default want CUDA and break vLLM's import on CPU.
 	@$(PY) -m pip uninstall -y torchvision torchaudio torchcodec
 	@touch $@
@@ -68,8 +69,8 @@ test: setup lint
 # Where the rest cannot be had (vLLM has no build for the machine, no index), the tests that need it are skipped with the reason.
 test-deep: setup
 	@$(MAKE) --no-print-directory setup-all || echo "mloc: not everything could be installed; the tests that need it are skipped" >&2
-	$(say) "slow tests, $(JOBS) at a time"
-	@$(PY) -m pytest -v -m deep -n $(JOBS) --dist loadfile $(ARGS)
+	$(say) "slow tests, and those that need more than make test installs, $(JOBS) at a time"
+	@$(PY) -m pytest -v -m "deep or extras" -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: setup
 	$(say) "ruff: style and forbidden imports"

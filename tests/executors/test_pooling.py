@@ -114,6 +114,7 @@ def test_without_a_model_the_task_says_so(warm_host: DrivenHost, tmp_path: Path)
     assert "names no embedding model" in error.message
 
 
+@pytest.mark.extras
 def test_the_libraries_two_ways_give_the_same_vectors(random_model: Path, tmp_path: Path) -> None:
     library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed (mloc[rag])")
     from mloc.core.language.inference_spec import Embedding

@@ -50,6 +50,7 @@ def test_the_environment_is_as_before_and_what_a_worker_says_itself_holds(tmp_pa
 
 
 @pytest.mark.models
+@pytest.mark.extras
 @pytest.mark.parametrize(("tracker", "left"), [("tensorboard", "events.out.tfevents.*"), ("wandb", "run-*.wandb"), ("mlflow", "meta.yaml")])
 def test_a_tracker_writes_into_the_artifacts_without_a_network(warm_host: DrivenHost, tmp_path: Path, tracker: str, left: str) -> None:
     if importlib.util.find_spec(tracker) is None:

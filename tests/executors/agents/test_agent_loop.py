@@ -16,6 +16,8 @@ from mloc.executors.agents.agent_settings import AgentSettings
 from mloc.executors.agents.chat_model import Answered, EngineChatModel, takes_tools
 from mloc.executors.contract import ExecutorError
 
+pytestmark = pytest.mark.extras
+
 
 class Speaking(GenericFakeChatModel):
     """LangChain's fake model, which takes tools and leaves them alone."""

@@ -9,6 +9,8 @@ pytest.importorskip("langchain_core", reason='agents need langchain: pip install
 
 from mloc.executors.agents.tools.files import MOST_BYTES, listed, read, write
 
+pytestmark = pytest.mark.extras
+
 OUT = ["../secret", "a/../../secret", "/etc/passwd", "", ".", "link", "linked/secret", "..", "down/../../secret"]
 
 

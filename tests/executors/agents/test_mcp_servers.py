@@ -19,6 +19,8 @@ from mloc.executors.agents.tools.mcp_servers import KIND, Options
 from mloc.executors.agents.tools.toolbox import Place
 from mloc.executors.contract import ExecutorError
 
+pytestmark = pytest.mark.extras
+
 SERVER = str(Path(__file__).with_name("mcp_server.py"))
 STDIO: dict[str, Any] = {"command": sys.executable, "args": (SERVER,), "timeout": 90.0}
 SPEC = TaskSpec(task_type="agent")

@@ -15,6 +15,8 @@ from mloc.executors.agents.tools import python_repl
 from mloc.executors.agents.tools.toolbox import Place
 from mloc.executors.contract import ExecutorError
 
+pytestmark = pytest.mark.extras
+
 Run = Callable[..., str]
 
 

@@ -22,6 +22,8 @@ from mloc.executors.agents.tools.toolbox import Ground, Place, check_tools, open
 from mloc.executors.contract import Context, ExecutorError, Progress
 from mloc.executors.registry import BUILT_IN
 
+pytestmark = pytest.mark.extras
+
 TEXT = ["Lima is the capital of Peru. Snow is white."]
 ENCODER = ScratchSource(architecture="bert", hidden_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=400, tokenizer_text=TEXT)
 

@@ -20,6 +20,8 @@ from mloc.executors.agents.tools.toolbox import Kind, Place, kind_of
 from mloc.executors.agents.tools.web_page import Refused, Rules, fetch
 from mloc.executors.contract import ExecutorError
 
+pytestmark = pytest.mark.extras
+
 PAGE = "<html><head><title>t</title><script>var x</script></head><body><h1>Lima</h1><p>is  the <b>capital</b></p></body></html>"
 SPEC = TaskSpec(task_type="agent")
 
