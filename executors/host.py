@@ -183,7 +183,7 @@ def _versions() -> dict[str, str]:
     for name in VERSIONS_OF:
         try:
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
+        except metadata.PackageNotFoundError:  # not installed here: the manifest does not name it
             continue
     return found
 

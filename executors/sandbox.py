@@ -109,11 +109,11 @@ class Sandbox:
     def close(self) -> None:
         """End the child and everything that it started."""
         if self._child is not None:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself
                 os.killpg(self._child.pid, signal.SIGKILL)
             self._child.wait()
             assert self._child.stdin is not None
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # what it was still to read is in the buffer, and nobody reads it any more
                 self._child.stdin.close()
             os.close(self._answers)
             os.close(self._output)
@@ -151,7 +151,7 @@ class Sandbox:
     def _cause_of_death(self, error: Exception) -> str:
         if self._child is None:
             return f"the sandbox could not be started: {error}"
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it lives: the last line says what was wrong with its answer
             code = self._child.wait(1)
             number = -code if code < 0 else code - 128
             ended_by = signal.Signals(number).name if number in set(signal.Signals) else f"exit code {code}"

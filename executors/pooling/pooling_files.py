@@ -74,5 +74,5 @@ def _read(weights: Weights, name: str) -> Any:
             weights.model, name, revision=weights.revision, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
         )  # fmt: skip
         return msgspec.json.decode(Path(found).read_bytes()) if found else None
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError):  # not to be had, or not of this layout: what loads the model says what is wrong with it
         return None

@@ -111,7 +111,7 @@ class Session:
                 self._client = client
                 ready.set_result(list((await client.list_tools()).tools))
                 await self._done.wait()
-        except Exception as error:
+        except Exception as error:  # the same; whoever waits for the tools says it
             if ready.done():
                 raise
             ready.set_exception(error)

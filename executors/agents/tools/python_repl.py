@@ -86,7 +86,7 @@ def used_bytes(folder: Path) -> int:
     size = 0
     for at, _, names in os.walk(folder):
         for name in names:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # its code removed it meanwhile
                 size += os.lstat(os.path.join(at, name)).st_size
     return size
 
@@ -106,7 +106,7 @@ def _limits(options: Options) -> Limits:
 def _empty(folder: Path) -> None:
     for at, _, names in os.walk(folder):
         for name in names:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # gone, or not ours to remove: the next look at the size tells
                 os.unlink(os.path.join(at, name))
 
 

@@ -66,7 +66,7 @@ def _results(answer: Any, where: str) -> list[dict[str, Any]] | None:
     for path in (where,) if where else LISTS:
         try:
             found = look_up(answer, parse_path(path))
-        except (PathError, LookupError, TypeError):
+        except (PathError, LookupError, TypeError):  # this service calls its list otherwise; where none is found the caller says so
             continue
         if isinstance(found, list):
             return [one for one in found if isinstance(one, dict)]

@@ -166,7 +166,7 @@ def _json_schema(reward: Reward) -> Score:
     def score(answer: Answer) -> float:
         try:
             return float(validator.is_valid(json.loads(answer.text)))
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError):  # no JSON, or nested beyond reading: worth nothing
             return 0.0
 
     return lambda answers: [score(answer) for answer in answers]
