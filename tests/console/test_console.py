@@ -4,84 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 import zstandard
-from textual.pilot import Pilot
 
-from mloc.console.app import ConsoleApp, main
-from mloc.console.listed_entries import ListedEntries, open_archive
+from mloc.console.app import main
+from mloc.console.listed_entries import open_archive
 from mloc.console.row_table import RowTable
-from mloc.core.events import CallbackFailed, CancelRequested, Error, Receiver, RetryRequested, TaskCancelled
+from mloc.core.events import CallbackFailed, CancelRequested, Receiver, RetryRequested, TaskCancelled
 from mloc.services.log.event_log import Heartbeat, TelemetryPoint
 from tests.console.fake_source import FakeSource
+from tests.console.person import a_history, opened
 from tests.histories import History
-
-SIZE = (100, 30)
-
-
-def a_history() -> History:
-    """One task failed for good, a pipeline is done, one task runs on, one waits for a worker that is not there."""
-    outcomes = {"bad": Error("ValueError", "no such column", retryable=False), "long": None}
-    made = History(outcome=lambda task, attempt: outcomes.get(task, {"ok": True, "items": [task]}))
-    made.worker("w1")
-    made.worker("w2", devices=2)
-    for task in ("good", "bad", "long"):
-        made.submit(task)
-    made.submit("odd", "dpo")
-    made.pipeline("p", {"train": "sft", "infer": "inference"})
-    made.settle()
-    return made
-
-
-@pytest.fixture
-def source() -> FakeSource:
-    return FakeSource(a_history())
-
-
-def screen_text(app: ConsoleApp) -> str:
-    """What is on the terminal, line by line."""
-    return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in app.screen._compositor.render_strips())
-
-
-class Person:
-    """Presses keys, and waits until the screen shows what it should."""
-
-    def __init__(self, pilot: Pilot[None], app: ConsoleApp) -> None:
-        self._pilot = pilot
-        self.app = app
-
-    async def press(self, *keys: str) -> None:
-        await self._pilot.press(*keys)
-
-    async def sees(self, *texts: str) -> str:
-        return await self.waits_for(lambda shown: all(text in shown for text in texts), f"{texts} on the screen")
-
-    async def sees_no(self, text: str) -> str:
-        return await self.waits_for(lambda shown: text not in shown, f"no {text!r} on the screen")
-
-    async def waits_for(self, is_so: Callable[[str], bool], what: str) -> str:
-        deadline = time.monotonic() + 10
-        while not is_so(shown := screen_text(self.app)):
-            assert time.monotonic() < deadline, f"waited for {what}; the screen shows\n{shown}"
-            await self._pilot.pause(0.02)
-        return shown
-
-    async def clicks(self, widget: type[RowTable], offset: tuple[int, int]) -> None:
-        await self._pilot.click(widget, offset=offset)
-
-
-@asynccontextmanager
-async def opened(source: ListedEntries, size: tuple[int, int] = SIZE, **options: bool) -> AsyncIterator[Person]:
-    app = ConsoleApp(source, **options)
-    async with app.run_test(size=size, notifications=True) as pilot:
-        person = Person(pilot, app)
-        await person.sees("showing")
-        yield person
 
 
 async def test_it_opens_on_the_tasks_with_what_needs_attention_first(source: FakeSource) -> None:
@@ -175,64 +111,6 @@ async def test_events_are_shown_newest_last_and_open_their_task(source: FakeSour
         await person.sees('"type": "TaskSubmitted"')
         await person.press("escape", "enter")
         await person.sees("○ ready  later")
-
-
-async def test_time_travel_goes_back_and_forth_event_by_event_while_live_goes_on(source: FakeSource) -> None:
-    async with opened(source) as person:
-        total = len(source.entries)
-        await person.press("t")
-        await person.sees(f"AS OF #{total} of {total}", "t back to live")
-        # to the failure before: the task had just been given up
-        await person.press("comma")
-        at = next(n for n, entry in enumerate(source.entries, 1) if entry.type == "TaskDeadLettered")
-        await person.sees(f"AS OF #{at} of", "✗ 1 dead-letter")
-        # to the failure before that: it had failed; one event earlier it ran
-        await person.press("comma")
-        failed = next(n for n, entry in enumerate(source.entries, 1) if entry.type == "AttemptFailed")
-        await person.sees(f"AS OF #{failed} of", "! 1 failed")
-        await person.press("left")
-        await person.sees(f"AS OF #{failed - 1} of")
-        await person.sees_no("failed ")
-        # live goes on behind it, and is there again at once
-        source.history.submit("later", "dpo")
-        await person.sees(f"AS OF #{failed - 1} of {total + 1}")
-        assert "later" not in screen_text(person.app)
-        await person.press(*["right"] * (at - failed + 1))
-        await person.sees(f"AS OF #{at} of", "✗ 1 dead-letter")
-        await person.press("shift+left")
-        await person.sees("AS OF #1 of", "no tasks yet")
-        await person.press("t")
-        await person.sees("● live", "later")
-
-
-async def test_a_jump_takes_an_id_a_time_or_an_ordinal_and_says_what_it_does_not_take(source: FakeSource) -> None:
-    async with opened(source) as person:
-        await person.press("at", *"soon", "enter")
-        await person.sees("'soon' is no point of history")
-        await person.press(*["backspace"] * 4, "#", "4", "enter")
-        await person.sees("AS OF #4 of", "showing 1 of 1")
-        await person.press("at", *source.entries[5].id, "enter")
-        await person.sees("AS OF #6 of", "showing 3 of 3")
-
-
-async def test_a_tasks_page_shows_the_past_as_well(source: FakeSource) -> None:
-    async with opened(source) as person:
-        await person.press("G", "enter")
-        await person.sees("✓ published  good")
-        ran = next(n for n, entry in enumerate(source.entries, 1) if entry.type == "AttemptStarted" and b'"good"' in entry.payload)
-        await person.press("at", "#", *str(ran), "enter")
-        shown = await person.sees("▶ running  good", f"AS OF #{ran} of")
-        assert "AttemptSucceeded" not in shown
-        await person.press("t")
-        await person.sees("✓ published  good", "AttemptSucceeded")
-
-
-async def test_from_the_events_time_travel_goes_to_the_event_under_the_cursor(source: FakeSource) -> None:
-    async with opened(source) as person:
-        await person.press("5")
-        await person.sees("ResultPublished")
-        await person.press("g", "j", "j", "t")
-        await person.sees("AS OF #3 of", f"3 of {len(source.entries)} events")
 
 
 async def test_cancel_asks_first_with_the_focus_on_no_and_sends_the_request(source: FakeSource) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.console.test_console import a_history
+from tests.console.person import a_history
 from tests.histories import History
 from tests.log_server import LogServer
 

@@ -12,7 +12,7 @@ from textual.pilot import Pilot
 from mloc.console.app import ConsoleApp
 from mloc.services.log.event_log import Heartbeat, TelemetryPoint
 from tests.console.fake_source import FakeSource
-from tests.console.test_console import a_history, screen_text
+from tests.console.person import a_history, screen_text
 from tests.histories import History
 
 Press = Callable[[Pilot[None]], Awaitable[None]]
