@@ -83,7 +83,7 @@ def _extra(kind: inspect.Type) -> dict[str, Any]:
 
 
 class Parallel(Section, frozen=True):
-    """Data-parallel inference: the rows are split into contiguous ranges, one shard each."""
+    """Rows shared out to workers: each shard takes a contiguous range. What cannot be split by rows runs as one, with a warning."""
 
     enabled: Annotated[bool, about("false: as one")] = True
     shards: Annotated[Annotated[int, msgspec.Meta(ge=1, le=4096)] | Literal["auto"], about("how many; auto: as workers are free")] = "auto"

@@ -14,6 +14,7 @@ from mloc.core.language.inference_spec import Inference
 from mloc.core.language.model_spec import ScratchSource, StageSource
 from mloc.core.language.row_rules import check_export, check_rows
 from mloc.core.language.spec import TaskSpec
+from mloc.core.language.splitting import why_as_one
 from mloc.core.language.task_types import KNOWN, NEED_ROWS
 from mloc.core.language.training_spec import Eval
 
@@ -57,6 +58,8 @@ def check_meaning(spec: TaskSpec, findings: Findings, plugin_types: frozenset[st
         _check_rewards(spec, findings)
     if spec.eval is not None or spec.task_type == "eval":
         _check_eval(spec, findings)
+    if spec.parallel is not None and spec.parallel.enabled and (why := why_as_one(spec)):
+        findings.warn(("parallel",), f"has no effect, the task runs as one: {why}")
     if spec.postprocess.jsonl_export is not None:
         check_export(spec.postprocess.jsonl_export, findings)
     if spec.notify is not None:

@@ -9,6 +9,7 @@ from mloc.core.language.data_spec import ListData, MessagesData, PreferencesData
 from mloc.core.language.echo_spec import is_light
 from mloc.core.language.model_spec import ScratchSource, StageSource
 from mloc.core.language.spec import TaskSpec
+from mloc.core.language.splitting import why_as_one
 
 MOST_MODEL_CHARACTERS = 200
 _CREDENTIALS = re.compile(r"//[^/@]*@")
@@ -50,7 +51,7 @@ def model_of(spec: TaskSpec) -> str:
 def parallel_of(spec: TaskSpec) -> Parallel | None:
     """How the task may be split; None where it runs as one."""
     asked = spec.parallel
-    if asked is None or not asked.enabled:
+    if asked is None or not asked.enabled or why_as_one(spec):
         return None
     shards = 0 if asked.shards == "auto" else asked.shards
     return Parallel(shards=shards, max_shards=asked.max_shards or max(64, shards), min_items_per_shard=asked.min_items_per_shard)

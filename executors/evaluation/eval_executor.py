@@ -78,7 +78,7 @@ def _limited(spec: TaskSpec, asked: Eval, context: Context) -> TaskSpec:
     """Only as many rows, or such a part of them, as `eval.limit` says."""
     if asked.limit is None:
         return spec
-    most = int(asked.limit) if asked.limit >= 1 else math.ceil(asked.limit * len(load_rows(spec, context)))
+    most = int(asked.limit) if asked.limit >= 1 else math.ceil(asked.limit * load_rows(spec, context).total)
     match spec.data:
         case ListData(items=items):
             return replace(spec, data=ListData(items=items[:most]))
@@ -109,8 +109,9 @@ def _references(row: Row) -> list[str]:
 
 
 def _summary(store: RowStore, work: RowWork, asked: Eval) -> dict[str, Any]:
+    is_part = work.context.shard is not None
     scores = [record["scores"] for record in map(msgspec.json.decode, store.records()) if "scores" in record]
-    return {"harness": asked.harness, **concluded(summed_up(scores, len(store)), asked, work.context)}
+    return {"harness": asked.harness, **concluded(summed_up(scores, len(store), is_part=is_part), asked, work.context)}
 
 
 def concluded(metrics: dict[str, dict[str, Any]], asked: Eval, context: Context) -> dict[str, Any]:

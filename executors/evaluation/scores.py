@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import re
 import string
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import msgspec
+
+from mloc.core.measured import measured
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -37,20 +40,16 @@ def normalized(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-def summed_up(scores: Iterable[Mapping[str, float]], rows: int) -> dict[str, dict[str, float]]:
-    """Metric → {value, stderr, n}: the mean over all rows, a row without the score counting as 0, and the standard error of the mean."""
+def summed_up(scores: Iterable[Mapping[str, float]], rows: int, *, is_part: bool = False) -> dict[str, dict[str, Any]]:
+    """Metric → {value, stderr, n}: the mean over all rows, a row without the score counting as 0, and the standard error of the mean.
+
+    `is_part`: others will put them together with those of the other rows, and need every digit."""
     by_metric: dict[str, list[float]] = {}
     for one in scores:
         for name, value in one.items():
             by_metric.setdefault(name, []).append(value)
-    return {name: _mean(values, rows) for name, values in by_metric.items()}
-
-
-def _mean(values: list[float], rows: int) -> dict[str, Any]:
-    mean = sum(values) / rows
-    squares = sum((value - mean) ** 2 for value in values) + (rows - len(values)) * mean**2
-    stderr = math.sqrt(squares / (rows - 1) / rows) if rows > 1 else None
-    return {"value": round(mean, 6), "stderr": None if stderr is None else round(stderr, 6), "n": rows}
+    found = {name: measured(values, rows) for name, values in by_metric.items()}
+    return {name: msgspec.structs.asdict(one if is_part else one.rounded()) for name, one in found.items()}
 
 
 def _f1(said: list[str], wanted: list[str]) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from mloc.core.host_frames import RunTask
 from mloc.core.language.spec import TaskSpec, decode_spec
 from mloc.executors.contract import Context, ExecutorError, Report
@@ -27,7 +29,8 @@ def run(task: RunTask, engine: Encoder, context: Context) -> Iterator[Report]:
     spec = decode_spec(task.spec)
     embedding = embedding_of(spec)
     members = {"dimension": engine.dimension, "normalized": embedding.normalize}
-    work = open_work(task, context, spec, engine.name, publish_vectors(context, engine.dimension, members))
+    work = open_work(task, context, spec, engine.name)
+    work = replace(work, publish=publish_vectors(context, work.rows, engine.dimension, members))
     yield from do_rows(work, embedding.batch_size, lambda batch: _embed(batch, engine, work, embedding.normalize))
 
 

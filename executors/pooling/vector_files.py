@@ -11,6 +11,7 @@ import msgspec
 
 from mloc.executors.contract import Context
 from mloc.executors.durable_files import write_durably
+from mloc.executors.rows.data_loading import Rows
 from mloc.executors.rows.row_store import RowStore
 from mloc.executors.rows.row_work import Published
 
@@ -31,12 +32,14 @@ def unpacked(text: str) -> Any:
     return numpy.frombuffer(base64.b64decode(text), "<f4")
 
 
-def publish_vectors(context: Context, dimension: int, members: dict[str, Any]) -> Any:
-    """How records with an `embedding` become a result: few of them as lists of numbers in the items, many as rows of `embeddings.npy`."""
+def publish_vectors(context: Context, rows: Rows, dimension: int, members: dict[str, Any]) -> Any:
+    """How records with an `embedding` become a result: few of them as lists of numbers in the items, many as rows of `embeddings.npy`.
+
+    All shards of a task do the same, whatever the length of their texts: they are joined."""
 
     def publish(store: RowStore) -> Published:
         inside = store.size_bytes + len(store) * dimension * _BYTES_A_NUMBER
-        if inside <= INLINE_BYTES:
+        if (inside if context.shard is None else rows.total * dimension * _BYTES_A_NUMBER) <= INLINE_BYTES:
             return Published(_with_list, members, size_bytes=inside)
         file = context.artifacts / FILE
         write_npy(file, len(store), dimension, _rows(store, dimension))

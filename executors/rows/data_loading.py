@@ -40,6 +40,11 @@ class Rows(Struct, frozen=True):
     def __len__(self) -> int:
         return self.count
 
+    @property
+    def total(self) -> int:
+        """Rows of the whole input, also in a shard."""
+        return len(self.rows) if isinstance(self.rows, list) else self.rows.count()
+
     def __iter__(self) -> Iterator[Row]:
         if isinstance(self.rows, list):
             yield from (row_of_item(index, self.rows[index]) for index in range(self.first, self.first + self.count))

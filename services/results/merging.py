@@ -1,4 +1,4 @@
-"""Join the results of a task's shards: items in the order of the input, usage summed, what differs kept by shard.
+"""Join the results of a task's shards: items in the order of the input, usage summed, and what else they say as `merged_members` has it.
 
 Rows are copied one by one where shards have them in lines of their own; of others one shard's result is in memory at a time. The joined one
 is in memory only while it is small.
@@ -24,6 +24,7 @@ from mloc.services.durable_files import sync_folder, write_durably
 from mloc.services.results.export import Export
 from mloc.services.results.folders import MANIFEST_FILE, RESULT_FILE
 from mloc.services.results.manifest import Origin, files_in, manifest_of
+from mloc.services.results.merged_members import Said, merged_members
 from mloc.services.results.row_lines import BEGIN, is_row_lines, rows_of
 
 MANY_ITEMS = 512  # joined to one chunk
@@ -87,24 +88,23 @@ def _continued(head: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
 def _joined(root: Path, order: Merge) -> Iterator[bytes]:
     """The joined result as JSON: the items come as they are read; what is known only at the end comes after them."""
     usages: list[dict[str, Any]] = []
-    others: list[dict[str, bytes]] = []
+    shards: list[Said] = []
     position, ok = 0, True
     export = Export(root, order.folder, order.origin.task, order.export) if order.export is not None else None
     yield b"{" + BEGIN + b"\n"
     for part in order.parts:
         fields: dict[str, Any] = {}
+        first = position
         for chunk, count in _renumbered(_tapped(_items(root, part, fields), export), position):
             yield chunk
             position += count
         ok &= bytes(fields.pop("ok", b"true")) != b"false"
         usages.append(_object(fields.pop("usage", None)))
-        others.append({name: bytes(value) for name, value in fields.items()})
+        shards.append(Said(root / part.folder, position - first, {name: bytes(value) for name, value in fields.items()}))
         fields.clear()
     yield b"\n]"
-    for name, value in _shared(others).items():
-        yield b"," + msgspec.json.encode(name) + b":" + value
-    if differing := _differing(others):
-        yield b',"shards":' + msgspec.json.encode(differing)
+    for name, value in merged_members(shards, root / order.folder).items():
+        yield b"," + msgspec.json.encode(name) + b":" + msgspec.json.encode(value)
     if export is not None:
         yield b',"jsonl_export":' + msgspec.json.encode(export.finish())
     yield b',"usage":' + msgspec.json.encode(total(usages)) + b',"ok":' + (b"true" if ok else b"false") + b"}"
@@ -164,16 +164,3 @@ def _with_index(item: bytes, index: int) -> bytes:
 def _object(value: Raw | None) -> dict[str, Any]:
     decoded = msgspec.json.decode(value) if value is not None else None
     return decoded if isinstance(decoded, dict) else {}
-
-
-def _shared(others: list[dict[str, bytes]]) -> dict[str, bytes]:
-    """Members on which all shards agree (the model)."""
-    first = others[0] if others else {}
-    return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
-
-
-def _differing(others: list[dict[str, bytes]]) -> list[dict[str, Raw]]:
-    """Members on which they do not, by shard."""
-    shared = _shared(others)
-    found = [{name: Raw(value) for name, value in other.items() if name not in shared} for other in others]
-    return found if any(found) else []

@@ -85,3 +85,28 @@ def test_a_model_has_a_name_without_what_is_secret(model, name):
 
 def test_a_task_without_a_model_has_no_name_of_one():
     assert model_of(spec(ECHO)) == ""
+
+
+EVAL = "  taskType: eval\n  model: {source: {identifier: m}}\n  data: {items: [{prompt: a, response: b}]}\n  parallel: {shards: 2}\n"
+RAG = "  taskType: rag\n  model: {source: {identifier: m}}\n  parallel: {shards: 2}\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (EVAL, ""),
+        (EVAL + "  eval: {harness: judge, judge: {identifier: j}}\n", ""),
+        (EVAL + "  eval: {gate: {metric: accuracy, min: 0.5}}\n", "eval.gate is held against all rows together"),
+        (EVAL + "  eval: {harness: lm-eval, tasks: [arc_easy]}\n", "lm-eval are no rows"),
+        (RAG + "  data: {prompts: [a, b]}\n  retrieval: {documents: [d], embedding: {model: e}}\n", ""),
+        (RAG + "  data: {prompts: [a, b]}\n  retrieval: {documents: [d], embedding: {model: e}, path: kept}\n", "takes one task at a time"),
+        (RAG + "  data: {prompts: [a, b]}\n  retrieval: {embedding: {model: e}, path: kept}\n", ""),
+        (RAG + "  retrieval: {documents: [d], embedding: {model: e}}\n", "only makes an index"),
+        (INFER.replace("inference", "sft") + "  parallel: {shards: 2}\n", "a training learns from all rows together"),
+    ],
+)
+def test_what_cannot_be_split_by_rows_runs_as_one_and_that_is_said(body: str, said: str) -> None:
+    read = read_tasks(f"apiVersion: mloc/v1\nspec:\n{body}")
+    warned = [str(problem) for problem in read.warnings if "runs as one" in str(problem)]
+    assert (parallel_of(read.documents[0].tasks[0].spec) is None) == bool(said) == bool(warned)
+    assert all("spec.parallel: has no effect" in text and said in text for text in warned)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mloc.core.events import INLINE_RESULT_BYTES
 from mloc.core.language.data_spec import ExportField, JsonlExport
+from mloc.core.measured import measured
 from mloc.core.sharding import shard_range
 from mloc.services.results.folders import sealed
 from mloc.services.results.manifest import Origin
@@ -109,6 +110,67 @@ def test_what_differs_between_shards_is_kept_by_shard(tmp_path: Path) -> None:
     end = msgspec.json.decode(merged(tmp_path, [result_of([], note="a"), result_of([], note="b")]).result)
     assert end["shards"] == [{"note": "a"}, {"note": "b"}]
     assert end["model"] == "m"
+
+
+def metrics(values: list[float]) -> dict[str, Any]:
+    return {"accuracy": msgspec.structs.asdict(measured(values, len(values)))} if values else {}
+
+
+def test_metrics_of_an_evaluation_are_those_of_all_rows(tmp_path: Path) -> None:
+    # given shards of different sizes, two of them with the same numbers, one without rows
+    parts = [[1.0, 0.0], [1.0, 0.0], [1.0, 1.0, 1.0, 0.0, 0.0], []]
+    end = merged(tmp_path, [result_of(part, metrics=metrics(part), harness="exact_match") for part in parts])
+    # then the whole has what an evaluation of all rows has, and nothing by shard
+    whole = msgspec.json.decode(end.result)
+    assert whole["metrics"] == {"accuracy": msgspec.structs.asdict(measured([one for part in parts for one in part], 9).rounded())}
+    assert whole["harness"] == "exact_match"
+    assert "shards" not in whole
+
+
+def test_metrics_of_another_kind_stay_by_shard(tmp_path: Path) -> None:
+    speeds: list[dict[str, Any]] = [{"tokens_per_sec": 5.0}, {"tokens_per_sec": 7.0}]
+    whole = msgspec.json.decode(merged(tmp_path, [result_of(["a"], metrics=speed) for speed in speeds]).result)
+    assert whole["shards"] == [{"metrics": speed} for speed in speeds]
+    assert "metrics" not in whole
+
+
+def test_an_index_that_every_shard_made_is_that_of_the_whole(tmp_path: Path) -> None:
+    made = [{"key": "k", "path": f"/r/t/shards/{index}/artifacts/index", "passages": 4, "embedded": 4 - 4 * index} for index in range(2)]
+    whole = msgspec.json.decode(merged(tmp_path, [result_of(["a"], index=one) for one in made]).result)
+    assert whole["index"] == {"key": "k", "path": "/r/t/shards/0/artifacts/index", "passages": 4, "embedded": 4}
+    other = [{**made[0], "key": "k2"}, made[1]]
+    assert "index" not in msgspec.json.decode(merged(tmp_path, [result_of(["a"], index=one) for one in other]).result)
+
+
+def shard_with_vectors(root: Path, index: int, vectors: Any) -> bytes:
+    numpy = pytest.importorskip("numpy")
+    file = root / "t" / "shards" / str(index) / "artifacts" / "embeddings.npy"
+    file.parent.mkdir(parents=True)
+    numpy.save(file, vectors)
+    said = {"file": "artifacts/embeddings.npy", "path": str(file), "rows": len(vectors), "dimension": 3, "dtype": "float32"}
+    return result_of(["x"] * len(vectors), embeddings=said)
+
+
+def test_vectors_of_all_shards_become_one_file(tmp_path: Path) -> None:
+    numpy = pytest.importorskip("numpy")
+    vectors = numpy.arange(21, dtype="<f4").reshape(7, 3)
+    parts = [shard_with_vectors(tmp_path, index, part) for index, part in enumerate((vectors[:3], vectors[3:3], vectors[3:]))]
+    end = merged(tmp_path, parts)
+    whole = msgspec.json.decode(end.result)
+    file = tmp_path / "t" / "artifacts" / "embeddings.npy"
+    assert whole["embeddings"] == {"file": "artifacts/embeddings.npy", "path": str(file), "rows": 7, "dimension": 3, "dtype": "float32"}
+    assert (numpy.load(file) == vectors).all()
+    assert "shards" not in whole
+    assert "artifacts/embeddings.npy" in (tmp_path / "t" / "manifest.json").read_text()
+
+
+def test_a_damaged_file_of_vectors_fails_the_merge(tmp_path: Path) -> None:
+    numpy = pytest.importorskip("numpy")
+    parts = [shard_with_vectors(tmp_path, index, numpy.zeros((2, 3), "<f4")) for index in range(2)]
+    cut = tmp_path / "t" / "shards" / "1" / "artifacts" / "embeddings.npy"
+    cut.write_bytes(cut.read_bytes()[:-1])
+    with pytest.raises(OSError, match="is damaged"):
+        merged(tmp_path, parts)
 
 
 def test_items_without_an_index_get_one_and_keep_the_rest(tmp_path: Path) -> None:
