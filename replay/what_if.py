@@ -97,7 +97,7 @@ class Workload:
                 self.asked.append((now_ms, event))
             case WorkerRegistered():
                 self.fleet.setdefault(event.worker, (now_ms, replace(event, incarnation=1, run_id=RUN, attempts=())))
-            case PolicyChanged() if not self.asked:
+            case PolicyChanged() if not self._ran:  # one policy holds for all of a course: that of the first tasks
                 self.policy = event.dispatch
             case AttemptSucceeded():
                 self._note(event.task, Ran(event.duration_ms), cluster)

@@ -9,7 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mloc.core.decisions.dispatch_policy import POLICIES, pinned
-from mloc.core.events import AttemptFailed, AttemptStarted, AttemptSucceeded, CancelRequested, Error, Need, Parallel, TaskDispatched, raw
+from mloc.core.events import (
+    AttemptFailed,
+    AttemptStarted,
+    AttemptSucceeded,
+    CancelRequested,
+    Error,
+    Need,
+    Parallel,
+    PolicyChanged,
+    TaskDispatched,
+    raw,
+)
 from mloc.core.task import Task
 from mloc.replay.what_if import Variant, WhatIf, what_if
 from tests.histories import History, HistoryLog
@@ -67,6 +78,18 @@ async def test_another_policy_chooses_other_workers() -> None:
     # when each goes where its id points to, then the second waits for the first, though w2 is free
     found = await tried(history, policy="static")
     assert (found.same.makespan_sec, found.then.makespan_sec) == (10.0, 20.0)
+
+
+async def test_the_policy_of_history_is_the_one_under_which_its_first_tasks_ran() -> None:
+    # given tasks that were submitted before a scheduler was there to say by which policy it goes
+    history = a_history({})
+    for id in (id for id in "abcdefgh" if pinned("static", Task(id), ("w1", "w2")) == "w1"):
+        history.submit(id, need=Need("echo"))
+    history.worker("w2", slots=1)
+    history.add(PolicyChanged(dispatch="static"))
+    # when they run on the virtual clock, then each goes where its id points to: w2 has nothing to do
+    found = await tried(history)
+    assert (found.same.published, found.same.workers) == (found.same.tasks, 1)
 
 
 async def test_attempts_that_took_a_fraction_of_a_millisecond_come_to_their_end() -> None:
