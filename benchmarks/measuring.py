@@ -33,7 +33,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def cpu_seconds(pids: Iterable[int]) -> float:
     """User and system time of these processes, and of their children that have ended; those that are gone count nothing."""
-    return sum(_times_of(pid) for pid in pids)
+    return sum(process_seconds(pid) for pid in pids)
 
 
 def descendants(roots: Mapping[str, int]) -> dict[str, list[int]]:
@@ -90,7 +90,8 @@ def _uptime() -> float:
     return float(Path("/proc/uptime").read_text().split()[0])
 
 
-def _times_of(pid: int) -> float:
+def process_seconds(pid: int) -> float:
+    """User and system time, with that of its children that have ended; 0 where it is gone."""
     fields = _stat(pid)
     return sum(map(int, fields[11:15])) / TICKS if fields else 0.0  # utime, stime, cutime, cstime
 

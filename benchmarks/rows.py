@@ -20,7 +20,9 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,21 +77,25 @@ def measure(rows: int, shards: int, workers: int) -> dict[str, Any]:
 class Cell:
     """`mloc up` in a folder; ended by `close`."""
 
-    def __init__(self, folder: Path, workers: int) -> None:
+    def __init__(self, folder: Path, workers: int, environ: Mapping[str, str] = MappingProxyType({})) -> None:
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._folder = folder
         inherited = {name: text for name, text in os.environ.items() if name in ("PATH", "PYTHONPATH", "HOME", "LANG")}
-        self._environ = inherited | {"PORT": str(self.port), "MIN_FREE_DISK": "0", "STOP_GRACE_SEC": "2"}
+        self._environ = inherited | {"PORT": str(self.port), "MIN_FREE_DISK": "0", "STOP_GRACE_SEC": "2", **environ}
         command = (sys.executable, "-m", "mloc.services.command_line", "up", "--workers", str(workers))
         with (folder / "up.out").open("ab") as output:
             self._up = subprocess.Popen(command, env=self._environ, cwd=folder, stdout=output, stderr=output)
-        self._until(lambda: b"MLOC is up" in (folder / "up.out").read_bytes())
+        self.until(lambda: b"MLOC is up" in (folder / "up.out").read_bytes())
 
     @property
     def pid(self) -> int:
         """Of the process whose tree is the whole cell."""
         return self._up.pid
+
+    @property
+    def results(self) -> Path:
+        return self._folder / "results"
 
     def submit(self, task: str) -> str:
         request = urllib.request.Request(f"{self.url}/api/v1/tasks", task.encode(), {"Content-Type": "text/yaml"})
@@ -104,7 +110,7 @@ class Cell:
                 raise RuntimeError(f"the task failed: {task}")
             return bool(task["status"] == "DONE")
 
-        self._until(ended)
+        self.until(ended)
 
     def print_result(self, id: str) -> dict[str, Any]:
         """`mloc-intake result` into a pipe: digest of what it printed, and its own peak."""
@@ -133,7 +139,7 @@ class Cell:
         """The largest peak among the processes of each kind, in MiB."""
         found: dict[str, float] = {}
         for pid in _descendants(self._up.pid):
-            kind = _kind(pid)
+            kind = kind_of(pid)
             found[kind] = max(found.get(kind, 0.0), _peak(pid))
         return dict(sorted(found.items()))
 
@@ -141,12 +147,13 @@ class Cell:
         self._up.terminate()
         self._up.wait(60)
 
-    def _until(self, what: Any) -> None:
+    def until(self, what: Callable[[], bool], look_sec: float = 0.05) -> None:
+        """Raises RuntimeError where the cell ends before, or it takes too long."""
         deadline = time.monotonic() + DEADLINE_SEC
         while not what():
             if self._up.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((self._folder / "up.out").read_text()[-3000:])
-            time.sleep(0.05)
+            time.sleep(look_sec)
 
 
 def _task(source: Path, shards: int) -> str:
@@ -183,7 +190,8 @@ def _descendants(pid: int) -> list[int]:
     return [one for child in children for one in (child, *_descendants(child))]
 
 
-def _kind(pid: int) -> str:
+def kind_of(pid: int) -> str:
+    """What a process of a cell does."""
     words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     if "mloc.executors.host" in words:
         return "host (light)" if "--light" in words else "host"
