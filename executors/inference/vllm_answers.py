@@ -41,8 +41,7 @@ from mloc.executors.rows.row_work import RowWork, do_steps, open_work, record_er
 from mloc.executors.rows.rows import Row
 
 ONLY_TEXT = "vLLM is given only text here: set inference.engine to transformers"
-IN_FLIGHT = 256  # answers at a time; what is above the engine's batch waits in its queue
-IN_FLIGHT_ON_DEVICE = 1024
+FIRST_AND_LAST = 1 << 30  # tokens between pieces of an answer: it comes with its first token and once it is whole
 LOOK_SEC = 0.1  # for how long nobody asks whether the attempt is to stop
 
 
@@ -111,8 +110,7 @@ class _Asking:
         self._seed = work.context.seed if work.inference.seed is None else work.inference.seed
         self._ended: queue.SimpleQueue[Row] = queue.SimpleQueue()
         self._asked: dict[int, Future[Any]] = {}
-        most = IN_FLIGHT_ON_DEVICE if work.context.devices else IN_FLIGHT
-        self._most = max(1, most // (work.inference.n or 1))
+        self._most = max(1, engine.batch * 3 // 2 // (work.inference.n or 1))  # what waits in the engine's queue keeps its batch full
         self._sampling(0)  # a setting that is wrong is wrong for every row
 
     def steps(self) -> Iterator[None]:
@@ -131,11 +129,16 @@ class _Asking:
                 asked.cancel()
 
     def _ask(self, row: Row) -> None:
+        from vllm.sampling_params import RequestOutputKind
+
         try:
             tokens = self._tokens(prompt_text(row, self._work.inference, self._tokenizer, ONLY_TEXT))
         except ExecutorError as error:
             return record_error(self._work, row, error.type, error.message)
-        self._asked[row.index] = self._engine.ask(tokens, self._sampling(row.index), self._lora, lambda _: self._ended.put(row))
+        sampling = self._sampling(row.index)
+        if self._metrics.begins_looked_at() and sampling.n == 1:
+            sampling.output_kind, sampling.stream_interval = RequestOutputKind.DELTA, FIRST_AND_LAST
+        self._asked[row.index] = self._engine.ask(tokens, sampling, self._lora, lambda _: self._ended.put(row))
 
     def _tokens(self, text: str) -> list[int]:
         inference = self._work.inference
@@ -160,7 +163,7 @@ class _Asking:
         try:
             held = structured_arguments(inference)
             return SamplingParams(
-                **self._settings, seed=row_seed(self._seed, row), output_kind=RequestOutputKind.FINAL_ONLY,
+                **self._settings, seed=row_seed(self._seed, row), output_kind=RequestOutputKind.FINAL_ONLY, skip_clone=True,
                 structured_outputs=_made(StructuredOutputsParams, held, "structured_outputs"),
                 repetition_detection=_made(RepetitionDetectionParams, inference.repetition_detection, "repetition_detection"),
             )  # fmt: skip
@@ -185,9 +188,9 @@ class _Asking:
     def _record(self, row: Row, asked: Future[Any]) -> None:
         error = asked.exception()
         if error is None:
-            output = asked.result()
-            self._metrics.add(output)
-            record_answer(self._work, row, _answer(output, self._work))
+            answered = asked.result()
+            self._metrics.add(answered.output, answered.first_token_sec)
+            record_answer(self._work, row, _answer(answered.output, self._work))
         elif not self._engine.alive:
             raise self._engine.death() from error
         else:

@@ -11,10 +11,13 @@ import difflib
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from mloc.executors.contract import ExecutorError
 from mloc.executors.inference.output_tail import OutputTail
@@ -27,6 +30,13 @@ _ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # two engines bound to the same cores would wait for each other
     "VLLM_LOGGING_LEVEL": "WARNING",
 }  # fmt: skip
+
+
+class Answered(Struct, frozen=True):
+    """vLLM's RequestOutput, and when its first token came (seconds since it was asked), where the request tells."""
+
+    output: Any
+    first_token_sec: float | None = None
 
 
 class VllmEngine:
@@ -49,11 +59,12 @@ class VllmEngine:
         self._thread.start()
         try:
             with self._tail.catching():
-                self._llm = self._call(_started(config))
+                self._llm = self._call(_started(config, keeps_statistics=arguments.get("disable_log_stats") is False))
         except Exception as error:
             self._end_loop()
             raise self._failure(error, "vLLM did not start") from error
         self.max_length = int(config.model_config.max_model_len)
+        self.batch = int(config.scheduler_config.max_num_seqs)  # requests that it works on at a time; others wait in its queue
         self.defaults: dict[str, Any] = config.model_config.get_diff_sampling_param()
         self.defaults["do_sample"] = bool(config.model_config.try_get_generation_config().get("do_sample"))
         self._can_sleep = on_device and bool(config.model_config.enable_sleep_mode)
@@ -99,7 +110,7 @@ class VllmEngine:
             return request
 
     def ask(self, tokens: list[int], sampling: Any, lora: Any, then: Callable[[Future[Any]], None]) -> Future[Any]:
-        """Begin a request; its future has vLLM's RequestOutput. `then` is called with it when it is done, on the engine's thread."""
+        """Begin a request; its future is Answered. `then` is called with it when it is done, on the engine's thread."""
         asked = asyncio.run_coroutine_threadsafe(self._answer(tokens, sampling, lora, f"r{next(self._numbers)}"), self._loop)
         asked.add_done_callback(then)
         return asked
@@ -123,10 +134,20 @@ class VllmEngine:
         self._call(_soon(self._llm.shutdown), STOP_SEC)
         self._end_loop()
 
-    async def _answer(self, tokens: list[int], sampling: Any, lora: Any, name: str) -> Any:
+    async def _answer(self, tokens: list[int], sampling: Any, lora: Any, name: str) -> Answered:
+        """Of a request that gives its output in pieces, these are put together; the first of them is its first token."""
         from vllm.inputs.engine import tokens_input
+        from vllm.sampling_params import RequestOutputKind
 
-        return [output async for output in self._llm.generate(tokens_input(tokens), sampling, name, lora_request=lora)][-1]
+        began, whole, first_token_sec = time.monotonic(), None, None
+        async for output in self._llm.generate(tokens_input(tokens), sampling, name, lora_request=lora):
+            if whole is not None:
+                whole.add(output, aggregate=True)
+                continue
+            whole = output
+            if sampling.output_kind == RequestOutputKind.DELTA:
+                first_token_sec = time.monotonic() - began
+        return Answered(whole, first_token_sec)
 
     def _call(self, work: Coroutine[Any, Any, Any], timeout: float | None = None) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
@@ -169,10 +190,11 @@ def _first_reason(error: BaseException) -> str:
     return reasons[0].partition(" [type=")[0][:800]
 
 
-async def _started(config: Any) -> Any:
+async def _started(config: Any, *, keeps_statistics: bool) -> Any:
+    """Statistics of each step and token are for vLLM's own log and counters, which nobody reads here, and cost as much as a tenth of a host."""
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    return AsyncLLM.from_vllm_config(config)
+    return AsyncLLM.from_vllm_config(config, disable_log_stats=not keeps_statistics)
 
 
 async def _soon(work: Callable[[], None]) -> None:

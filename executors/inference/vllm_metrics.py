@@ -4,29 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
+ONE_OF = 16  # requests is looked at more closely
+
 
 class EngineMetrics:
-    """Adds up into `metrics`: time to the first token (mean, seconds), tokens of the prompts, and how many of them came from the cache."""
+    """Adds up into `metrics`: time to the first token (seconds, mean of the requests that are looked at), tokens of the prompts, and how many of
+    them came from the cache."""
 
     def __init__(self, metrics: dict[str, float], devices: int) -> None:
         self._metrics = metrics
         self._devices = devices
         self._first_token_sec = 0.0
-        self._requests = self._prompt_tokens = self._cached = 0
+        self._first_tokens = self._asked = self._ended = self._prompt_tokens = self._cached = 0
 
-    def add(self, output: Any) -> None:
+    def begins_looked_at(self) -> bool:
+        """Count a request that begins; whether its first token is to be waited for. To look at each would cost more than it tells."""
+        self._asked += 1
+        return self._asked % ONE_OF == 1
+
+    def add(self, output: Any, first_token_sec: float | None) -> None:
         """A request that has ended, as vLLM's RequestOutput."""
-        self._requests += 1
+        self._ended += 1
         self._prompt_tokens += len(output.prompt_token_ids or ())
         self._cached += output.num_cached_tokens or 0
-        if output.metrics is not None:
-            self._first_token_sec += output.metrics.first_token_latency
-        self._metrics |= {
-            "time_to_first_token_sec": round(self._first_token_sec / self._requests, 4),
-            "prompt_tokens": float(self._prompt_tokens),
-            "cached_prompt_tokens": float(self._cached),
-        }
-        if self._devices and (used := _device_memory()) is not None:
+        self._metrics |= {"prompt_tokens": float(self._prompt_tokens), "cached_prompt_tokens": float(self._cached)}
+        if first_token_sec is not None:
+            self._first_tokens += 1
+            self._first_token_sec += first_token_sec
+            self._metrics["time_to_first_token_sec"] = round(self._first_token_sec / self._first_tokens, 4)
+        if self._devices and self._ended % ONE_OF == 1 and (used := _device_memory()) is not None:
             self._metrics["gpu_memory_peak_bytes"] = max(self._metrics.get("gpu_memory_peak_bytes", 0.0), used)
 
 

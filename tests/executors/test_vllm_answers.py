@@ -18,7 +18,6 @@ from pipeline_run import published_result
 from mloc.core.host_frames import EngineLoaded, Failed, RunTask, Stopped, Succeeded, Telemetry
 from mloc.core.language.model_spec import ScratchSource
 from mloc.executors.inference.engine_choice import vllm_missing
-from mloc.executors.inference.vllm_answers import IN_FLIGHT
 
 MISSING = vllm_missing(on_device=False)
 pytestmark = [
@@ -107,6 +106,14 @@ def test_rows_are_answered_as_transformers_answers_them_and_a_second_task_finds_
     transformers = run(vllm_host, ask(QUESTIONS, model={"vllm": {}}, inference={"engine": "transformers"}))
     assert transformers["engine"]["name"] == "transformers"
     assert outputs(again) == outputs(first)[:4] == outputs(transformers)
+
+
+def test_a_row_whose_first_token_is_waited_for_reads_as_the_others_do(vllm_host: DrivenHost, ask: Any) -> None:
+    asked = {"logprobs": 1, "stop": ["qqqq"], "max_tokens": 12, "ignore_eos": True}
+    result = run(vllm_host, ask([QUESTIONS[0]] * 20, inference=asked))  # one of sixteen, so the first and the seventeenth
+    assert result["metrics"]["time_to_first_token_sec"] > 0
+    assert len({(item["output"], item["finish_reason"], item["usage"]["completion_tokens"]) for item in result["items"]}) == 1
+    assert {len(item["outputs"][0]["logprobs"]) for item in result["items"]} == {result["items"][0]["usage"]["completion_tokens"]}
 
 
 def test_adapters_are_swapped_without_loading_the_engine_again(vllm_host: DrivenHost, ask: Any, models: Path) -> None:
@@ -199,7 +206,7 @@ def test_the_batch_is_the_one_that_vllm_has_for_offline_work(models: Path) -> No
     from mloc.executors.inference.vllm_engine import _engine_config
 
     config = _engine_config({"model": str(models / "tiny"), "max_model_len": 512, "enforce_eager": True})
-    assert config.scheduler_config.max_num_seqs >= IN_FLIGHT  # or what is in flight would only wait
+    assert config.scheduler_config.max_num_seqs >= 256  # in a context that vLLM does not know it is half of that
 
 
 def test_settings_that_vllm_does_not_take_are_said_before_it_starts(vllm_host: DrivenHost, ask: Any) -> None:
