@@ -30,7 +30,8 @@ from measuring import CpuMeter, spread
 from world import World
 
 from mloc.core.language.quantities import size_bytes
-from mloc.services.artifacts.client import Transfer, file_sha256
+from mloc.services.artifacts.client import Transfer
+from mloc.services.artifacts.digests import file_sha256
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "artifacts.json"

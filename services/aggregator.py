@@ -14,17 +14,7 @@ from mloc.core import log_ids
 from mloc.core.cluster import Cluster
 from mloc.core.codec import UnknownEvent
 from mloc.core.decisions import aggregation
-from mloc.core.events import (
-    ArtifactStored,
-    AttemptSucceeded,
-    Event,
-    ResultPublished,
-    TaskCancelled,
-    TaskDeadLettered,
-    TaskSharded,
-    TaskSubmitted,
-    TaskTimedOut,
-)  # fmt: skip
+from mloc.core.events import Event, ResultPublished, TaskCancelled, TaskDeadLettered, TaskSubmitted, TaskTimedOut
 from mloc.services.callbacks.callbacks import CLOSING, Callbacks, Policy
 from mloc.services.clock import Clock, SystemClock
 from mloc.services.log.connection import open_log
@@ -32,7 +22,7 @@ from mloc.services.log.event_log import Entry, EventLog
 from mloc.services.results.effects import Effects
 from mloc.services.results.results_mark import MarkKeeper
 from mloc.services.results.tree_cursor import TreeCursor, cursor_path
-from mloc.services.results.tree_fold import matters
+from mloc.services.results.tree_fold import TYPES, matters
 from mloc.services.results.tree_projection import TreeProjection
 from mloc.services.results.writer_link import WriterProcess
 from mloc.services.retention.expiry import Expiry
@@ -41,7 +31,7 @@ from mloc.services.service_run import holder, run_service, snapshots_of
 from mloc.services.settings import Settings, allowed_variables, read_environment
 
 _FAILURES = {TaskDeadLettered: "dead_lettered", TaskCancelled: "cancelled", TaskTimedOut: "timed_out"}
-_FEEDING = frozenset({AttemptSucceeded, ResultPublished, TaskSubmitted, TaskSharded, ArtifactStored})
+_FEEDING = frozenset(TYPES.values()) - _FAILURES.keys()
 
 
 class Aggregator:

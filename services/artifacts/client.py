@@ -23,7 +23,7 @@ import aiohttp
 import msgspec
 from msgspec import Struct
 
-from mloc.services.artifacts.digests import HEX_HEADER, repr_digest
+from mloc.services.artifacts.digests import HEX_HEADER, file_sha256, repr_digest
 from mloc.services.durable_files import sync_folder
 
 READ_BYTES = 256 * 1024
@@ -264,12 +264,6 @@ class _Fetching:
         with self.partial.open("rb") as file:
             os.fsync(file.fileno())
         return found
-
-
-def file_sha256(file: Path) -> str:
-    """Hex. Raises OSError."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 async def _accepted(answer: aiohttp.ClientResponse) -> None:

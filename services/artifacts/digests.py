@@ -1,11 +1,13 @@
-"""A content's sha256 as HTTP says it: `Repr-Digest: sha-256=:…:` (RFC 9530) and, easier by hand, `X-Content-SHA256: <hex>`."""
+"""A content's sha256: of a file, and as HTTP says it, `Repr-Digest: sha-256=:…:` (RFC 9530) and, easier by hand, `X-Content-SHA256: <hex>`."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 HEX_HEADER = "X-Content-SHA256"
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -14,6 +16,12 @@ _SHA256 = re.compile(r"(?:^|,)\s*sha-256\s*=\s*:([A-Za-z0-9+/=]*):", re.IGNORECA
 
 class BadDigest(ValueError):
     """A header that says no sha256, or two that say different ones."""
+
+
+def file_sha256(file: Path) -> str:
+    """Hex. Raises OSError."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def declared_sha256(headers: Mapping[str, str], *, is_whole: bool = True) -> str:

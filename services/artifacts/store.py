@@ -25,6 +25,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from mloc.services.artifacts.digests import file_sha256
 from mloc.services.artifacts.receiving import Receiving
 from mloc.services.durable_files import copy_durably, partial_of, sync_folder, write_durably
 from mloc.services.results.folders import BLOBS, UPLOADS
@@ -271,8 +272,7 @@ def is_file_of(path: Path, blob: Blob) -> bool:
             return True
     if status.st_size != blob.size:
         return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == blob.sha256
+    return file_sha256(path) == blob.sha256
 
 
 def is_full(error: OSError) -> bool:

@@ -16,7 +16,8 @@ import msgspec
 from msgspec import Struct
 
 from mloc.core.language.errors import LanguageError
-from mloc.services.artifacts.client import Transfer, TransferError, file_sha256
+from mloc.services.artifacts.client import Transfer, TransferError
+from mloc.services.artifacts.digests import file_sha256
 from mloc.services.check.scenarios import SCENARIOS, Device, Scenario, task_of
 from mloc.services.intake.commands.api_client import ApiClient, api_root, segment
 from mloc.services.intake.commands.api_source import ApiSource

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import shutil
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from mloc.services.artifacts.digests import file_sha256
 
 MANIFEST = "manifest.json"
 _VERSION = re.compile(r"v(\d{4,})")
@@ -26,7 +27,7 @@ def new_version(root: Path, about: dict[str, Any]) -> Iterator[tuple[Path, list[
     staged.mkdir()
     try:
         yield staged, place
-        files = [{"path": file.name, "size": file.stat().st_size, "sha256": _digest(file)} for file in sorted(staged.iterdir())]
+        files = [{"path": file.name, "size": file.stat().st_size, "sha256": file_sha256(file)} for file in sorted(staged.iterdir())]
         (staged / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode({**about, "files": files})) + b"\n")
         place.append(_named(staged, root))
     finally:
@@ -34,15 +35,12 @@ def new_version(root: Path, about: dict[str, Any]) -> Iterator[tuple[Path, list[
 
 
 def _named(staged: Path, root: Path) -> Path:
-    """The next number that nobody took meanwhile: renaming onto a folder that holds something fails."""
+    """The next number that nobody took meanwhile: renaming onto a folder that holds something fails. Raises OSError."""
     while True:
         taken = [int(found[1]) for path in root.iterdir() if (found := _VERSION.fullmatch(path.name))]
         final = root / f"v{max(taken, default=0) + 1:04}"
-        with contextlib.suppress(OSError):
+        try:
+            return staged.rename(final)
+        except OSError:
             if not final.exists():
-                return staged.rename(final)
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+                raise

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 import aiohttp
 import structlog
@@ -63,7 +62,7 @@ class AttemptFiles:
 
     async def put(self, task: str, attempt: int, name: str, file: Path, say: Say) -> None:
         """One file; the same one again changes nothing. Raises TransferError, OSError."""
-        url = f"{self.api.base}/api/v1/tasks/{quote(task, safe='')}/attempts/{attempt}/files/{quote(name)}"
+        url = self.api.attempt_file(task, attempt, name)
         async with self._room:
             pause, wrong = PAUSE_SEC, 0
             refused_at: float | None = None

@@ -6,7 +6,6 @@ A file goes to `<url>/<task>/files/<name>`, its name below artifacts/. One that 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from urllib.parse import quote
@@ -14,6 +13,7 @@ from urllib.parse import quote
 import aiohttp
 from msgspec import Struct
 
+from mloc.services.artifacts.digests import HEX_HEADER, file_sha256
 from mloc.services.callbacks.hosts import ANYWHERE, AllowedHosts, HostRefused, new_session
 from mloc.services.clock import Clock
 from mloc.services.results.folders import ARTIFACTS
@@ -78,8 +78,8 @@ async def send_artifacts(
 
 async def _send(session: aiohttp.ClientSession, to: HttpDestination, url: str, file: Path, progress: Progress, clock: Clock) -> str:
     """Why it did not get there; empty where it did."""
-    sha256 = await asyncio.to_thread(_digest, file)
-    headers = {"Content-Type": "application/octet-stream", "Content-Length": str(file.stat().st_size), "X-Content-SHA256": sha256, **to.headers}
+    sha256 = await asyncio.to_thread(file_sha256, file)
+    headers = {"Content-Type": "application/octet-stream", "Content-Length": str(file.stat().st_size), HEX_HEADER: sha256, **to.headers}
     error = ""
     for number in range(TRIES):
         if number:
@@ -103,8 +103,3 @@ async def _content(file: Path, progress: Progress) -> AsyncIterator[bytes]:
             yield piece
             done += len(piece)
             progress(done, size)
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

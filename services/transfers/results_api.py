@@ -25,6 +25,14 @@ class ApiAddress(Struct, frozen=True):
     def manifest(self, task: str) -> str:
         return f"{self.result(task)}/files"
 
+    def left_files(self, task: str) -> str:
+        """What its attempts left that says how far they were."""
+        return f"{self.base}/api/v1/tasks/{quote(task, safe='')}/attempts/files"
+
+    def attempt_file(self, task: str, attempt: int, name: str) -> str:
+        """A file of an attempt by its name below the attempt's folder."""
+        return f"{self.base}/api/v1/tasks/{quote(task, safe='')}/attempts/{attempt}/files/{quote(name)}"
+
     def input(self, sha256: str, name: str) -> str:
         """A file that was uploaded for tasks."""
         return f"{self.base}/api/v1/inputs/{sha256}/{quote(name, safe='')}"

@@ -10,7 +10,6 @@ import contextlib
 import re
 import shutil
 from pathlib import Path
-from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
@@ -23,9 +22,9 @@ from mloc.services.transfers.transfer_errors import TransferError
 
 _PART = re.compile(rf"{ROWS}/(attempt-\d+\.jsonl)")
 _PIECE = re.compile(rf"{ROWS}/(attempt-\d+)\.(\d{{15}})\.jsonl")
-_CHECKPOINT = re.compile(r"/([^/]+)/(\d+)/artifacts/checkpoints/([^/]+)$")
 
 OWN_CHECKPOINTS = f"{ARTIFACTS}/{CHECKPOINTS}"  # where a training writes them, in its attempt's folder
+_CHECKPOINT = re.compile(rf"/([^/]+)/(\d+)/{OWN_CHECKPOINTS}/([^/]+)$")
 
 
 class Left(Struct, frozen=True):
@@ -135,8 +134,8 @@ class Resuming:
             return None
         attempt, name = int(match[2]), match[3]
         own = self._results_dir / attempt_folder(frame.task, attempt)
-        if (own / "artifacts" / "checkpoints" / name).is_dir():  # the same folder under another mount
-            return own / "artifacts" / "checkpoints" / name
+        if (own / OWN_CHECKPOINTS / name).is_dir():  # the same folder under another mount
+            return own / OWN_CHECKPOINTS / name
         listing = f"{CHECKPOINTS}/{name}{LIST_SUFFIX}"
         is_listed = any((file.attempt, file.name) == (attempt, listing) for file in left)
         if is_shared:
@@ -164,12 +163,12 @@ class Resuming:
     async def _left_at_api(self, task: str, say: Say) -> list[Left]:
         if self._remote.api is None:
             return []
-        answer = await self._remote.small(f"{self._remote.api.base}/api/v1/tasks/{quote(task, safe='')}/attempts/files", say)
+        answer = await self._remote.small(self._remote.api.left_files(task), say)
         return msgspec.json.decode(answer, type=LeftFiles).files
 
     def _url(self, task: str, attempt: int, name: str) -> str:
         assert self._remote.api is not None
-        return f"{self._remote.api.base}/api/v1/tasks/{quote(task, safe='')}/attempts/{attempt}/files/{quote(name)}"
+        return self._remote.api.attempt_file(task, attempt, name)
 
 
 def _inside(path: str) -> str:

@@ -16,26 +16,13 @@ from types import ModuleType
 import msgspec
 import pytest
 
-from tests.integration.test_intake_processes import Stack
-from tests.log_server import LogServer
+from tests.integration.service_stack import Stack
 from tests.services.intake.api_document import document
 
 DOCS = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/api.md")
 TASK = "apiVersion: mloc/v1\nkind: EchoTask\nmetadata: {name: curled}\nspec:\n  taskType: echo\n  data: {prompts: [a]}\n"
 _CURL = re.compile(r"^    (curl .*?)(?:\s+#.*)?$", re.MULTILINE)
-
-
-@pytest.fixture(scope="module")
-def stack(valkey_server: LogServer) -> Iterator[Stack]:
-    one = Stack(valkey_server.url)
-    one.start("scheduler", "aggregator", "worker", "intake-api")
-    try:
-        one.until(lambda: one.http("GET", "/readyz")[0] == 200)
-        one.until(lambda: one.http("GET", "/workers")[1]["total"])
-        yield one
-    finally:
-        one.close()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from schemathesis import Case
 from schemathesis.config import SchemathesisConfig
 from schemathesis.specs.openapi.checks import ignored_auth, missing_required_header, negative_data_rejection, positive_data_acceptance
 
-from tests.integration.test_intake_processes import Stack
+from tests.integration.service_stack import Stack
 from tests.log_server import LogServer
 from tests.services.intake.api_document import document
 

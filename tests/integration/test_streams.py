@@ -10,7 +10,7 @@ import pytest
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from mloc.services.log.redis_log import RedisLog
-from tests.integration.test_intake_processes import HEAD, Stack
+from tests.integration.service_stack import HEAD, Stack
 from tests.log_server import LogServer
 from tests.services.intake.sse_client import EventSource
 

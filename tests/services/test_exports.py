@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import importlib.util
 import json
 import subprocess
@@ -30,6 +31,7 @@ from mloc.core.events import (
 )
 from mloc.services.command_line import main
 from mloc.services.exports.columns import ITEMS, TASKS, item_row
+from mloc.services.exports.folder import new_version
 from mloc.services.exports.report import p95, report, union_ms
 from mloc.services.intake.cli import main as intake
 
@@ -194,6 +196,16 @@ def test_p95_is_one_of_the_values_and_at_most_five_in_a_hundred_are_above(values
     shown = float(p95(values))
     assert any(abs(value - shown) <= 0.006 for value in values)
     assert sum(value > shown + 0.006 for value in values) <= 0.05 * len(values)
+
+
+def test_a_disk_that_takes_no_name_ends_the_export_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="No space left"), new_version(tmp_path, {}):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_report_of_nothing_is_one_too() -> None:

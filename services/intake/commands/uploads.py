@@ -18,7 +18,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from mloc.core.language.errors import LanguageError, Problem, shown
 from mloc.services.artifacts.archive_streams import ArchiveRefused
-from mloc.services.artifacts.client import Transfer, TransferError, file_sha256
+from mloc.services.artifacts.client import Transfer, TransferError
+from mloc.services.artifacts.digests import file_sha256
 from mloc.services.artifacts.inputs import FOLDER_SUFFIX
 from mloc.services.artifacts.packing import pack
 from mloc.services.intake.commands.api_client import segment

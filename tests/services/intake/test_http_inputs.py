@@ -9,7 +9,7 @@ import aiohttp
 from mloc.services.artifacts import inputs
 from mloc.services.artifacts.client import Transfer
 from tests.services.artifacts.cutting_proxy import CuttingProxy
-from tests.services.intake.test_http_files import CONTENT, announced, got, sha
+from tests.services.intake.file_requests import CONTENT, announced, got, sha
 
 DAY_SEC = 24 * 3600.0
 
