@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
+from mloc.core.cluster import Cluster
 from mloc.core.events import TaskSubmitted
 from mloc.core.language.errors import LanguageError, Problem
 from mloc.core.language.model_spec import HuggingFaceSource
@@ -97,6 +98,11 @@ def submission_of(
     if problems:
         raise LanguageError(problems)
     return Submission(tuple(events), secrets, key, body_sha256)
+
+
+def offered_types(cluster: Cluster) -> frozenset[str]:
+    """Task types that some living worker takes."""
+    return frozenset[str]().union(*(worker.task_types for worker in cluster.workers.values() if worker.phase == "alive"))
 
 
 def unoffered_types(events: Sequence[TaskSubmitted], offered: frozenset[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 
@@ -105,7 +105,7 @@ async def show_logs(source: Source, asked: argparse.Namespace) -> int:
     return codes.OK
 
 
-async def _all_lines(source, id: str):  # type: ignore[no-untyped-def]
+async def _all_lines(source: Source, id: str) -> AsyncIterator[View]:
     after = ""
     while points := await source.lines(id, after):
         for point in points:
