@@ -62,7 +62,7 @@ GROUPS: dict[str, dict[str, Variable]] = {
             kind.FOLDERS, "Absolute folders outside RESULTS_DIR in which a task may ask for its results."
         ),
         "worker_dir": Variable(
-            kind.FOLDER, "A worker's own folder: its id, its ledger.", default_text="<state folder>/worker"
+            kind.FOLDER, "A worker's own folder: its id, its ledger, its cache.", default_text="<state folder>/worker"
         ),
         "state_flush_interval_sec": Variable(kind.seconds(0.1), "Longest time between two snapshots."),
     },
@@ -89,7 +89,9 @@ GROUPS: dict[str, dict[str, Variable]] = {
             kind.url("http", "https"), "Where workers reach the API: those without a shared folder upload results to it, fetch inputs from it."
         ),
         "orchestrator_url": Variable(
-            kind.url("http", "https"), "The API that commands talk to.", default_text="http://127.0.0.1:PORT"
+            kind.url("http", "https"),
+            "The API that commands talk to where no event log is at hand; that workers reach where ORCHESTRATOR_BASE_URL is not set.",
+            default_text="none; mloc check http://127.0.0.1:PORT",
         ),
     },
     "Callbacks": {
@@ -101,7 +103,8 @@ GROUPS: dict[str, dict[str, Variable]] = {
         ),
         "callback_timeout_sec": Variable(kind.seconds(0.1), "Time that a receiver has to answer, where the task states none."),
         "callback_tries": Variable(
-            kind.whole_number(1, 100), "Calls of one receiver before it is given up; pauses double from 1 s to 1 h, so that 15 take some 4 hours."
+            kind.whole_number(1, 100),
+            "Calls of one receiver before it is given up; pauses double from 1 s to 1 h, so that 15 take one and a half to three hours.",
         ),
         "callback_backlog": Variable(kind.whole_number(1), "Most callbacks that wait; the oldest are given up above it."),
     },
@@ -114,7 +117,7 @@ GROUPS: dict[str, dict[str, Variable]] = {
         ),
         "worker_cost_per_hour": Variable(kind.decimal(0), "Price of the worker, for reports and placement."),
         "worker_env_allow": Variable(
-            kind.NAMES, "Environment variables that `${NAME}` in a task may read.", default_text="none"
+            kind.NAMES, "Environment variables that `${NAME}` in a task may read: here, and at the aggregator for callbacks.", default_text="none"
         ),
         "heartbeat_interval_sec": Variable(
             kind.seconds(0.05), "Time between two heartbeats.", default_text="30; mloc up 1"

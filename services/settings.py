@@ -159,7 +159,7 @@ def api_address(settings: Settings) -> tuple[str, int]:
 
 
 def allowed_variables(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
-    """What `${NAME}` may resolve to on this worker: the set ones among WORKER_ENV_ALLOW."""
+    """What `${NAME}` may resolve to in this process: the set ones among WORKER_ENV_ALLOW."""
     return {name: environ[name] for name in settings.worker_env_allow if name in environ}
 
 
