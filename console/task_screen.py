@@ -39,7 +39,6 @@ class TaskScreen(Page):
         self._pane = 0
         self._history = TaskHistory(task)
         self._telemetry: list[tuple[str, TelemetryPoint]] = []
-        self._dropped = 0
         self._kept_log: bytes | None = None
         self._result: bytes | None = None
         self._result_of = ""
