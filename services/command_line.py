@@ -227,10 +227,9 @@ def _failure_of_exports(error: Exception) -> int | None:
     from mloc.services.exports.tables import ExportFailed
     from mloc.services.intake.commands.source import Unreachable
     from mloc.services.intake.task_query import QueryError
-    from mloc.services.log.event_log import LogUnavailable
 
     match error:
-        case Unreachable() | LogUnavailable():
+        case Unreachable():
             return UNAVAILABLE
         case QueryError():
             return USAGE

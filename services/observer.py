@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -24,6 +23,7 @@ from mloc.core.events import Event
 from mloc.core.fold import evolve
 from mloc.services.clock import Clock, SystemClock
 from mloc.services.log.event_log import MAX_BATCH, Entry, EventLog, LogUnavailable, ServerChanged
+from mloc.services.log.same_entry import has_entry, payload_sha256
 from mloc.services.service_loop import SnapshotKeeper
 
 IDLE_BLOCK_MS = 1000
@@ -128,7 +128,7 @@ class Observer:
         cluster = self.cluster
         batch = []
         for entry in entries:
-            event = _decoded(entry)
+            event = decoded(entry)
             evolve(cluster, entry.id, event)
             batch.append(Observed(entry.id, event, entry.payload))
         self._last_payload, self._known_sha256 = entries[-1].payload, ""
@@ -164,9 +164,7 @@ class Observer:
         await self._log.run_id()  # looking at the new run is what lets reads go on
         if self.cluster.position == log_ids.START:
             return True
-        entry = await self._log.entry(self.cluster.position)
-        expected = self._known_sha256 or hashlib.sha256(self._last_payload).hexdigest()
-        return entry is not None and hashlib.sha256(entry.payload).hexdigest() == expected
+        return await has_entry(self._log, self.cluster.position, self._known_sha256 or payload_sha256(self._last_payload))
 
     def _load_snapshot(self) -> None:
         loaded = self._snapshots.load() if self._snapshots is not None else None
@@ -180,7 +178,7 @@ class Observer:
         self.cluster, self._known_sha256, self._last_payload = Cluster(), "", b""
 
 
-def _decoded(entry: Entry) -> Event | UnknownEvent:
+def decoded(entry: Entry) -> Event | UnknownEvent:
     """An entry that does not fit its type stops who decides; a reader shows all the others."""
     try:
         return codec.decode(entry.type, entry.payload)

@@ -11,7 +11,6 @@ After a crash at any point: the same again. Nothing to remember and nothing to u
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from typing import Protocol
 
 import structlog
@@ -35,6 +34,7 @@ from mloc.services.log.event_log import (
     LogUnavailable,
     ServerChanged,
 )
+from mloc.services.log.same_entry import has_entry, payload_sha256
 
 RENEW_SEC = 0.5
 GAP_SEC = 1.0  # a loop that stood still longer than this trusts no liveness from before
@@ -256,7 +256,7 @@ class ServiceLoop:
             self._last_payload, self._known_sha256 = entries[-1].payload, ""
 
     def _payload_sha256(self) -> str:
-        return self._known_sha256 or hashlib.sha256(self._last_payload).hexdigest()
+        return self._known_sha256 or payload_sha256(self._last_payload)
 
     # --- a server that came back ---
 
@@ -279,5 +279,4 @@ class ServiceLoop:
     async def _is_in_log(self) -> bool:
         if self.cluster.position == log_ids.START:
             return True
-        entry = await self._log.entry(self.cluster.position)
-        return entry is not None and hashlib.sha256(entry.payload).hexdigest() == self._payload_sha256()
+        return await has_entry(self._log, self.cluster.position, self._payload_sha256())

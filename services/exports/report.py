@@ -8,10 +8,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from mloc.services.intake.commands.source import milliseconds
+from mloc.services.intake.commands.source import has_ended, milliseconds
 
 View = dict[str, Any]
-ENDED = ("published", "dead_lettered", "cancelled", "timed_out")
 
 
 class Times(Struct):
@@ -27,7 +26,7 @@ def report(views: Sequence[View], workers: Sequence[View], now_ms: int, of: str,
     """Markdown. `views`: all tasks, stages and shards that were asked for; `of` says which these are; `sums` as `Source.statistics` gives them."""
     roots = [view for view in views if not view["parent"]]
     leaves = [view for view in views if not view["children"]]
-    ended = [view for view in roots if view["state"] in ENDED]
+    ended = [view for view in roots if has_ended(view)]
     done = sum(view["state"] == "published" for view in ended)
     lines = [
         "# Report", "", of, "",
@@ -48,7 +47,7 @@ def report(views: Sequence[View], workers: Sequence[View], now_ms: int, of: str,
 def _time_rows(leaves: Sequence[View]) -> list[tuple[str, ...]]:
     by_type: dict[str, Times] = defaultdict(Times)
     for view in leaves:
-        if view["state"] not in ENDED:
+        if not has_ended(view):
             continue
         times = by_type[view["task_type"]]
         times.ended += 1
@@ -65,7 +64,7 @@ def _time_rows(leaves: Sequence[View]) -> list[tuple[str, ...]]:
 
 
 def _cause_rows(leaves: Sequence[View]) -> list[tuple[str, ...]]:
-    failed = [view for view in leaves if view["state"] in ENDED and view["state"] != "published"]
+    failed = [view for view in leaves if has_ended(view) and view["state"] != "published"]
     counted = Counter((_cause(view), view["task_type"]) for view in failed)
     example = {(_cause(view), view["task_type"]): view for view in failed}
     rows: list[tuple[str, ...]] = []

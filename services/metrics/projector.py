@@ -8,7 +8,6 @@ What it has counted is on disk together with the position, so that a restart cou
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from mloc.services.clock import Clock, SystemClock
 from mloc.services.durable_files import replace_file, write_durably
 from mloc.services.log.event_log import MAX_BATCH, Entry, EventLog, Fenced, LeaseHeld, LogError, LogUnavailable, ServerChanged
 from mloc.services.log.projection_cursor import RENEW_SEC, ProjectionCursor
+from mloc.services.log.same_entry import has_entry, payload_sha256
 from mloc.services.metrics.counts import FORMAT, Counts
 from mloc.services.metrics.event_lines import EventLines
 from mloc.services.metrics.exposition import Surroundings, as_json, as_prometheus
@@ -148,7 +148,7 @@ class Projector:
         try:
             self._lines.flush()
             if self._last_payload:
-                self.counts.entry_sha256 = hashlib.sha256(self._last_payload).hexdigest()
+                self.counts.entry_sha256 = payload_sha256(self._last_payload)
             write_durably(self._folder / STATE_FILE, [msgspec.msgpack.encode(self.counts)])
             self._saved = self.counts.position
         except OSError as error:
@@ -194,9 +194,8 @@ class Projector:
             self._say.error("the log lost its tail and its start is in the archive: what was lost stays counted", position=self.counts.position)
 
     async def _is_in_log(self) -> bool:
-        entry = await self._log.entry(self.counts.position)
-        known = hashlib.sha256(self._last_payload).hexdigest() if self._last_payload else self.counts.entry_sha256
-        return entry is not None and hashlib.sha256(entry.payload).hexdigest() == known
+        known = payload_sha256(self._last_payload) if self._last_payload else self.counts.entry_sha256
+        return await has_entry(self._log, self.counts.position, known)
 
 
 def run(settings: Settings) -> int:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import structlog
-
-from mloc.core import codec, log_ids
+from mloc.core import log_ids
 from mloc.core.cluster import Cluster
-from mloc.core.codec import CodecError, UnknownEvent
-from mloc.core.events import AttemptFailed, AttemptLost, AttemptStopped, AttemptSucceeded, Event, TaskSubmitted
+from mloc.core.events import AttemptFailed, AttemptLost, AttemptStopped, AttemptSucceeded, TaskSubmitted
 from mloc.core.fold import evolve
 from mloc.core.task import FINAL
 from mloc.services.log.event_log import Entry
+from mloc.services.observer import decoded
 from mloc.services.read_model.outcomes import Sums, add_sums, promised_ms, taken, tokens
 from mloc.services.read_model.writer import Changes, SumsKey
 
@@ -31,7 +29,7 @@ class Gathering:
 
     def fold(self, entry: Entry) -> None:
         cluster = self.cluster
-        event = _decoded(entry)
+        event = decoded(entry)
         is_wanted = cluster.touched is not None
         if is_wanted and isinstance(event, _ENDS):
             self._note_end(entry.id, event)
@@ -76,11 +74,3 @@ class Gathering:
         if isinstance(event, AttemptSucceeded):
             sums |= tokens(event)
         add_sums(self._changes.taken.setdefault(SumsKey.of(task), {}), sums)
-
-
-def _decoded(entry: Entry) -> Event | UnknownEvent:
-    try:
-        return codec.decode(entry.type, entry.payload)
-    except CodecError as error:
-        structlog.get_logger().warning("an entry of the log cannot be read", id=entry.id, reason=str(error))
-        return UnknownEvent(entry.type)

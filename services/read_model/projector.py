@@ -8,7 +8,6 @@ cursor with a snapshot of the fold from before; where there is none, it folds fr
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import sqlite3
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from mloc.core.cluster import Cluster
 from mloc.services.clock import Clock
 from mloc.services.log.event_log import MAX_BATCH, Entry, EventLog, Fenced, LeaseHeld, LogUnavailable, ServerChanged
 from mloc.services.log.projection_cursor import RENEW_SEC, ProjectionCursor
+from mloc.services.log.same_entry import has_entry, payload_sha256
 from mloc.services.read_model.gathering import Gathering
 from mloc.services.read_model.writer import CursorMoved, Writer
 from mloc.services.service_loop import SnapshotKeeper
@@ -127,7 +127,7 @@ class Projector:
         """Put what changed into the tables, then tell the log how far they are."""
         cluster, there = self._gathering.cluster, writer.cursor
         if cluster.touched is not None and (cluster.position != there.position or (is_at_end and not there.is_complete)):
-            sha256 = hashlib.sha256(self._last_payload).hexdigest() if self._last_payload else there.entry_sha256
+            sha256 = payload_sha256(self._last_payload) if self._last_payload else there.entry_sha256
             cursor = replace(
                 there, log_id=cluster.log_id, position=cluster.position, entry_sha256=sha256, is_complete=there.is_complete or is_at_end
             )
@@ -142,7 +142,7 @@ class Projector:
         cursor = writer.look_again()
         first, _ = await self._log.ends()
         beginning = await self._log.entry(first) if first != log_ids.START else None
-        if cursor.position != log_ids.START and not await self._has(cursor.position, cursor.entry_sha256):
+        if cursor.position != log_ids.START and not await has_entry(self._log, cursor.position, cursor.entry_sha256):
             self._say.error("the log is not the one that the read model was made from: building it anew", position=cursor.position)
             await asyncio.to_thread(writer.start_anew, "")
         self._gathering = Gathering(await self._loaded(writer.cursor.position), writer.due())
@@ -163,11 +163,7 @@ class Projector:
         if loaded is None:
             return Cluster()
         cluster, sha256 = loaded
-        return cluster if not log_ids.before(most, cluster.position) and await self._has(cluster.position, sha256) else Cluster()
-
-    async def _has(self, id: str, sha256: str) -> bool:
-        entry = await self._log.entry(id)
-        return entry is not None and hashlib.sha256(entry.payload).hexdigest() == sha256
+        return cluster if not log_ids.before(most, cluster.position) and await has_entry(self._log, cluster.position, sha256) else Cluster()
 
     def _offer_snapshot(self, *, final: bool = False) -> None:
         """Only at the tables' own cursor: one from beyond it could not be used."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from mloc.core.events import TaskSubmitted
 from mloc.core.task import Task
 from mloc.services.intake.task_query import TaskPage, TaskQuery, matches
 from mloc.services.log.event_log import EventLog
+from mloc.services.log.same_entry import has_entry
 from mloc.services.observer import Observed, Observer
 from mloc.services.read_model.outcomes import Summed
 from mloc.services.read_model.paging import decode_cursor, encode_cursor, sort_key
@@ -131,8 +131,7 @@ class TaskIndex:
         if not cursor.is_complete:
             raise Unreadable("the read model is being built")
         if self._trusted != self._trust(cursor):
-            entry = await self._log.entry(cursor.position)
-            if entry is None or hashlib.sha256(entry.payload).hexdigest() != cursor.entry_sha256:
+            if not await has_entry(self._log, cursor.position, cursor.entry_sha256):
                 raise Unreadable("the read model has entries that the log lost")
             self._trusted = self._trust(cursor)
 
