@@ -42,6 +42,7 @@ def test_a_model_is_trained_from_nothing_and_its_curve_told(warm_host: DrivenHos
     assert (Path(result["final_model_path"]) / "config.json").is_file()
     assert not (tmp_path / "scratch" / "artifacts" / "checkpoints").exists()
     assert result["usage"]["total_tokens"] > 0
+    assert result["training"]["memory_peak_bytes"] > 1 << 20
     losses = [frame.metrics["loss"] for frame in warm_host.frames if isinstance(frame, Telemetry) and "loss" in frame.metrics]
     assert len(losses) == 4
     saved = [frame for frame in warm_host.frames if isinstance(frame, CheckpointDone) and frame.task == "scratch"]

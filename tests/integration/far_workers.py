@@ -39,6 +39,9 @@ class FarWorkers:
     def results(self, name: str) -> Path:
         return self.cell.folder / f"{name}-results"
 
+    def pid_of(self, name: str) -> int:
+        return self._of[name].pid
+
     def output(self, name: str) -> str:
         return (self.cell.folder / f"{name}.out").read_text(errors="replace")
 

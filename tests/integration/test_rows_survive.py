@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mloc.services.server.record import find_server
+from tests.integration.far_workers import FarWorkers
 from tests.integration.whole_cell import WholeCell
 
 DEADLINE_SEC = 90
@@ -25,59 +22,26 @@ KILLED_AT = 700
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
-class TwoWorkers:
-    """Two worker processes of the test's own beside a cell without any: nobody starts one again that was killed."""
-
-    def __init__(self) -> None:
-        self.cell = WholeCell(workers=1, HEARTBEAT_INTERVAL_SEC="0.3", HEARTBEAT_TTL_SEC="2")
-        self._of: dict[str, subprocess.Popen[bytes]] = {}
-        url = find_server(self.cell.state)
-        assert url is not None
-        for name in ("one", "two"):
-            environ = {
-                **self.cell.environ, "REDIS_URL": url, "WORKER_ID": name, "WORKER_TAGS": "rows", "WORKER_DIR": str(self.cell.folder / name),
-                "RESULTS_DIR": str(self.cell.results), "HEARTBEAT_INTERVAL_SEC": "0.3", "HEARTBEAT_TTL_SEC": "2",
-            }  # fmt: skip
-            with (self.cell.folder / f"{name}.out").open("ab") as output:
-                command = (sys.executable, "-m", "mloc.services.command_line", "worker")
-                self._of[name] = subprocess.Popen(command, env=environ, cwd=self.cell.folder, stdout=output, stderr=output)
-        self.cell.until(lambda: {"one", "two"} <= {worker["worker_id"] for worker in self._workers()}, DEADLINE_SEC)
-
-    def kill_worker(self, name: str) -> None:
-        self._of[name].kill()
-        self._of[name].wait()
-
-    def kill_host(self, name: str) -> None:
-        """The one that is not for light tasks."""
-        for child in _children(self._of[name].pid):
-            command = Path(f"/proc/{child}/cmdline").read_bytes()
-            if b"mloc.executors.host" in command and b"--light" not in command:
-                os.kill(child, signal.SIGKILL)
-
-    def close(self) -> None:
-        for process in self._of.values():
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-        for process in self._of.values():
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        self.cell.close()
-
-    def _workers(self) -> list[dict[str, Any]]:
-        status, answer = self.cell.http("GET", "/api/v1/workers")
-        return list(answer["workers"]) if status == 200 else []
-
-
 @pytest.fixture(scope="module")
-def workers() -> Iterator[TwoWorkers]:
-    """Both tests kill something on another worker."""
-    both = TwoWorkers()
+def workers() -> Iterator[FarWorkers]:
+    """Beside a cell, in its folder. Each test kills something on another worker."""
+    cell = WholeCell(workers=1, HEARTBEAT_INTERVAL_SEC="0.3", HEARTBEAT_TTL_SEC="2")
     try:
-        yield both
+        both = FarWorkers(cell, "one", "two", WORKER_TAGS="rows", RESULTS_DIR=str(cell.results), ORCHESTRATOR_BASE_URL="")
+        try:
+            yield both
+        finally:
+            both.close()
     finally:
-        both.close()
+        cell.close()
+
+
+def kill_host(workers: FarWorkers, name: str) -> None:
+    """The one that is not for light tasks."""
+    for child in _children(workers.pid_of(name)):
+        command = Path(f"/proc/{child}/cmdline").read_bytes()
+        if b"mloc.executors.host" in command and b"--light" not in command:
+            os.kill(child, signal.SIGKILL)
 
 
 ECHO = "taskType: echo\n  echo: {row_sleep_sec: 0.004}"
@@ -85,7 +49,7 @@ ECHO = "taskType: echo\n  echo: {row_sleep_sec: 0.004}"
 
 @pytest.mark.deep
 @pytest.mark.models
-def test_rows_that_a_model_answered_stay_when_its_host_is_killed(workers: TwoWorkers) -> None:
+def test_rows_that_a_model_answered_stay_when_its_host_is_killed(workers: FarWorkers) -> None:
     from mloc.core.language.model_spec import ScratchSource
     from mloc.executors.models.scratch_model import make_scratch_model
 
@@ -97,15 +61,15 @@ def test_rows_that_a_model_answered_stay_when_its_host_is_killed(workers: TwoWor
     _check_that_the_rest_is_done(workers, "host", inference)
 
 
-def test_a_killed_hosts_rows_stay_and_the_other_worker_does_the_rest(workers: TwoWorkers) -> None:
+def test_a_killed_hosts_rows_stay_and_the_other_worker_does_the_rest(workers: FarWorkers) -> None:
     _check_that_the_rest_is_done(workers, "host", ECHO)
 
 
-def test_a_killed_workers_rows_stay_and_the_other_worker_does_the_rest(workers: TwoWorkers) -> None:
+def test_a_killed_workers_rows_stay_and_the_other_worker_does_the_rest(workers: FarWorkers) -> None:
     _check_that_the_rest_is_done(workers, "worker", ECHO)
 
 
-def _check_that_the_rest_is_done(workers: TwoWorkers, killed: str, work: str) -> None:
+def _check_that_the_rest_is_done(workers: FarWorkers, killed: str, work: str) -> None:
     cell = workers.cell
     # given a thousand rows in a file, of which one worker has recorded about 700
     source = cell.folder / "rows.jsonl"
@@ -116,7 +80,10 @@ def _check_that_the_rest_is_done(workers: TwoWorkers, killed: str, work: str) ->
     first_worker = cell.http("GET", f"/api/v1/tasks/{id}")[1]["worker_id"]
     cell.until(lambda: len(_recorded(parts / "attempt-1.jsonl")) >= KILLED_AT, DEADLINE_SEC)
     # when that worker, or the process that does the rows, is killed
-    (workers.kill_worker if killed == "worker" else workers.kill_host)(first_worker)
+    if killed == "worker":
+        workers.kill(first_worker)
+    else:
+        kill_host(workers, first_worker)
     cell.until(lambda: cell.http("GET", f"/api/v1/tasks/{id}")[1]["state"] == "published", DEADLINE_SEC)
     cell.until((cell.results / id / "manifest.json").exists, DEADLINE_SEC)
     # then the other one did the others, each once
