@@ -83,10 +83,10 @@ def _encode(prompts: list[str], inference: Inference, tokenizer: Any) -> Any:
     # A chat template writes the special tokens itself.
     special = not (inference.chat != "off" and getattr(tokenizer, "chat_template", None))
     limit = inference.truncate_prompt_tokens
-    if limit is not None and limit > 0:
+    cut: dict[str, Any] = {"truncation": True, "max_length": limit} if limit is not None and limit > 0 else {}
+    if cut:
         tokenizer.truncation_side = "left"
-        return tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=special, truncation=True, max_length=limit)
-    encoded = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=special)
+    encoded = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=special, **cut)
     encoded.pop("token_type_ids", None)
     return encoded
 

@@ -25,6 +25,7 @@ from mloc.executors.sandbox import Limits, Sandbox
 Asked = tuple[list[Turn], str, Row]  # the turns before an answer, the answer, where it comes from
 PLURAL = {"prompt": "prompts", "completion": "completions"}
 
+
 class PythonReward:
     """Scores batches until it is closed."""
 
