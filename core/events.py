@@ -41,6 +41,7 @@ class Need(Struct, frozen=True, omit_defaults=True, gc=False, cache_hash=True):
     memory: int = 0  # bytes
     tags: tuple[str, ...] = ()
     engine: str = ""  # key of the engine that the task would find warm; preferred, never required
+    parts: tuple[str, ...] = ()  # of its task type, that a worker may lack though it offers the type: lm-eval
 
 
 class Parallel(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -306,7 +307,7 @@ class WorkerRegistered(Event, frozen=True):
     cost_per_hour: float = 0.0
     attempts: tuple[HeldAttempt, ...] = ()
     versions: dict[str, str] = {}  # of MLOC and the libraries that run its tasks
-    lacks: dict[str, str] = {}  # task type that it does not offer → why, and what would help
+    lacks: dict[str, str] = {}  # task type that it does not offer, or part of one (eval/lm-eval) → why, and what would help
 
 
 class WorkerRetired(Event, frozen=True):

@@ -15,8 +15,9 @@ from mloc.core.decisions import dispatch_policy, placement
 from mloc.core.decisions.nearest_fit import nearest_fit
 from mloc.core.decisions.placement import Room, Rule
 from mloc.core.events import Need, TaskSubmitted
+from mloc.core.needs.need import kind_of
 from mloc.core.task import FINAL, Task
-from mloc.core.worker import Worker
+from mloc.core.worker import Worker, not_offered
 
 Reason = Literal["no_worker", "never_fits", "held", "busy", "next", "sent", "ended", "dead_lettered", "children"]
 
@@ -70,8 +71,8 @@ def explain_need(cluster: Cluster, need: Need, held: str = "", task: Task | None
     alive = [worker for worker in cluster.workers.values() if worker.phase == "alive"]
     if not alive:
         return Explanation("no_worker", "no worker is there; start one with `mloc worker`", verdicts)
-    if not any(need.task_type in worker.task_types for worker in alive):
-        return Explanation("no_worker", f"none of {_count(len(alive), 'worker')} offers task type {need.task_type}{_remedies(alive, need)}", verdicts)
+    if all(not_offered(worker, need) for worker in alive):
+        return Explanation("no_worker", f"none of {_count(len(alive), 'worker')} offers task {kind_of(need)}{_remedies(alive, need)}", verdicts)
     if not any(verdict.fits for verdict in verdicts):
         return _of_misfits(cluster, need, alive, verdicts)
     if held:
@@ -94,7 +95,7 @@ def _remedies(alive: list[Worker], need: Need) -> str:
     """What would make a worker offer the type, by worker; those that lack the same together."""
     by_words: dict[str, list[str]] = {}
     for worker in alive:
-        if words := worker.lacks.get(need.task_type):
+        if words := worker.lacks.get(not_offered(worker, need)):
             by_words.setdefault(words, []).append(worker.id)
     told = [f"{ids[0]}{f' and {len(ids) - 1} more' if len(ids) > 1 else ''}: {words}" for words, ids in list(by_words.items())[:3]]
     return f" ({'; '.join(told)})" if told else ""
@@ -109,7 +110,7 @@ def _of_misfits(cluster: Cluster, need: Need, alive: list[Worker], verdicts: tup
             return Explanation("held", f"{', '.join(would)} would fit and {'is' if len(would) == 1 else 'are'} {words}", verdicts, change=change)
     closest = nearest.worker if nearest else ""
     shown = next((v for v in verdicts if v.worker == closest), None) or next(
-        (v for v in verdicts if need.task_type in cluster.workers[v.worker].task_types), verdicts[0]
+        (v for v in verdicts if not not_offered(cluster.workers[v.worker], need)), verdicts[0]
     )
     return Explanation("never_fits", f"no worker fits; {shown.worker}: {shown.why}", verdicts, change=change)
 

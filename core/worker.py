@@ -14,7 +14,7 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from mloc.core.events import Hardware, WorkerRegistered
+from mloc.core.events import Hardware, Need, WorkerRegistered
 
 MAX_TIMES = 16  # engines of a worker whose times are remembered
 
@@ -67,6 +67,18 @@ def registered(before: Worker | None, event: WorkerRegistered, now_ms: int) -> W
         cost_per_hour=event.cost_per_hour, engine_sec=before.engine_sec if before else {},
         registered_ms=now_ms, since_ms=now_ms, versions=event.versions, lacks=event.lacks,
     )  # fmt: skip
+
+
+def not_offered(worker: Worker, need: Need) -> str:
+    """What the worker lacks of what the need is of: the task type, or a part of it, as `lacks` names them; "" where it offers all."""
+    if need.task_type not in worker.task_types:
+        return need.task_type
+    return next((named for part in need.parts if (named := part_of(need.task_type, part)) in worker.lacks), "")
+
+
+def part_of(task_type: str, part: str) -> str:
+    """How `lacks` names a part of a task type."""
+    return f"{task_type}/{part}"
 
 
 def gone(worker: Worker, phase: Literal["lost", "retired"], now_ms: int) -> Worker:

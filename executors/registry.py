@@ -22,6 +22,15 @@ _RETRIEVAL = ("torch", "transformers", "langchain_core", "langchain_text_splitte
 _TRAINING = ("torch", "transformers", "trl", "peft", "datasets")
 
 
+class Part(Struct, frozen=True):
+    """Something of an executor that needs a module of its own. Placement knows it by `name`, people by `what`."""
+
+    name: str
+    what: str
+    module: str
+    extra: str
+
+
 class Executor(Struct, frozen=True):
     """How a task type is run."""
 
@@ -32,11 +41,12 @@ class Executor(Struct, frozen=True):
     light: bool = False  # its module also has `run_light`, for tasks of milliseconds
     family: str = ""  # executors of one family share a warm host and its engines; the module's own where there is none
     package: str = ""  # that a plug-in comes from
-    more: tuple[tuple[str, str, str], ...] = ()  # (what of it, importable module that this needs, extra)
+    parts: tuple[Part, ...] = ()
 
-    def remark(self) -> str:
-        """Which parts of it this machine lacks a module for."""
-        return "; ".join(f'{what} needs {name}: pip install "mloc[{extra}]"' for what, name, extra in self.more if not _is_installed(name))
+    def lacking_parts(self) -> dict[str, str]:
+        """The parts of it that this machine lacks a module for: name → what to do."""
+        lacking = [part for part in self.parts if not _is_installed(part.module)]
+        return {part.name: f'{part.what} needs {part.module}: pip install "mloc[{part.extra}]"' for part in lacking}
 
     def missing(self) -> list[str]:
         """The modules that this machine lacks for it."""
@@ -55,6 +65,7 @@ class Offer(Struct, frozen=True):
     package: str = ""  # that a plug-in comes from
     problem: str = ""  # why a plug-in cannot be used
     remark: str = ""  # what it cannot do here though it runs, and how to get that
+    lacking_parts: dict[str, str] = {}  # what of that a task may ask for: name → what to do
 
     @property
     def remedy(self) -> str:
@@ -92,14 +103,14 @@ BUILT_IN: dict[str, Executor] = {
     "rloo": _training("group_executor"),
     "agent": Executor(
         "mloc.executors.agents.agent_executor", extra="agent", requires=("torch", "transformers", "langchain", "langchain_core", "langgraph"),
-        more=(
-            ("MCP servers", "mcp", "agent"),
-            *(("the tool retrieval", name, "agent") for name in ("rank_bm25", "langchain_text_splitters")),
+        parts=(
+            Part("mcp", "MCP servers", "mcp", "agent"),
+            *(Part("retrieval", "the tool retrieval", name, "agent") for name in ("rank_bm25", "langchain_text_splitters")),
         ),
     ),
     "eval": Executor(
         "mloc.executors.evaluation.eval_executor", extra="inference", requires=("torch", "transformers"),
-        more=(("the harness lm-eval", "lm_eval", "eval"),),
+        parts=(Part("lm-eval", "the harness lm-eval", "lm_eval", "eval"),),
     ),
     "ppo": Executor("mloc.executors.training.ppo.ppo_executor", extra="training", requires=("torch", "transformers", "accelerate", "peft")),
 }
@@ -130,9 +141,10 @@ def available() -> list[Offer]:
 
 def _offer(task_type: str, executor: Executor) -> Offer:
     missing = executor.missing()
+    lacking = {} if missing else executor.lacking_parts()
     return Offer(
         task_type, not missing, missing, executor.extra, executor.light, executor.family or executor.module, executor.package,
-        remark="" if missing else executor.remark() or _without_vllm(executor),
+        remark="" if missing else "; ".join(lacking.values()) or _without_vllm(executor), lacking_parts=lacking,
     )  # fmt: skip
 
 

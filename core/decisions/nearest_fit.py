@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from mloc.core.cluster import Cluster
 from mloc.core.decisions import placement
 from mloc.core.events import Need
-from mloc.core.worker import Worker
+from mloc.core.worker import Worker, not_offered
 
 MOST_SHAPES = 256  # looked at closely: the answer is advice, and must not become slow on a large fleet of machines that all differ
 
@@ -50,7 +50,7 @@ def nearest_fit(cluster: Cluster, need: Need) -> NearestFit | None:
     shapes = dict[tuple[object, ...], Worker]()
     for id in sorted(cluster.workers):
         worker = cluster.workers[id]
-        if worker.phase != "alive" or worker.run_id != cluster.run_id or need.task_type not in worker.task_types:
+        if worker.phase != "alive" or worker.run_id != cluster.run_id or not_offered(worker, need):
             continue
         if not placement.misfit(cluster, worker, need):
             return None

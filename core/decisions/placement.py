@@ -13,7 +13,7 @@ from mloc.core.cluster import Cluster
 from mloc.core.decisions import dispatch_policy
 from mloc.core.events import Device, Need
 from mloc.core.task import Task
-from mloc.core.worker import Worker
+from mloc.core.worker import Worker, not_offered
 
 AHEAD_MS = 100.0  # work that needs no device may be sent this much ahead of need
 LIGHT_FIRST = 64  # light attempts in flight while their duration is not known yet
@@ -97,8 +97,8 @@ def misfit(cluster: Cluster, worker: Worker, need: Need) -> str:
         return "the worker is draining"
     if worker.disabled:
         return "the worker is switched off"
-    if need.task_type not in worker.task_types:
-        return f"it does not offer task type {need.task_type}"
+    if lacking := not_offered(worker, need):
+        return f"it does not offer {'task type ' if lacking == need.task_type else ''}{lacking}"
     if missing := sorted(set(need.tags) - worker.tags):
         return f"it lacks the tag {missing[0]}"
     if need.cpu > hardware.cpus:

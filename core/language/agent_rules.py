@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mloc.core.language.errors import Path, did_you_mean, shown
@@ -27,10 +28,16 @@ def tool_named(one: Any) -> tuple[str, dict[str, Any]] | None:
     return None
 
 
-def check_tools(tools: Any, findings: Findings) -> None:
+def tools_of(agent: Mapping[str, Any]) -> list[Any]:
+    """What `agent.tools` lists; one tool may stand for a list of it."""
+    tools = agent.get("tools")
+    return list(tools) if isinstance(tools, list | tuple) else [tools] if tools else []
+
+
+def check_tools(agent: Mapping[str, Any], findings: Findings) -> None:
     """Warn of tools that are not known: the task would fail for them on the worker."""
-    is_list = isinstance(tools, list | tuple)
-    for at, one in enumerate(tools if is_list else [tools] if tools else []):
+    is_list = isinstance(agent.get("tools"), list | tuple)
+    for at, one in enumerate(tools_of(agent)):
         place: Path = ("agent", "tools", at) if is_list else ("agent", "tools")
         named = tool_named(one)
         if named is None:

@@ -42,7 +42,7 @@ def check_meaning(spec: TaskSpec, findings: Findings, plugin_types: frozenset[st
     _check_data(spec, findings)
     if spec.task_type == "rag":
         _check_retrieval(spec, findings)
-    check_tools(spec.agent.get("tools"), findings)
+    check_tools(spec.agent, findings)
     _check_output(spec, findings)
     for at, adapter in enumerate(spec.model.adapters):
         if not (adapter.path or adapter.url or adapter.task_id):

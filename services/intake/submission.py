@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from mloc.core.cluster import Cluster
 from mloc.core.events import TaskSubmitted
 from mloc.core.language.errors import LanguageError, Problem
 from mloc.core.language.model_spec import HuggingFaceSource
@@ -21,8 +20,9 @@ from mloc.core.language.secrets import may_hold_secrets, move_secrets
 from mloc.core.language.spec import TaskSpec, encode_spec
 from mloc.core.language.task_types import TRAINING
 from mloc.core.needs.engine_key import engine_key
-from mloc.core.needs.need import inline_items, model_of, need_of, parallel_of
+from mloc.core.needs.need import inline_items, kind_of, model_of, need_of, parallel_of
 from mloc.core.needs.receivers import receivers_of
+from mloc.core.worker import Worker, not_offered
 
 MAX_SPEC_BYTES = 1 << 20
 _MODEL_TASKS = frozenset({"inference", *TRAINING})
@@ -100,15 +100,12 @@ def submission_of(
     return Submission(tuple(events), secrets, key, body_sha256)
 
 
-def offered_types(cluster: Cluster) -> frozenset[str]:
-    """Task types that some living worker takes."""
-    return frozenset[str]().union(*(worker.task_types for worker in cluster.workers.values() if worker.phase == "alive"))
-
-
-def unoffered_types(events: Sequence[TaskSubmitted], offered: frozenset[str]) -> list[str]:
-    """A warning for each task type that no living worker takes."""
-    missing = sorted({event.task_type for event in events if event.task_type and event.task_type not in offered})
-    return [f"no living worker takes tasks of type {name}; they wait until one does" for name in missing]
+def unoffered_types(events: Sequence[TaskSubmitted], workers: Iterable[Worker]) -> list[str]:
+    """A warning for each task type, or part of one, that no living worker takes."""
+    alive = [worker for worker in workers if worker.phase == "alive"]
+    kinds = {(event.need.task_type, event.need.parts): event.need for event in events if event.need is not None}
+    missing = [need for _, need in sorted(kinds.items()) if all(not_offered(worker, need) for worker in alive)]
+    return [f"no living worker takes tasks of {kind_of(need)}; they wait until one does" for need in missing]
 
 
 def _event(

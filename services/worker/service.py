@@ -13,6 +13,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from mloc.core.worker import part_of
 from mloc.services.callbacks.hosts import AllowedHosts
 from mloc.services.clock import Clock, SystemClock
 from mloc.services.exit_codes import CLEAN, MISCONFIGURED
@@ -52,6 +53,7 @@ class Offer(Struct, frozen=True):
     extra: str = ""
     package: str = ""
     problem: str = ""
+    lacking_parts: dict[str, str] = {}
 
     @property
     def lacks(self) -> str:
@@ -127,9 +129,12 @@ def _plan(settings: Settings, environ: Mapping[str, str]) -> WorkerPlan:
 
 
 def _lacks(listed: list[Offer], task_types: tuple[str, ...]) -> dict[str, str]:
-    """Task type → why this worker does not offer it, in a few words."""
+    """Task type, or part of one → why this worker does not offer it, in a few words."""
     runs = {offer.task_type for offer in listed if offer.runs}
     lacking = {offer.task_type: offer.lacks[:MOST_WORDS] for offer in listed if offer.task_type not in runs}
+    for offer in listed:
+        if offer.task_type in task_types:
+            lacking |= {part_of(offer.task_type, part): words[:MOST_WORDS] for part, words in offer.lacking_parts.items()}
     return lacking | {task_type: "its TASK_TOPICS leave it out" for task_type in runs if task_type not in task_types}
 
 

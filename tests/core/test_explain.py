@@ -108,3 +108,17 @@ def test_a_type_that_nobody_offers_is_explained_with_what_each_worker_lacks_for_
     said = explain(cluster, cluster.tasks["t"])
     assert said.reason == "no_worker"
     assert said.summary == f"none of 3 workers offers task type rag (a and 1 more: {words})"
+
+
+def test_a_part_that_nobody_offers_is_explained_with_what_would_help_and_no_change_of_the_task() -> None:
+    words = 'the harness lm-eval needs lm_eval: pip install "mloc[eval]"'
+    judging = replace(worker("a"), task_types=("eval",), lacks={"eval/lm-eval": words})
+    submitted = TaskSubmitted(task="t", task_type="eval", need=Need("eval", parts=("lm-eval",)))
+    cluster = given_log(judging, worker("b"), submitted)
+    said = explain(cluster, cluster.tasks["t"])
+    assert said.reason == "no_worker"
+    assert said.summary == f"none of 2 workers offers task type eval with lm-eval (a: {words})"
+    assert said.change == ""
+    assert [verdict.why for verdict in said.workers] == ["it does not offer eval/lm-eval", "it does not offer task type eval"]
+    able = given_log(judging, replace(judging, worker="c", lacks={}), submitted)
+    assert explain(able, able.tasks["t"]).worker == "c"

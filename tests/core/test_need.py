@@ -110,3 +110,21 @@ def test_what_cannot_be_split_by_rows_runs_as_one_and_that_is_said(body: str, sa
     warned = [str(problem) for problem in read.warnings if "runs as one" in str(problem)]
     assert (parallel_of(read.documents[0].tasks[0].spec) is None) == bool(said) == bool(warned)
     assert all("spec.parallel: has no effect" in text and said in text for text in warned)
+
+
+AGENT = "  taskType: agent\n  model: {source: {identifier: m}}\n  agent: {task: do it, tools: %s}\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "parts"),
+    [
+        (EVAL, ()),
+        (EVAL + "  eval: {harness: lm-eval, tasks: [arc_easy]}\n", ("lm-eval",)),
+        (AGENT % "[python_repl, {web_search: {}}]", ()),
+        (AGENT % "[retrieval, {command: server}]", ("mcp", "retrieval")),
+        (AGENT % "mcp", ("mcp",)),
+        (INFER, ()),
+    ],
+)
+def test_what_a_task_uses_that_is_installed_apart_is_needed(body: str, parts: tuple[str, ...]) -> None:
+    assert need_of(spec(body)).parts == parts

@@ -4,6 +4,7 @@ from math import inf
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from mloc.core.decisions import placement
 from mloc.core.decisions.placement import Room
@@ -29,6 +30,15 @@ def test_the_first_thing_that_does_not_fit_is_named():
         Need("sft", gpus=1, gpu_type="H200", gpu_memory=80 * GIB): "",
     }
     assert {need: placement.misfit(history.cluster, worker, need) for need in cases} == cases
+
+
+def test_a_part_of_its_type_that_a_worker_lacks_is_named():
+    history = History()
+    history.worker()
+    judging = replace(history.cluster.workers["w"], task_types=frozenset({"eval"}), lacks={"eval/lm-eval": "no lm_eval", "agent/mcp": "no mcp"})
+    assert placement.misfit(history.cluster, judging, Need("eval", parts=("lm-eval",))) == "it does not offer eval/lm-eval"
+    assert placement.misfit(history.cluster, judging, Need("eval")) == ""
+    assert placement.misfit(history.cluster, replace(judging, lacks={}), Need("eval", parts=("lm-eval",))) == ""
 
 
 def test_a_warm_engine_wins_over_an_idle_worker_and_a_failed_one_is_avoided():

@@ -126,6 +126,13 @@ def test_what_a_worker_does_not_offer_it_says_why(monkeypatch: pytest.MonkeyPatc
     assert plan.lacks == {"rag": 'it lacks chromadb: pip install "mloc[rag]"', "sft": "its TASK_TOPICS leave it out"}
 
 
+def test_parts_that_a_worker_lacks_it_says_for_the_types_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking = {"eval": {"lm-eval": "needs lm_eval"}, "agent": {"mcp": "needs mcp"}}
+    listed = [service.Offer(name, True, lacking_parts=parts) for name, parts in lacking.items()]
+    monkeypatch.setattr(service, "installed_task_types", lambda environ: listed)
+    assert service._plan(Settings(task_topics=("eval",)), {}).lacks == {"eval/lm-eval": "needs lm_eval", "agent": "its TASK_TOPICS leave it out"}
+
+
 def test_the_page_shows_the_example_as_it_is() -> None:
     page = (EXAMPLE.parent / "plugins.md").read_text()
     shown = (
@@ -153,5 +160,5 @@ def test_every_built_in_type_names_an_extra_that_brings_what_it_needs() -> None:
         if executor.requires:
             lacking = {DISTRIBUTIONS.get(name, name) for name in executor.requires} - names(executor.extra)
             assert not lacking, (task_type, executor.extra, lacking)
-        for _, module, extra in executor.more:
+        for module, extra in ((part.module, part.extra) for part in executor.parts):
             assert module in names(extra)

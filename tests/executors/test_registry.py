@@ -37,3 +37,13 @@ def test_inference_says_where_it_runs_without_vllm(monkeypatch: pytest.MonkeyPat
     said = {offer.task_type: offer.remark for offer in registry.available()}
     assert said["inference"] == "with transformers only; vLLM is not installed: …"
     assert said["echo"] == ""
+
+
+def test_a_part_without_its_module_is_named_and_the_rest_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_is_installed", lambda name: name != "lm_eval")
+    offers = {offer.task_type: offer for offer in registry.available()}
+    words = 'the harness lm-eval needs lm_eval: pip install "mloc[eval]"'
+    assert offers["eval"].runs
+    assert offers["eval"].lacking_parts == {"lm-eval": words}
+    assert offers["eval"].remark == words
+    assert offers["agent"].lacking_parts == {}

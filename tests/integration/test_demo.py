@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.whole_cell import without_module
+
 DEMO = (sys.executable, "-m", "mloc.services.command_line", "demo")
 LONGEST_SEC = 170  # three minutes are promised
 
@@ -120,29 +122,19 @@ def test_a_demo_whose_services_end_says_so_and_fails(folder: Path) -> None:
 def test_what_would_not_go_well_is_said_before_anything_is_started(folder: Path) -> None:
     (folder / "full").mkdir()
     (folder / "full" / "file").touch()
+    hiding = without_module(folder, "torch")
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = str(taken.getsockname()[1])
         attempts = [
             (demo(folder, "--dir", "full"), "full is not empty: name a new folder with --dir"),
             (demo(folder, "--port", port), f"port {port} is in use: leave --port out, and a free one is taken"),
             (demo(folder, MIN_FREE_DISK="900TB"), "MiB are free at"),
-            (demo(folder, PYTHONPATH=os.pathsep.join((str(without_torch(folder)), os.environ["PYTHONPATH"]))), "lacks torch. This gets it:\n"),
+            (demo(folder, PYTHONPATH=os.pathsep.join((str(hiding), os.environ["PYTHONPATH"]))), "lacks torch. This gets it:\n"),
         ]
         for child, said in attempts:
             code, _, errors = ended(child, 60)
             assert (code, said in errors, "Traceback" in errors) == (78, True, False), errors
     assert not (folder / "demo").exists()
-
-
-def without_torch(folder: Path) -> Path:
-    """A folder that hides torch from who looks whether it is installed."""
-    hiding = folder / "hiding"
-    hiding.mkdir()
-    (hiding / "sitecustomize.py").write_text(
-        "import importlib.util as util\nfind = util.find_spec\n"
-        "util.find_spec = lambda name, package=None: None if name == 'torch' else find(name, package)\n"
-    )
-    return hiding
 
 
 def assert_within(seconds: float, folder: Path) -> None:

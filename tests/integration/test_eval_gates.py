@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.integration.whole_cell import WholeCell
+from tests.integration.whole_cell import WholeCell, without_module
 
 pytestmark = [pytest.mark.deep, pytest.mark.models, pytest.mark.timeout(400)]
 
@@ -19,8 +20,10 @@ SCRATCH = {"type": "scratch", "hidden_size": 32, "num_hidden_layers": 1, "num_at
 
 
 @pytest.fixture(scope="module")
-def cell() -> Iterator[WholeCell]:
-    running = WholeCell(HF_HUB_OFFLINE="1")
+def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeCell]:
+    """Its worker has no lm_eval."""
+    hiding = without_module(tmp_path_factory.mktemp("cell"), "lm_eval")
+    running = WholeCell(HF_HUB_OFFLINE="1", PYTHONPATH=os.pathsep.join((str(hiding), os.environ["PYTHONPATH"])))
     yield running
     running.close()
 
@@ -77,3 +80,17 @@ def test_a_model_that_is_good_enough_goes_through_the_gate(cell: WholeCell) -> N
     assert cell.http("GET", f"/api/v1/results/{id}.judge")[1]["gate"]["passed"] is True
     assert len(cell.http("GET", f"/api/v1/results/{id}.answer")[1]["items"]) == 1
     assert started(cell, f"{id}.answer") == [1]
+
+
+def test_a_harness_that_no_worker_has_is_refused_at_placement_and_waits(cell: WholeCell) -> None:
+    spec = {"taskType": "eval", "model": {"source": SCRATCH}, "eval": {"harness": "lm-eval", "tasks": ["arc_easy"]}}
+    document = yaml.safe_dump({"apiVersion": "mloc/v1", "kind": "EvalTask", "metadata": {"name": "harness"}, "spec": spec})
+    words = 'the harness lm-eval needs lm_eval: pip install "mloc[eval]"'
+    status, told = cell.http("POST", "/api/v1/tasks?dry_run=1", document, Content_Type="text/yaml")
+    assert status == 200
+    assert words in told["tasks"][0]["placement"]["summary"]
+    assert "no living worker takes tasks of type eval with lm-eval; they wait until one does" in told["warnings"]
+    (id,) = cell.submit(document, "harness", DEADLINE_SEC)
+    status, told = cell.http("GET", f"/api/v1/tasks/{id}/explain")
+    assert (told["reason"], words in told["summary"]) == ("no_worker", True)
+    assert started(cell, id) == []

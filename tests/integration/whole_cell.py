@@ -127,6 +127,17 @@ def echo_task(name: str, more: str = "") -> str:
     return f"apiVersion: mloc/v1\nkind: EchoTask\nmetadata: {{name: {name}}}\nspec:\n  taskType: echo\n  data: {{prompts: [{name}]}}\n{more}"
 
 
+def without_module(folder: Path, name: str) -> Path:
+    """A folder for PYTHONPATH that hides a module from who looks whether it is installed."""
+    hiding = folder / "hiding"
+    hiding.mkdir()
+    (hiding / "sitecustomize.py").write_text(
+        "import importlib.util as util\nfind = util.find_spec\n"
+        f"util.find_spec = lambda name, package=None: None if name == {name!r} else find(name, package)\n"
+    )
+    return hiding
+
+
 def _runs(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")

@@ -21,7 +21,7 @@ from mloc.services.intake.commands.source import Accepted, MaybeTaken, Prepared,
 from mloc.services.intake.destinations import destination_warnings
 from mloc.services.intake.known_tasks import KnownTasks
 from mloc.services.intake.published_results import is_over, large_result, log_text, read_result, result_file, result_folder
-from mloc.services.intake.submission import ModelDefaults, Submission, offered_types, submission_of, unoffered_types
+from mloc.services.intake.submission import ModelDefaults, Submission, submission_of, unoffered_types
 from mloc.services.intake.submitter import Submitter
 from mloc.services.intake.task_query import parse_query
 from mloc.services.intake.views import accepted_view, iso, repeated_view, task_page, task_view
@@ -85,7 +85,7 @@ class LogSource:
         if session.results_dir.is_dir():  # else this machine knows nothing of the aggregator's folders
             warnings += destination_warnings(prepared.plans, session.results_dir, settings.allowed_output_roots)
         if session.observer.caught_up:
-            warnings += unoffered_types(submission.events, offered_types(session.cluster))
+            warnings += unoffered_types(submission.events, session.cluster.workers.values())
         return submission, warnings
 
     async def _look(self, patient: bool) -> None:

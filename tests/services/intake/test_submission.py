@@ -8,12 +8,14 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from mloc.core.cluster import Cluster
 from mloc.core.events import AttemptStarted, AttemptSucceeded, ResultPublished, TaskCancelled, TaskDispatched, TaskSubmitted, WorkerRegistered
 from mloc.core.fold import evolve
 from mloc.core.language.errors import LanguageError
 from mloc.core.language.reading import read_tasks
+from mloc.core.worker import Worker
 from mloc.services.intake.known_tasks import KnownTasks
 from mloc.services.intake.submission import ModelDefaults, Submission, submission_of, unoffered_types
 from mloc.services.intake.task_ids import TaskIds, slug
@@ -153,8 +155,18 @@ def test_the_idempotency_key_is_in_the_events_themselves():
 
 def test_types_that_no_worker_takes_are_warned_about():
     events = submit(ECHO).events
-    assert unoffered_types(events, frozenset()) == ["no living worker takes tasks of type echo; they wait until one does"]
-    assert unoffered_types(events, frozenset({"echo"})) == []
+    taking = Worker("w", 1, task_types=frozenset({"echo"}))
+    warned = ["no living worker takes tasks of type echo; they wait until one does"]
+    assert unoffered_types(events, ()) == unoffered_types(events, [replace(taking, phase="lost")]) == warned
+    assert unoffered_types(events, [taking]) == []
+
+
+def test_parts_of_a_type_that_no_worker_takes_are_warned_about():
+    judged = "apiVersion: mloc/v1\nspec:\n  taskType: eval\n  model: {source: {identifier: m}}\n  eval: {harness: lm-eval, tasks: [arc_easy]}\n"
+    events = submit(judged).events
+    without = Worker("a", 1, task_types=frozenset({"eval"}), lacks={"eval/lm-eval": "it needs lm_eval"})
+    assert unoffered_types(events, [without]) == ["no living worker takes tasks of type eval with lm-eval; they wait until one does"]
+    assert unoffered_types(events, [without, replace(without, id="b", lacks={})]) == []
 
 
 def test_all_that_is_wrong_in_a_file_is_said_at_once():

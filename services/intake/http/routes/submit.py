@@ -25,7 +25,7 @@ from mloc.services.intake.http.request_body import task_text, whole_body
 from mloc.services.intake.http.responses import ApiError
 from mloc.services.intake.known_tasks import KnownTasks
 from mloc.services.intake.local_paths import with_absolute_paths
-from mloc.services.intake.submission import Submission, offered_types, submission_of, unoffered_types
+from mloc.services.intake.submission import Submission, submission_of, unoffered_types
 from mloc.services.intake.views import AcceptedTask, accepted_view, repeated_view
 from mloc.services.log.event_log import Submitted
 
@@ -93,7 +93,7 @@ async def post_tasks(call: Call[SubmissionAsked, None]) -> Accepted | DryRun:
         key=key, body_sha256=hashlib.sha256(body).hexdigest() if key else "",
     )  # fmt: skip
     warnings += destination_warnings(plans, state.results_dir, state.settings.allowed_output_roots)
-    warnings += unoffered_types(submission.events, offered_types(state.cluster))
+    warnings += unoffered_types(submission.events, state.cluster.workers.values())
     if call.parameters.dry_run:
         return DryRun(True, True, tuple(_placed(state.cluster, event) for event in submission.events), tuple(warnings))
     if inputs := inputs_in(bytes(event.spec) for event in submission.events):
