@@ -28,7 +28,7 @@ def size(count: float) -> str:
     return f"{count:.3g}T"
 
 
-def clock(ms: int, *, local: bool = True) -> str:
+def clock(ms: int) -> str:
     """Time of day to the millisecond."""
     return datetime.fromtimestamp(ms / 1000).strftime("%H:%M:%S.%f")[:-3] if ms else "-"
 

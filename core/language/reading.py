@@ -80,7 +80,7 @@ class _Reading:
         if not isinstance(document, dict):
             self._report(index, self._no_mapping(document), lambda path: path)
             return None
-        document = self._with_overrides(index, document)
+        document = self._with_overrides(document)
         shape = self._shape(index, document)
         if shape is None:
             return None
@@ -110,7 +110,7 @@ class _Reading:
             return Document(API_VERSION, document["spec"])  # so that what is wrong in the spec is said in the same go
         return None
 
-    def _with_overrides(self, index: int, document: dict[str, Any]) -> dict[str, Any]:
+    def _with_overrides(self, document: dict[str, Any]) -> dict[str, Any]:
         for path, value in self.overrides:
             try:
                 document = overridden(document, path, value)
