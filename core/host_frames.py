@@ -61,7 +61,6 @@ class HostReady(Struct, frozen=True, tag=True, gc=False):
     """The host's imports are done (or not needed yet); it waits for `Go`."""
 
     pid: int
-    versions: dict[str, str] = {}
 
 
 class EngineLoaded(Struct, frozen=True, tag=True, omit_defaults=True, gc=False):

@@ -18,7 +18,6 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
-from importlib import metadata
 from typing import Any, Protocol
 
 import msgspec
@@ -35,7 +34,6 @@ from mloc.executors.guard import kill_group, start_guard
 from mloc.executors.light_loop import run_light_loop
 
 PR_SET_PDEATHSIG = 1
-VERSIONS_OF = ("mloc", "torch", "transformers", "trl", "peft")
 
 
 class Sender(Protocol):
@@ -143,7 +141,7 @@ def _run_heavy(read_fd: int, write_fd: int) -> None:
     sys.stdout, sys.stderr = streams  # type: ignore[assignment]
     host = Host(output, streams)
     FrameInput(read_fd, host.take, on_end=kill_group)
-    output.send(HostReady(os.getpid(), _versions()))
+    output.send(HostReady(os.getpid()))
     host.run()
     output.close()
 
@@ -176,16 +174,6 @@ def _set_up_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "warning")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns at every import about a kernel that only 4-bit weights on CPU use
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": sys.version.partition(" ")[0]}
-    for name in VERSIONS_OF:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # not installed here: the manifest does not name it
-            continue
-    return found
 
 
 def _shares_its_engine(task: RunTask) -> bool:

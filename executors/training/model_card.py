@@ -107,6 +107,6 @@ def _versions() -> dict[str, str]:
     for name in ("mloc", *LIBRARIES):
         try:
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
+        except metadata.PackageNotFoundError:  # the card does not name it
             continue
     return found

@@ -13,6 +13,6 @@ def library_versions() -> dict[str, str]:
     for package in PACKAGES:
         try:
             found[package] = version(package)
-        except PackageNotFoundError:
+        except PackageNotFoundError:  # the worker does not name it
             continue
     return found
