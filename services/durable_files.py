@@ -6,7 +6,8 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -14,21 +15,26 @@ def write_durably(path: Path, chunks: Iterable[bytes]) -> tuple[str, int]:
     """Write one file that appears whole or not at all, also over an older one. Returns (sha256 in hex, size in bytes)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
-    partial = partial_of(path)
-    try:
-        with partial.open("wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-                digest.update(chunk)
-                size += len(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with staged(path) as partial, partial.open("wb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+            digest.update(chunk)
+            size += len(chunk)
+        file.flush()
+        os.fsync(file.fileno())
     sync_folder(path.parent)
     return digest.hexdigest(), size
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Where to write what takes the name `path` at the end, over an older file; where that goes wrong nothing is left of it."""
+    partial = partial_of(path)
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def partial_of(path: Path) -> Path:

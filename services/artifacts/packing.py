@@ -15,7 +15,7 @@ from typing import IO, BinaryIO, Literal, cast
 import zstandard
 
 from mloc.services.artifacts.archive_streams import COPY_BYTES, ArchiveRefused
-from mloc.services.durable_files import sync_folder
+from mloc.services.durable_files import staged, sync_folder
 
 Format = Literal["tar.gz", "tar.zst", "zip"]
 SUFFIXES: dict[str, Format] = {".tar.gz": "tar.gz", ".tgz": "tar.gz", ".tar.zst": "tar.zst", ".zip": "zip"}
@@ -31,19 +31,14 @@ def pack(folder: Path, archive: Path, format: Format | None = None) -> int:
     chosen = format or format_of(archive.name)
     files = list(_files(folder))
     archive.parent.mkdir(parents=True, exist_ok=True)
-    partial = archive.with_name(f".{archive.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as out:
-            if chosen == "zip":
-                _pack_zip(out, files)
-            else:
-                _pack_tar(out, files, chosen)
-            out.flush()
-            os.fsync(out.fileno())
-            size = out.tell()
-        os.replace(partial, archive)
-    finally:
-        partial.unlink(missing_ok=True)
+    with staged(archive) as partial, partial.open("wb") as out:
+        if chosen == "zip":
+            _pack_zip(out, files)
+        else:
+            _pack_tar(out, files, chosen)
+        out.flush()
+        os.fsync(out.fileno())
+        size = out.tell()
     sync_folder(archive.parent)
     return size
 

@@ -9,6 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
+from mloc.services.durable_files import staged
 from mloc.services.results.folders import ATTEMPTS, BLOBS, CACHE, INPUTS, MANIFEST_FILE, UPLOADS, sealed
 
 
@@ -53,11 +54,9 @@ def resolve(root: Path, destination: str, allowed_roots: tuple[str, ...], task: 
 
 def _put(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, partial)
-    os.replace(partial, target)
-    partial.unlink(missing_ok=True)  # rename does nothing where both are the same file already
+    with staged(target) as partial:  # it also removes it where both are one file already: then a rename does nothing
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(source, partial)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, partial)

@@ -10,7 +10,7 @@ import msgspec
 
 from mloc.core.jsonl_export import ExportCounts, export_file, export_line, export_summary
 from mloc.core.language.data_spec import JsonlExport
-from mloc.services.durable_files import sync_folder
+from mloc.services.durable_files import partial_of, sync_folder
 
 
 class Export:
@@ -24,7 +24,7 @@ class Export:
             raise OSError(str(error)) from error
         self._export, self._task = export, task
         self._path = root / folder / self._name
-        self._partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.partial")
+        self._partial = partial_of(self._path)
         self._partial.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._partial.open("wb")
         self._counts = ExportCounts()

@@ -17,13 +17,11 @@ from mloc.core.language.resolution import has_references, resolve_encoded
 from mloc.core.needs.seed import seed_of
 from mloc.services.clock import Clock
 from mloc.services.log.event_log import EventLog, LogUnavailable, ServerChanged
-from mloc.services.results.folders import CACHE, final_folder
+from mloc.services.results.folders import ATTEMPTS, CACHE, RESULT_FILE, final_folder
 from mloc.services.results.row_lines import is_row_lines, without_rows
 from mloc.services.worker.attempt import Attempt
 from mloc.services.worker.scrubbing import secrets_worth_hiding
 
-ATTEMPTS_FOLDER = ".attempts"
-RESULT_FILE = "responses.json"
 PAUSE_SEC = 0.5
 
 Answer = TypeVar("Answer")
@@ -87,7 +85,7 @@ class InputResolver:
     def _frame(self, attempt: Attempt, spec: bytes, inputs: dict[str, Any]) -> RunTask:
         dispatch = attempt.dispatch
         task, number = attempt.key
-        folders = f"{self._root}/{ATTEMPTS_FOLDER}/{task}/"
+        folders = f"{self._root}/{ATTEMPTS}/{task}/"
         return RunTask(
             task, number, dispatch.task_type, spec, f"{folders}{number}",
             f"{self._root}/{final_folder(task, is_shard=dispatch.shard is not None)}", f"{folders}rows",

@@ -1,8 +1,11 @@
 """Files that appear whole, whoever else writes them at the same moment."""
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import pytest
 
 from mloc.services.durable_files import replace_file, write_durably
 
@@ -28,3 +31,14 @@ def test_threads_that_write_the_same_file_at_once_do_not_disturb_each_other(tmp_
     # and what is there is one's whole content, and nothing else is left
     assert {path.read_bytes(), other.read_bytes()} <= {b"%d" % number * 1000 for number in range(WRITERS)}
     assert sorted(file.name for file in tmp_path.iterdir()) == ["note.json", "tail.json"]
+
+
+def test_of_a_content_that_breaks_off_nothing_is_left_and_the_older_file_stays(tmp_path: Path) -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"half"
+        raise ConnectionError("it broke off")
+
+    (tmp_path / "note.json").write_bytes(b"older")
+    with pytest.raises(ConnectionError):
+        write_durably(tmp_path / "note.json", broken())
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("note.json", b"older")]

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from mloc.core.language.errors import did_you_mean
+from mloc.services.durable_files import staged
 from mloc.services.intake.commands.api_client import ApiClient, segment
 from mloc.services.intake.commands.api_log_streams import LogStreams
 from mloc.services.intake.commands.log_session import user
@@ -141,12 +142,10 @@ class ApiSource:
         return None
 
     async def save_file(self, id: str, name: str, to: Path) -> None:
-        staged = to.with_name(f".{to.name}.partial")
         async with self._client.download(f"/api/v1/results/{segment(id)}/files/{'/'.join(segment(part) for part in name.split('/'))}") as pieces:
-            with staged.open("wb") as opened:
+            with staged(to) as partial, partial.open("wb") as opened:
                 async for piece in pieces:
                     await asyncio.to_thread(opened.write, piece)
-        staged.replace(to)
 
     async def workers(self) -> list[View]:
         found: list[View] = []

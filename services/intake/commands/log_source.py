@@ -15,6 +15,7 @@ import msgspec
 from mloc.core.explain import explain, explain_submission
 from mloc.core.task import Task
 from mloc.services.clock import SystemClock
+from mloc.services.durable_files import staged
 from mloc.services.intake import task_requests
 from mloc.services.intake.commands.log_session import Session, user
 from mloc.services.intake.commands.source import Accepted, MaybeTaken, Prepared, UnknownTask, View
@@ -151,9 +152,8 @@ class LogSource:
         file = result_file(self._session.results_dir, self._task(id).id, name)
         if file is None:
             raise UnknownTask(f"the result of {id} has no file {name!r}; `mloc-intake result {id} --files` lists what it has")
-        staged = to.with_name(f".{to.name}.partial")
-        await asyncio.to_thread(shutil.copyfile, file, staged)
-        staged.replace(to)
+        with staged(to) as partial:
+            await asyncio.to_thread(shutil.copyfile, file, partial)
 
     async def workers(self) -> list[View]:
         await self._session.observer.catch_up()

@@ -1,6 +1,6 @@
 """`mloc-intake watch DIR`: submits each task file that is put there, exactly once, also over restarts and beside other watchers.
 
-The folder is looked at every second: that works on every file system, and a file has to lie still for as long anyhow.
+The folder is looked at twice a second: that works on every file system, and a file has to lie still for longer anyhow.
 """
 
 from __future__ import annotations
