@@ -153,7 +153,7 @@ def page_sql(driver: Driver, filters: Filters, sort: str, after: SortKey | None)
 
 
 def total_of(db: sqlite3.Connection, driver: Driver, filters: Filters) -> tuple[int, bool]:
-    """How many tasks match, and whether there may be more than that: no more than some 20,000 are looked at."""
+    """How many tasks match, and whether there may be more than that: no more than 10,000 candidates are looked at."""
     if driver.is_exact and not filters.lowest_rank:
         return driver.tasks, False
     total, looked_at = 0, 0

@@ -15,6 +15,7 @@ from mloc.core import log_ids
 from mloc.core.events import CancelRequested
 from mloc.services.clock import SystemClock
 from mloc.services.intake.task_query import TaskQuery
+from mloc.services.intake.views import task_view
 from mloc.services.log.cluster_snapshots import ClusterSnapshots
 from mloc.services.log.memory_log import MemoryLog
 from mloc.services.observer import Observer
@@ -207,3 +208,5 @@ async def test_a_doomed_task_says_why_also_from_the_list(cell: Cell) -> None:
         await cell.submit(task("a"))
         await cell.log.submit([CancelRequested(task="a", by="ada")])
     await assert_is_what_the_log_says(cell)
+    (listed,) = Reader(model(cell)).find(TaskQuery(), {})[1].tasks
+    assert "ada" in task_view(await cell.cluster(), listed).reason
