@@ -77,7 +77,7 @@ class Offer(Struct, frozen=True):
 
 
 def _training(module: str, *more: str) -> Executor:
-    return Executor(f"mloc.executors.training.{module}", extra="training", requires=(*_TRAINING, *more))
+    return Executor(f"mloc.executors.training.{module}", extra="training", requires=(*_TRAINING, *more), family="training")
 
 
 def _pooling(module: str) -> Executor:
@@ -112,7 +112,9 @@ BUILT_IN: dict[str, Executor] = {
         "mloc.executors.evaluation.eval_executor", extra="inference", requires=("torch", "transformers"),
         parts=(Part("lm-eval", "the harness lm-eval", "lm_eval", "eval"),),
     ),
-    "ppo": Executor("mloc.executors.training.ppo.ppo_executor", extra="training", requires=("torch", "transformers", "accelerate", "peft")),
+    "ppo": Executor(
+        "mloc.executors.training.ppo.ppo_executor", extra="training", requires=("torch", "transformers", "accelerate", "peft"), family="training"
+    ),
 }
 
 

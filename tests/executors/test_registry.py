@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from mloc.core.needs.engine_key import engine_key
 from mloc.executors import registry
 from mloc.executors.contract import ExecutorError
 from mloc.executors.inference import engine_choice
@@ -47,3 +48,14 @@ def test_a_part_without_its_module_is_named_and_the_rest_runs(monkeypatch: pytes
     assert offers["eval"].lacking_parts == {"lm-eval": words}
     assert offers["eval"].remark == words
     assert offers["agent"].lacking_parts == {}
+
+
+def test_types_whose_engine_placement_takes_for_the_same_share_a_host() -> None:
+    named = {"source": {"type": "huggingface", "identifier": "m"}}
+    spec = json.dumps({"model": named, "retrieval": {"documents": ["d"], "embedding": {"model": "e"}}}).encode()
+    families: dict[str, set[str]] = {}
+    for offer in registry.available():
+        if offer.task_type in registry.BUILT_IN and offer.task_type not in ("inference", "agent", "eval") and (key := engine_key(offer.task_type, spec, {})):
+            families.setdefault(key, set()).add(offer.family)
+    assert len(families) > 3
+    assert all(len(family) == 1 for family in families.values()), families
