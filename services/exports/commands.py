@@ -83,13 +83,16 @@ async def _sums(source: Source, asked: argparse.Namespace, now_ms: int) -> View:
 
 
 async def _views(source: Source, asked: argparse.Namespace) -> AsyncIterator[View]:
-    """All tasks that are asked for, with stages and shards, the oldest first: what is submitted meanwhile moves no page."""
-    fields, number = {name: value for name in FILTERS if (value := getattr(asked, name))}, 1
+    """All tasks that are asked for, with stages and shards, the oldest first: what is submitted, or leaves the list, meanwhile moves no page."""
+    fields, place, number = {name: value for name in FILTERS if (value := getattr(asked, name))}, {"page": "1"}, 1
     while True:
-        page = await source.page({**fields, "sort": "oldest", "page": str(number), "page_size": str(MAX_PAGE_SIZE)}, asked.label)
+        page = await source.page({**fields, **place, "sort": "oldest", "page_size": str(MAX_PAGE_SIZE)}, asked.label)
+        for warning in page["warnings"] if number == 1 else ():
+            say(f"warning: {warning}")
         for view in page["tasks"]:
             yield view
         number += 1
+        place = {"cursor": cursor} if (cursor := page["next_cursor"]) else {"page": str(number)}  # an older API has no cursors
         if len(page["tasks"]) < MAX_PAGE_SIZE:  # the total may be a lower bound
             return
 

@@ -25,11 +25,13 @@ from mloc.core.events import (
     Error,
     Event,
     ResultPublished,
+    TaskCancelled,
     TaskDeadLettered,
     TaskDispatched,
     WorkerRegistered,
 )
 from mloc.services.command_line import main
+from mloc.services.exports import commands as exporting
 from mloc.services.exports.columns import ITEMS, TASKS, item_row
 from mloc.services.exports.folder import new_version
 from mloc.services.exports.report import p95, report, union_ms
@@ -100,6 +102,27 @@ def test_json_is_a_line_a_row_and_filters_choose_the_tasks(cell: Path) -> None:
     assert main(["export", "results", "--format", "json", "--state", "published", "--output", "out"]) == 0
     rows = [json.loads(line) for line in (cell / "out" / "results" / "v0001" / "tasks.jsonl").read_text().splitlines()]
     assert [(set(row), row["total_tokens"]) for row in rows] == [(set(TASKS), 7)]
+
+
+def test_a_task_that_leaves_the_list_while_it_is_written_keeps_no_other_out(
+    cell: Path, valkey_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given pages of one task, and a first one that is cancelled as soon as its page was read
+    monkeypatch.setattr(exporting, "MAX_PAGE_SIZE", 1)
+    row = exporting.task_row
+
+    def cancelled(view: dict[str, Any], *more: Any) -> dict[str, Any]:
+        if view["state"] == "dead_lettered":
+            event = TaskCancelled(task=view["task_id"])
+            redis.Redis.from_url(valkey_url).xadd(f"{{{namespace}}}:events", {"type": type_of(event), "data": encode(event)})
+        return row(view, *more)
+
+    monkeypatch.setattr(exporting, "task_row", cancelled)
+    # when those are exported that were given up or wait
+    assert main(["export", "results", "--format", "json", "--state", "dead_lettered,ready"]) == 0
+    # then both are there
+    rows = [json.loads(line) for line in (cell / "exports" / "results" / "v0001" / "tasks.jsonl").read_text().splitlines()]
+    assert [row["state"] for row in rows] == ["dead_lettered", "ready"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="needs the training extra")

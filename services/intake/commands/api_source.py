@@ -94,8 +94,8 @@ class ApiSource:
 
     async def page(self, fields: dict[str, str], labels: list[str]) -> View:
         answer = await self._client.get("/api/v1/tasks", [*fields.items(), *(("label", label) for label in labels)])
-        is_at_least, warnings = answer.get("total_is_at_least", False), answer.get("warnings", [])  # an older API has neither
-        return {"tasks": answer["tasks"], "total": answer["total"], "total_is_at_least": is_at_least, "warnings": warnings}
+        newer: View = {"total_is_at_least": False, "next_cursor": None, "warnings": []}  # than some APIs
+        return {"tasks": answer["tasks"], "total": answer["total"], **{name: answer.get(name, value) for name, value in newer.items()}}
 
     async def task(self, id: str) -> View:
         return _without_ok(await self._client.get(_path(id)))

@@ -108,7 +108,10 @@ class LogSource:
         await self._session.observer.catch_up()
         page = await self._session.index.find(parse_query(fields, labels, await self._session.log.now_ms()))
         tasks = [msgspec.to_builtins(task_view(self._session.cluster, task)) for task in page.tasks]
-        return {"tasks": tasks, "total": page.total, "total_is_at_least": page.total_is_at_least, "warnings": list(page.warnings)}
+        return {
+            "tasks": tasks, "total": page.total, "total_is_at_least": page.total_is_at_least, "next_cursor": page.next_cursor or None,
+            "warnings": list(page.warnings),
+        }  # fmt: skip
 
     async def task(self, id: str) -> View:
         session, task = self._session, self._task(id)

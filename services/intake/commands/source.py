@@ -83,7 +83,7 @@ class Source(Protocol):
         """The id of the task with this id, else of the newest with this name, else of the only one whose id starts so."""
 
     async def page(self, fields: dict[str, str], labels: list[str]) -> View:
-        """`tasks` and `total`; fields as `GET /api/v1/tasks` takes them. Raises QueryError."""
+        """`tasks`, `total`, `next_cursor`, `warnings`; fields as `GET /api/v1/tasks` takes them, and what it answers. Raises QueryError."""
 
     async def task(self, id: str) -> View:
         """With its children as `tasks`, and its spec while it is open, secrets masked."""
