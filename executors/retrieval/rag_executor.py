@@ -6,6 +6,7 @@ unit, as in inference: a retried attempt embeds only what is not embedded and an
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,6 +60,7 @@ def load(task: RunTask, context: Context) -> RagEngine:
 
 def run(task: RunTask, engine: RagEngine, context: Context) -> Iterator[Report]:
     """Index the documents, then answer every row that is not recorded yet."""
+    began = time.monotonic()
     spec = decode_spec(task.spec)
     retrieval = _retrieval(spec)
     template = prompt_template(retrieval.prompt)
@@ -73,7 +75,7 @@ def run(task: RunTask, engine: RagEngine, context: Context) -> Iterator[Report]:
         members = {"index": _index_shown(built, retrieval, store, engine, context)}
         yield _index_line(built, store)
         if spec.data is None:
-            yield _only_index(engine, members)
+            yield _only_index(engine, members, time.monotonic() - began)
             return
         name = engine.generator.name if engine.generator is not None else engine.encoder.name
         work = open_work(task, context, spec, name, _publish(members))
@@ -179,7 +181,7 @@ def _publish(members: dict[str, Any]) -> Any:
     return publish
 
 
-def _only_index(engine: RagEngine, members: dict[str, Any]) -> Result:
+def _only_index(engine: RagEngine, members: dict[str, Any], seconds: float) -> Result:
     """A task without questions makes an index for others."""
-    usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0, "num_requests": 0}
+    usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0, "latency_sec": round(seconds, 3), "num_requests": 0}
     return Result({"ok": True, "model": engine.encoder.name, "items": [], **members, "usage": usage}, files=True)

@@ -31,6 +31,8 @@ from mloc.services.intake.task_file import TEMPLATES, templates
 CASES = TEMPLATES / "cases"
 MCP_SERVER = Path(__file__).parents[1] / "executors" / "agents" / "mcp_server.py"
 ENDED = ("published", "dead_lettered", "cancelled", "timed_out")
+_USAGE = {"prompt_tokens", "completion_tokens", "total_tokens", "latency_sec", "num_requests"}
+_SAYS = {"embed": "embedding", "score": "score", "rerank": "results", "rag": "passages"}  # where an item has what came of it; elsewhere in `output`
 _KINDS = {"text": str, "list": list, "mapping": dict, "number": (int, float)}
 _CHECKS: dict[str, Callable[[Any, Any], bool]] = {
     "equals": lambda value, wanted: bool(value == wanted),
@@ -54,10 +56,15 @@ def names(*, models: bool) -> list[str]:
     return [name for name, case in cases.items() if bool(case.get("models")) is models and "waits_for" not in case]
 
 
+def task_types(name: str) -> set[str]:
+    """Of the tasks that the template makes."""
+    read = read_tasks(templates()[name].read_bytes(), name)
+    return {task.task_type for plan in read.documents for task in plan.tasks if task.role != "pipeline"}
+
+
 def lacking(name: str) -> str:
     """Why the template cannot run here: what its task types need and this machine has not; empty where it can."""
-    read = read_tasks(templates()[name].read_bytes(), name)
-    types = {task.task_type for plan in read.documents for task in plan.tasks if task.role != "pipeline"}
+    types = task_types(name)
     return "; ".join(offer.remedy for offer in registry.available() if offer.task_type in types and not offer.runs)
 
 
@@ -86,6 +93,8 @@ def run_case(cell: WholeCell, name: str) -> None:
             assert short in tasks, (short, sorted(tasks))
             shown = cell.until(lambda id=tasks[short]: _ended(cell, id), float(case["seconds"]))
             assert shown["state"] == state, (short, shown)
+            if state == "published":
+                _has_its_shape(shown["task_type"], cell.http("GET", f"/api/v1/results/{tasks[short]}")[1])
         for short, count in expect.get("attempts", {}).items():
             assert _ended(cell, tasks[short])["attempt"] == count
         for short, checks in expect.get("results", {}).items():
@@ -162,6 +171,21 @@ def _hold(name: str, short: str, result: Any, check: dict[str, Any]) -> None:
     (kind,) = check.keys() - {"path"}
     value = look_up(result, parse_path(check["path"]))
     assert _CHECKS[kind](value, check[kind]), f"{name}: {short}.{check['path']} should be {kind} {check[kind]!r}, is {value!r}"
+
+
+def _has_its_shape(task_type: str, result: Any) -> None:
+    """What every result of the kind has, whatever its case looks at."""
+    assert result["ok"] is True, result
+    assert isinstance(result["model"], str)
+    assert result["usage"].keys() >= _USAGE
+    if "training" in result:
+        assert result["training"].keys() >= {"steps", "epochs", "history"}
+        assert result["task_id"] in result["output_dir"]
+        assert result.get("final_model_path") or result.get("final_lora_path")
+        return
+    assert [item["index"] for item in result["items"]] == list(range(len(result["items"])))
+    said = _SAYS.get(task_type, "output")
+    assert all("error" in item or {"prompt", said} <= item.keys() for item in result["items"]), result["items"]
 
 
 def case_file(name: str) -> Path:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
-from template_cases import CASES, case_file, case_of, lacking, names, options_of, run_case
+from template_cases import CASES, case_file, case_of, lacking, names, options_of, run_case, task_types
 from whole_cell import WholeCell
 
 from mloc.core.language.reading import read_tasks
+from mloc.executors.registry import BUILT_IN
 from mloc.services.intake.task_file import LAYERS, layer_of, templates
 
 
@@ -56,6 +57,11 @@ def test_each_template_has_a_case_and_each_case_a_template() -> None:
         case: dict[str, Any] = yaml.safe_load(case_file(name).read_text())
         assert case.keys() <= {"seconds", "models", "waits_for", "set", "expect"}
         assert case["seconds"] <= 300
+
+
+def test_every_task_type_runs_in_some_template() -> None:
+    run = {name for models in (False, True) for name in names(models=models)}
+    assert set(BUILT_IN) <= set().union(*map(task_types, run))
 
 
 def test_the_names_that_people_know_are_there() -> None:
