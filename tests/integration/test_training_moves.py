@@ -14,7 +14,7 @@ from tests.integration.whole_cell import WholeCell
 pytestmark = [pytest.mark.deep, pytest.mark.models, pytest.mark.timeout(400)]
 
 DEADLINE_SEC = 150
-STEPS = 300
+STEPS = 160
 SCRATCH = {"source": {"type": "scratch", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 300}}
 PAIRS = [{"prompt": f"What is {i}?", "response": f"{i} is a number."} for i in range(16)]
 
@@ -36,7 +36,8 @@ def start(workers: FarWorkers, name: str) -> None:
 
 
 def submit(workers: FarWorkers, name: str, **training: Any) -> str:
-    learn = {"max_steps": STEPS, "per_device_train_batch_size": 4, "logging_steps": 1, "lr_scheduler_type": "constant", "seed": 3, **training}
+    each = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}  # steps so long that what is seen of the first is not of the last
+    learn = {"max_steps": STEPS, **each, "logging_steps": 1, "lr_scheduler_type": "constant", "seed": 3, **training}
     spec = {"taskType": "sft", "model": SCRATCH, "data": {"items": PAIRS}, "retry": {"backoff_sec": 0}, "training": learn}
     (id,) = workers.submit(yaml.safe_dump({"apiVersion": "mloc/v1", "kind": "SFTTask", "metadata": {"name": name}, "spec": spec}), name)
     return id
