@@ -11,7 +11,7 @@ import pytest
 from tests.integration.far_workers import FarWorkers
 from tests.integration.whole_cell import WholeCell
 
-STEPS = 240
+STEPS = 360
 DEADLINE_SEC = 150
 
 pytestmark = [pytest.mark.deep, pytest.mark.models]
@@ -30,7 +30,7 @@ spec:
         model:
           source: {{type: scratch, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, vocab_size: 300}}
         data: {{items: [{{prompt: what is up, response: the sky}}, {{prompt: what is down, response: the ground}}]}}
-        training: {{max_steps: {STEPS}, per_device_train_batch_size: 2, save_steps: 20, logging_steps: 20}}
+        training: {{max_steps: {STEPS}, per_device_train_batch_size: 2, save_steps: 30, logging_steps: 30}}
         output: {{artifacts: [final_model, final_model_archive]}}
     - name: tune
       spec:
