@@ -24,9 +24,8 @@ from typing import Any
 
 import aiohttp
 import msgspec
-from http_api import free_port
 from machine import described
-from measuring import CpuMeter, spread
+from measuring import CpuMeter, free_port, peak_mib, spread
 from world import World
 
 from mloc.core.language.quantities import size_bytes
@@ -67,13 +66,6 @@ def plain_copy(source: Path, target: Path) -> float:
             written.write(piece)
         os.fsync(written.fileno())
     return time.perf_counter() - began
-
-
-def peak_mib(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("the system does not tell a process's peak")
 
 
 def submitted(url: str, world: World) -> str:

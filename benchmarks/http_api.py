@@ -11,7 +11,6 @@ import asyncio
 import datetime
 import os
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ from typing import Any
 import msgspec
 import redis
 from machine import described
-from measuring import CpuMeter, percentile, spread
+from measuring import CpuMeter, free_port, percentile, spread
 from world import World
 
 HERE = Path(__file__).resolve().parent
@@ -221,12 +220,6 @@ async def connected(world: World, port: int, count: int) -> list[Connection]:
             if time.monotonic() > until:
                 raise
             await asyncio.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def summary(rounds: list[dict[str, Any]], forms: list[str]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""What a trial measures with: CPU time of processes and their children, CPU time that others used meanwhile, medians and ranges."""
+"""What a trial measures with: CPU time of processes and their children, CPU time that others used meanwhile, peaks of memory, medians and ranges."""
 
 from __future__ import annotations
 
 import os
+import socket
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,21 @@ def percentile(values: Sequence[float], share: float) -> float:
     """The value below which `share` of the values lie (nearest rank)."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def peak_mib(pid: int) -> float:
+    """The most main memory that the process had (VmHWM); 0 where it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:  # it has ended
+        return 0.0
+    return next((round(int(line.split()[1]) / 1024, 1) for line in status.splitlines() if line.startswith("VmHWM")), 0.0)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:

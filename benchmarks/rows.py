@@ -14,7 +14,6 @@ import csv
 import hashlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from measuring import free_port, peak_mib
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "benchmarks" / "results" / "rows.json"
@@ -78,7 +79,7 @@ class Cell:
     """`mloc up` in a folder; ended by `close`."""
 
     def __init__(self, folder: Path, workers: int, environ: Mapping[str, str] = MappingProxyType({})) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._folder = folder
         inherited = {name: text for name, text in os.environ.items() if name in ("PATH", "PYTHONPATH", "HOME", "LANG")}
@@ -120,7 +121,7 @@ class Cell:
             digest, last, peak = hashlib.sha256(), b"", 0.0
             while chunk := process.stdout.read(1 << 20):
                 digest.update(last)
-                last, peak = chunk, max(peak, _peak(process.pid))
+                last, peak = chunk, max(peak, peak_mib(process.pid))
             digest.update(last.removesuffix(b"\n"))  # the command ends its last line
         return {"sha256": digest.hexdigest(), "peak_rss_mib": peak}
 
@@ -130,7 +131,7 @@ class Cell:
         peak = 0.0
         with subprocess.Popen(command, env=self._environ, cwd=self._folder, stdout=subprocess.DEVNULL) as process:
             while process.poll() is None:
-                peak = max(peak, _peak(process.pid))
+                peak = max(peak, peak_mib(process.pid))
                 time.sleep(0.02)
         with (self._folder / "exports/results/v0001/items.csv").open(newline="") as table:
             return {"indices": [int(row["index"]) for row in csv.DictReader(table)], "peak_rss_mib": peak}
@@ -140,7 +141,7 @@ class Cell:
         found: dict[str, float] = {}
         for pid in _descendants(self._up.pid):
             kind = kind_of(pid)
-            found[kind] = max(found.get(kind, 0.0), _peak(pid))
+            found[kind] = max(found.get(kind, 0.0), peak_mib(pid))
         return dict(sorted(found.items()))
 
     def close(self) -> None:
@@ -200,15 +201,6 @@ def kind_of(pid: int) -> str:
     return words[words.index("mloc.services.command_line") + 1] if "mloc.services.command_line" in words else Path(words[0]).name
 
 
-def _peak(pid: int) -> float:
-    """VmHWM in MiB; 0 where the process has ended."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0.0
-    return next((round(int(line.split()[1]) / 1024, 1) for line in status.splitlines() if line.startswith("VmHWM")), 0.0)
-
-
 def _machine() -> dict[str, str]:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     return {"cores": str(os.cpu_count()), "memory": f"{memory:.0f} GiB", "python": sys.version.partition(" ")[0]}
@@ -216,12 +208,6 @@ def _machine() -> dict[str, str]:
 
 def _mib(size: int) -> float:
     return round(size / 2**20, 1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _asked() -> argparse.Namespace:

@@ -12,7 +12,6 @@ import importlib.util
 import os
 import secrets
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from measuring import free_port
 from world import World
 
 from contestants.contestant import Contestant
@@ -81,7 +81,7 @@ class MlocSpine(Contestant):
         state = self._world.state_dir
         environ = {
             **ONE_MACHINE_DEFAULTS, "REDIS_URL": self._world.url, "ORCHESTRATOR_STATE_DIR": str(state), "RESULTS_DIR": str(self._results),
-            "WORKER_DIR": str(state / "workers" / name), "LOG_FILE": str(state / "logs" / f"{name}.log"), "PORT": str(_free_port()),
+            "WORKER_DIR": str(state / "workers" / name), "LOG_FILE": str(state / "logs" / f"{name}.log"), "PORT": str(free_port()),
         }  # fmt: skip
         self._world.launch(name, ["-m", "mloc.services.command_line", service], environ)
 
@@ -177,9 +177,3 @@ _SURROUNDINGS = Surroundings("Task", "echo", frozenset(), False, lambda path: Tr
 def _complete(results: Path) -> int:
     """Trees that are there."""
     return sum(1 for name in os.listdir(results) if not name.startswith(".")) if results.is_dir() else 0
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
