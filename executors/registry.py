@@ -20,6 +20,7 @@ from mloc.executors.plugins import problems, usable_names
 
 _RETRIEVAL = ("torch", "transformers", "langchain_core", "langchain_text_splitters", "chromadb", "qdrant_client", "faiss", "pypdf")
 _TRAINING = ("torch", "transformers", "trl", "peft", "datasets")
+_ANSWERING = "answering"  # the family of those that one warm model answers
 
 
 class Part(Struct, frozen=True):
@@ -88,7 +89,9 @@ _SFT = _training("sft_executor")
 
 BUILT_IN: dict[str, Executor] = {
     "echo": Executor("mloc.executors.echo_executor", light=True),
-    "inference": Executor("mloc.executors.inference.inference_executor", extra="inference", requires=("torch", "transformers")),
+    "inference": Executor(
+        "mloc.executors.inference.inference_executor", extra="inference", requires=("torch", "transformers"), family=_ANSWERING
+    ),
     "embed": _pooling("embed_executor"),
     "score": _pooling("score_executor"),
     "rerank": _pooling("rerank_executor"),
@@ -103,13 +106,14 @@ BUILT_IN: dict[str, Executor] = {
     "rloo": _training("group_executor"),
     "agent": Executor(
         "mloc.executors.agents.agent_executor", extra="agent", requires=("torch", "transformers", "langchain", "langchain_core", "langgraph"),
+        family=_ANSWERING,
         parts=(
             Part("mcp", "MCP servers", "mcp", "agent"),
             *(Part("retrieval", "the tool retrieval", name, "agent") for name in ("rank_bm25", "langchain_text_splitters")),
         ),
     ),
     "eval": Executor(
-        "mloc.executors.evaluation.eval_executor", extra="inference", requires=("torch", "transformers"),
+        "mloc.executors.evaluation.eval_executor", extra="inference", requires=("torch", "transformers"), family=_ANSWERING,
         parts=(Part("lm-eval", "the harness lm-eval", "lm_eval", "eval"),),
     ),
     "ppo": Executor(
@@ -171,7 +175,7 @@ def light_function(executor: Executor) -> LightFunction:
 
 
 def _without_vllm(executor: Executor) -> str:
-    if executor is not BUILT_IN["inference"]:
+    if executor.family != _ANSWERING:
         return ""
     from mloc.executors.inference.engine_choice import vllm_missing
 

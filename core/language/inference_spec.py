@@ -65,7 +65,8 @@ class Inference(Section, frozen=True):
     chat: Annotated[Literal["auto", "on", "off"], about("auto: use the model's chat template when it has one")] = "auto"
     engine: Annotated[
         Literal["auto", "vllm", "transformers"], also("backend"),
-        about("auto: vLLM on GPUs, and for tasks with model.vllm or a setting that only it follows; transformers else, and where vLLM is missing"),
+        about("auto: vLLM on GPUs (but for embed, score and rerank), and for tasks with model.vllm or a setting that only it follows; transformers "
+              "else, and where vLLM is missing"),
     ] = "auto"
     on_item_error: Annotated[Literal["record", "fail"], about("record: a bad row is noted and the others go on")] = "record"
     max_item_errors: Annotated[NonNegativeInt | None, about("fail when there are more")] = None

@@ -13,11 +13,11 @@ import msgspec
 from msgspec import Struct
 
 from mloc.core.language.task_types import TRAINING
-from mloc.core.needs.engine_wish import wish_of
+from mloc.core.needs.engine_wish import POOLING, wish_of
 
 TRAINING_LIBRARIES = "training-libraries"  # training keeps no weights warm, but seconds of imports
-_GENERATING = frozenset({"inference", "agent", "eval", "rag"})
-_POOLING = frozenset({"embed", "score", "rerank"})
+_ANSWERING = frozenset({"inference", "agent", "eval"})  # with one model, the same for all of them
+_OF_ENCODER = frozenset({"model", "pooling", "device", "query_prompt", "document_prompt"})  # what a loaded one keeps
 _SHARED = "/vllm"
 
 
@@ -45,20 +45,22 @@ def engine_key(task_type: str, spec: bytes, tasks_of_stages: Mapping[str, str]) 
     """The key for a task's JSON spec, with stages named by the tasks that they are; empty where nothing can stay warm."""
     if task_type in TRAINING:
         return TRAINING_LIBRARIES
-    if task_type not in _GENERATING and task_type not in _POOLING:
+    if task_type not in _ANSWERING and task_type not in POOLING and task_type != "rag":
         return ""
     wanted = _decode(spec)
     source = dict(wanted.model.get("source") or {})
-    shared = task_type == "inference" and _wishes_vllm(wanted)
+    shared = task_type in _ANSWERING and _wishes_vllm(task_type, wanted)
     # vLLM puts an adapter on top for each request: the engine stays the same
     in_weights = [adapter for adapter in wanted.model.get("adapters", ()) if not shared or adapter.get("apply") == "merge"]
     adapters = [_settled(adapter, tasks_of_stages) for adapter in in_weights]
     facts = {**wanted.model, "source": _settled(source, tasks_of_stages), "adapters": adapters, "enforce_cpu": wanted.enforce_cpu}
     if load := wanted.checkpoint.get("load"):
         facts["checkpoint"] = _settled(load, tasks_of_stages)
-    if task_type == "rag" or task_type in _POOLING:
+    if task_type == "rag" or task_type in POOLING:
         facts["loaded_for"] = task_type
         facts["retrieval"] = _of_retrieval(wanted.retrieval, tasks_of_stages)
+        if _wishes_vllm(task_type, wanted):
+            facts["engine"] = "vllm"
     digest = hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
     return f"{source.get('identifier') or source.get('type') or 'model'}@{digest[:12]}{_SHARED if shared else ''}"
 
@@ -68,15 +70,16 @@ def is_shared(engine: str) -> bool:
     return engine.endswith(_SHARED)
 
 
-def _wishes_vllm(wanted: _Wanted) -> bool:
+def _wishes_vllm(task_type: str, wanted: _Wanted) -> bool:
     gpu = wanted.resources.hardware.gpu
     on_device = gpu is not None and gpu.get("count", 1) != 0
-    return wish_of(wanted.inference, wanted.model.get("vllm") or {}, enforce_cpu=wanted.enforce_cpu, on_device=on_device).engine == "vllm"
+    settings = wanted.model.get("vllm") or {}
+    return wish_of(task_type, wanted.inference, settings, enforce_cpu=wanted.enforce_cpu, on_device=on_device).engine == "vllm"
 
 
 def _of_retrieval(retrieval: dict[str, Any], tasks_of_stages: Mapping[str, str]) -> dict[str, Any]:
     """The models that it names and how they are loaded; documents, stores and searches are another matter."""
-    embedding = {name: value for name, value in retrieval.get("embedding", {}).items() if name in ("model", "pooling", "device")}
+    embedding = {name: value for name, value in retrieval.get("embedding", {}).items() if name in _OF_ENCODER}
     source = _settled(dict(retrieval.get("embedding", {}).get("source") or {}), tasks_of_stages)
     return {"embedding": embedding, "source": source, "rerank": retrieval.get("search", {}).get("rerank"), "returns": retrieval.get("returns")}
 

@@ -23,9 +23,8 @@ from mloc.executors.agents.chat_model import Answered, Ask, EngineChatModel, tak
 from mloc.executors.agents.tools.toolbox import Ground, Place, check_tools, open_tools, prepare_tools
 from mloc.executors.contract import Context, ExecutorError, Progress, Report
 from mloc.executors.durable_files import sync_tree
-from mloc.executors.inference.generation import answer_batch
-from mloc.executors.inference.sampling import check_settings
-from mloc.executors.models.model_loading import LoadedModel, load_model
+from mloc.executors.inference.answering_engines import answering_line, check_inference, engine_identities, load_engine, open_answering
+from mloc.executors.inference.answers import Answering
 from mloc.executors.rows.row_store import RowStore
 from mloc.executors.rows.row_work import RowWork, do_rows, open_work, record_error
 from mloc.executors.rows.rows import Row, Turn, conversation
@@ -33,37 +32,44 @@ from mloc.executors.rows.rows import Row, Turn, conversation
 STEP_SEED = 1_000_003  # so that two steps of one row draw different random numbers
 
 
-def load(task: RunTask, context: Context) -> LoadedModel:
+identities = engine_identities
+
+
+def load(task: RunTask, context: Context) -> Any:
     """The model, ready to answer; the engine that stays warm."""
     spec = decode_spec(task.spec)
-    settings = agent_settings(spec, context)
-    check_tools(settings.tools, spec)
-    check_settings(_sampling(spec, settings))
-    loaded = load_model(spec, context)
-    loaded.model.eval()
-    return loaded
+    _checked(spec, context)
+    return load_engine(spec, context)
 
 
-def run(task: RunTask, engine: LoadedModel, context: Context) -> Iterator[Report]:
+def run(task: RunTask, engine: Any, context: Context) -> Iterator[Report]:
     """Put every row that is not recorded yet to an agent of its own."""
     spec = decode_spec(task.spec)
-    settings = agent_settings(spec, context)
-    check_tools(settings.tools, spec)
+    settings = _checked(spec, context)
     is_one = spec.data is None
     rows = replace(spec, data=ListData(items=(settings.task,))) if is_one else spec
-    work = open_work(task, context, replace(rows, inference=_sampling(spec, settings)), engine.name)
-    check_settings(work.inference)
-    native = _is_native(settings, engine)
+    answering = open_answering(spec, engine, context)
+    native = _is_native(settings, answering)
+    yield Progress((answering_line(answering),))
     if settings.tools:
         yield Progress((f"tool calls {'by the chat template of the model' if native else 'as text (ReAct)'}",))
-    work = replace(work, summary=_summary if is_one else None)
+    work = open_work(task, context, replace(rows, inference=_sampling(spec, settings)), answering.name)
+    work = replace(work, summary=_summary if is_one else None, engine=answering.engine, metrics=answering.metrics)
     with ExitStack() as stack:
         prepared = yield from prepare_tools(settings.tools, Ground(task.attempt, spec, context, stack))
-        yield from do_rows(work, 1, lambda batch: _answer(batch[0], engine, work, spec, settings, prepared, native))
+        yield from do_rows(work, 1, lambda batch: _answer(batch[0], answering, work, spec, settings, prepared, native))
+
+
+def _checked(spec: TaskSpec, context: Context) -> AgentSettings:
+    """Raises ExecutorError for what means nothing, before a model is loaded."""
+    settings = agent_settings(spec, context)
+    check_tools(settings.tools, spec)
+    check_inference(replace(spec, inference=_sampling(spec, settings)), context)
+    return settings
 
 
 def _answer(
-    row: Row, engine: LoadedModel, work: RowWork, spec: TaskSpec, settings: AgentSettings, prepared: Sequence[Any], native: bool
+    row: Row, answering: Answering, work: RowWork, spec: TaskSpec, settings: AgentSettings, prepared: Sequence[Any], native: bool
 ) -> None:
     budget = Budget(settings, work.context.stopping)
 
@@ -74,14 +80,18 @@ def _answer(
     place = Place(folder, budget.left_sec, budget.over, say, work.context)
     try:
         with ExitStack() as stack:
-            tools = open_tools(settings.tools, prepared, place, stack)
-            model = EngineChatModel(tokenizer=engine.tokenizer, ask=_ask(row, engine, work, budget, native), native=native)
+            try:
+                tools = open_tools(settings.tools, prepared, place, stack)
+            except ExecutorError as error:
+                return record_error(work, row, error.type, error.message)
+            model = EngineChatModel(tokenizer=answering.tokenizer, ask=_ask(row, answering, work, budget, native), native=native)
             outcome = run_agent(model, tools, _turns(row, spec, settings), settings, budget, say)
     except AskedToStop:
         return
     except ExecutorError as error:
-        record_error(work, row, error.type, error.message)
-        return
+        if error.retryable:  # the engine's, not the question's
+            raise
+        return record_error(work, row, error.type, error.message)
     finally:
         _keep_files(folder)
     _record(row, work, outcome, budget)
@@ -107,7 +117,7 @@ def _keep_files(folder: Path) -> None:
             empty.rmdir()
 
 
-def _ask(row: Row, engine: LoadedModel, work: RowWork, budget: Budget, native: bool) -> Ask:
+def _ask(row: Row, answering: Answering, work: RowWork, budget: Budget, native: bool) -> Ask:
     step = 0
     inference = work.inference
     if native and inference.skip_special_tokens is None:  # the marks of a call may be special tokens
@@ -116,13 +126,12 @@ def _ask(row: Row, engine: LoadedModel, work: RowWork, budget: Budget, native: b
     def ask(prompt: str, stop: tuple[str, ...]) -> Answered:
         nonlocal step
         own = () if inference.stop is None else (inference.stop,) if isinstance(inference.stop, str) else inference.stop
-        seed = (work.context.seed if inference.seed is None else inference.seed) + STEP_SEED * step
+        seed = work.seed + STEP_SEED * step
         step += 1
-        answers = answer_batch([(row.index, prompt)], replace(inference, stop=(*own, *stop) or None), engine, seed, budget.over)
-        if answers is None:
+        answer = answering.ask(row.index, prompt, replace(inference, stop=(*own, *stop) or None), seed, budget.over)
+        if answer is None:
             budget.check()
             raise OutOfTime
-        (answer,) = answers
         budget.prompt_tokens += answer.prompt_tokens
         budget.completion_tokens += answer.completion_tokens
         output = answer.outputs[0]
@@ -141,8 +150,8 @@ def _sampling(spec: TaskSpec, settings: AgentSettings) -> Inference:
     return replace(inference, n=None, logprobs=None)
 
 
-def _is_native(settings: AgentSettings, engine: LoadedModel) -> bool:
-    able = takes_tools(engine.tokenizer)
+def _is_native(settings: AgentSettings, answering: Answering) -> bool:
+    able = takes_tools(answering.tokenizer)
     if settings.tool_calls == "native" and not able:
         raise ExecutorError("UnsupportedSetting", "agent.tool_calls is native, and the model's chat template takes no tools; use auto or text")
     return able and settings.tool_calls != "text"

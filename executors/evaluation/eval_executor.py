@@ -22,41 +22,46 @@ from mloc.executors.contract import Context, ExecutorError, Progress, Report
 from mloc.executors.evaluation.gates import check_gate, pass_gate
 from mloc.executors.evaluation.judge import Judge, load_judge
 from mloc.executors.evaluation.scores import score_answer, summed_up
-from mloc.executors.inference.sampling import check_settings
-from mloc.executors.inference.transformers_answers import ROWS_PER_BATCH, ROWS_PER_BATCH_ON_DEVICE, answer_rows
-from mloc.executors.models.model_loading import LoadedModel, load_model
+from mloc.executors.inference.answering_engines import answering_line, check_inference, engine_identities, load_engine, open_answering
+from mloc.executors.inference.answers import Answer, Question, questions_of, record_answer
 from mloc.executors.rows.data_loading import load_rows
 from mloc.executors.rows.row_store import RowStore
-from mloc.executors.rows.row_work import RowWork, do_rows, open_work
+from mloc.executors.rows.row_work import RowWork, do_steps, open_work
 from mloc.executors.rows.rows import Row, conversation
 
+identities = engine_identities
 
-def load(task: RunTask, context: Context) -> LoadedModel:
+
+def load(task: RunTask, context: Context) -> Any:
     """The model, ready to answer; the engine that stays warm."""
     spec = decode_spec(task.spec)
     asked = _asked(spec, context)
     if asked.harness != "lm-eval":
-        check_settings(spec.inference)
+        check_inference(spec, context)
         load_rows(spec, context)
-    loaded = load_model(spec, context)
-    loaded.model.eval()
-    return loaded
+    return load_engine(spec, context)
 
 
-def run(task: RunTask, engine: LoadedModel, context: Context) -> Iterator[Report]:
+def run(task: RunTask, engine: Any, context: Context) -> Iterator[Report]:
     """Measure, then hold what was measured against the gate."""
     spec = decode_spec(task.spec)
     asked = _asked(spec, context)
+    answering = open_answering(spec, engine, context)
+    yield Progress((answering_line(answering),))
     if asked.harness == "lm-eval":
         from mloc.executors.evaluation.harness import run_harness
 
-        yield from run_harness(spec, asked, engine, context)
+        yield from run_harness(spec, asked, engine, answering, context)
         return
-    work = open_work(task, context, _limited(spec, asked, context), engine.name)
+    check_inference(spec, context)
+    work = open_work(task, context, _limited(spec, asked, context), answering.name)
+    work = replace(work, engine=answering.engine, metrics=answering.metrics, summary=lambda store: _summary(store, work, asked))
     judge = load_judge(asked.judge, context) if asked.harness == "judge" else None
-    work = replace(work, told=lambda row, item: _scored(row, item, asked, judge), summary=lambda store: _summary(store, work, asked))
-    size = ROWS_PER_BATCH_ON_DEVICE if context.devices else ROWS_PER_BATCH
-    yield from do_rows(work, size, lambda batch: answer_rows(batch, engine, work))
+
+    def record(question: Question, answer: Answer) -> None:
+        record_answer(work, question.row, answer, lambda item: _scored(question.row, item, asked, judge))
+
+    yield from do_steps(work, answering.steps(work, questions_of(work, answering), record))
 
 
 def _asked(spec: TaskSpec, context: Context) -> Eval:

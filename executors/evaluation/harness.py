@@ -15,6 +15,7 @@ import yaml
 from mloc.core.language.spec import TaskSpec
 from mloc.core.language.training_spec import Eval
 from mloc.executors.contract import Context, ExecutorError, Progress, Report, Result
+from mloc.executors.inference.answers import Answering
 from mloc.executors.models.model_loading import LoadedModel
 
 BATCH, BATCH_ON_DEVICE = 8, 32
@@ -39,7 +40,7 @@ def check_harness(asked: Eval, context: Context) -> None:
             raise ExecutorError("FileNotFound", f"eval.tasks: there is no file {name} on the worker")
 
 
-def run_harness(spec: TaskSpec, asked: Eval, engine: LoadedModel, context: Context) -> Iterator[Report]:
+def run_harness(spec: TaskSpec, asked: Eval, engine: LoadedModel, answering: Answering, context: Context) -> Iterator[Report]:
     """Ends without a result where the attempt was asked to stop."""
     import lm_eval
     from lm_eval.tasks import TaskManager
@@ -50,9 +51,10 @@ def run_harness(spec: TaskSpec, asked: Eval, engine: LoadedModel, context: Conte
     yield Progress((f"lm-eval: {', '.join(asked.tasks)}",))
     tasks = [_task(name, context) for name in asked.tasks]
     seed = context.seed % (1 << 32)
+    model = _model(engine, context)
     try:
         measured = lm_eval.simple_evaluate(
-            _model(engine, context), tasks=tasks, num_fewshot=asked.num_fewshot, limit=_limit(asked), bootstrap_iters=RESAMPLED,
+            model, tasks=tasks, num_fewshot=asked.num_fewshot, limit=_limit(asked), bootstrap_iters=RESAMPLED,
             apply_chat_template=spec.inference.chat == "on", task_manager=TaskManager(include_defaults=any(isinstance(one, str) for one in tasks)),
             gen_kwargs=_generation(spec), system_instruction=spec.inference.system_prompt, random_seed=seed, numpy_random_seed=seed,
             torch_random_seed=seed, fewshot_random_seed=seed,
@@ -63,8 +65,8 @@ def run_harness(spec: TaskSpec, asked: Eval, engine: LoadedModel, context: Conte
         raise ExecutorError("HarnessFailed", f"lm-eval: {type(error).__name__}: {error}", retryable=isinstance(error, ConnectionError)) from error
     metrics, items = _metrics(measured), _items(measured)
     usage = {"num_requests": len(items)}
-    value = {"ok": True, "model": engine.name, "harness": "lm-eval", **concluded(metrics, asked, context), "items": items, "usage": usage}
-    yield Result(value)
+    value = {"ok": True, "model": answering.name, "harness": "lm-eval", **concluded(metrics, asked, context), "items": items, "usage": usage}
+    yield Result({**value, "engine": answering.engine})
 
 
 def _model(engine: LoadedModel, context: Context) -> Any:

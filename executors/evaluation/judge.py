@@ -13,9 +13,8 @@ from mloc.core.language.model_spec import HuggingFaceSource, LocalSource, Model,
 from mloc.core.language.spec import TaskSpec
 from mloc.core.language.training_spec import RewardModel
 from mloc.executors.contract import Context, ExecutorError
-from mloc.executors.inference.generation import answer_batch
-from mloc.executors.models.model_loading import load_model
-from mloc.executors.rows.prompts import prompt_text
+from mloc.executors.inference import transformers_answers
+from mloc.executors.inference.engine_choice import Choice
 from mloc.executors.rows.rows import Row, Turn
 
 Judge = Callable[[list[Turn], str, Sequence[str]], float]
@@ -41,17 +40,17 @@ def load_judge(wanted: RewardModel | str | None, context: Context) -> Judge:
 
 
 def _asking(named: str, context: Context) -> Judge:
-    engine = load_model(TaskSpec("inference", model=Model(source=_source(named, context))), context)
-    engine.model.eval()
+    engine = transformers_answers.load(TaskSpec("inference", model=Model(source=_source(named, context))), context)
+    answering = transformers_answers.answering(engine, context, Choice("transformers", "it is a second model, beside the one that is judged"))
     inference = Inference(temperature=0.0, choice=MARKS)
 
     def judge(turns: list[Turn], answer: str, references: Sequence[str]) -> float:
         question = "\n".join(str(turn["content"]) for turn in turns)
         reference = f"A right answer:\n{' or '.join(references)}\n\n" if references else ""
         row = Row(0, prompt=ASKED.format(question=question, reference=reference, answer=answer))
-        answers = answer_batch([(0, prompt_text(row, inference, engine.tokenizer))], inference, engine, 0, lambda: False)
-        assert answers is not None
-        return float(answers[0].outputs[0]["text"])
+        given = answering.ask(0, answering.prompt(row, inference).text, inference, 0, lambda: False)
+        assert given is not None
+        return float(given.outputs[0]["text"])
 
     return judge
 

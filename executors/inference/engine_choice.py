@@ -13,7 +13,7 @@ from msgspec import Struct
 from mloc.core.language.content_parts import images_in
 from mloc.core.language.data_spec import ListData, MessagesData
 from mloc.core.language.spec import TaskSpec
-from mloc.core.needs.engine_wish import wish_of
+from mloc.core.needs.engine_wish import POOLING, wish_of
 from mloc.executors.contract import Context, ExecutorError
 
 
@@ -23,28 +23,34 @@ class Choice(Struct, frozen=True):
     engine: Literal["vllm", "transformers"]
     why: str
 
-    def as_result(self) -> dict[str, Any]:
-        return {"name": self.engine, "version": metadata.version(_distribution(self.engine) or self.engine), "why": self.why}
+    def as_result(self, library: str = "") -> dict[str, Any]:
+        """`library`: that stands on the engine, where the task is done with it."""
+        name = library or self.engine
+        return {"name": name, "version": metadata.version(_distribution(name) or name), "why": self.why}
 
 
 def choose_engine(spec: TaskSpec, context: Context) -> Choice:
     """Raises ExecutorError where the task asks for an engine by name that it cannot have here."""
-    wish = wish_of(
-        msgspec.to_builtins(spec.inference), spec.model.vllm, enforce_cpu=spec.enforce_cpu, on_device=bool(context.devices)
-    )  # fmt: skip
+    given, on_device = msgspec.to_builtins(spec.inference), bool(context.devices)
+    wish = wish_of(spec.task_type, given, spec.model.vllm, enforce_cpu=spec.enforce_cpu, on_device=on_device)
     if wish.engine == "transformers":
         return Choice("transformers", wish.why)
-    missing = vllm_missing(on_device=bool(context.devices))
+    missing = vllm_missing(on_device=on_device)
     if missing and wish.strict:
         raise ExecutorError("MissingDependency", f"{wish.why}, and {missing} (on the worker)")
     on_top = [adapter for adapter in spec.model.adapters if adapter.apply == "runtime"]
     cannot = f"vLLM puts one adapter on top of a request, and model.adapters has {len(on_top)} to apply at runtime" if len(on_top) > 1 else ""
     if cannot and wish.strict:
         raise ExecutorError("UnsupportedSetting", f"{cannot}; merge them (apply: merge), or leave the engine to be chosen")
-    pictured = "data holds images, which the transformers engine gives to a model" if _holds_images(spec) else ""
+    pictured = "data holds images, which the transformers engine gives to a model" if spec.task_type not in POOLING and _holds_images(spec) else ""
     if pictured and wish.strict:
         raise ExecutorError("UnsupportedSetting", f"{pictured} and vLLM is not; set inference.engine to transformers or auto")
-    if reason := missing or cannot or pictured:
+    asked = spec.eval if spec.task_type == "eval" else None
+    harness = "the tasks of lm-eval are answered by transformers" if asked is not None and asked.harness == "lm-eval" else ""
+    if harness and wish.strict:
+        raise ExecutorError("UnsupportedSetting", f"{harness}; set inference.engine to transformers or auto")
+    judged = "the model that judges needs room beside it" if asked is not None and asked.harness == "judge" and not wish.asked else ""
+    if reason := missing or cannot or pictured or harness or judged:
         return Choice("transformers", f"{wish.why}, but {reason}")
     return Choice("vllm", wish.why)
 

@@ -12,8 +12,8 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from mloc.executors.contract import ExecutorError
 from mloc.executors.inference.output_tail import OutputTail
 
 STOP_SEC = 20.0
+LOOK_SEC = 0.1  # for how long nobody asks whether the engine is alive, and whether to stop
 
 _ENVIRONMENT = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a forked child would hold the host's pipes open
@@ -65,6 +66,7 @@ class VllmEngine:
             raise self._failure(error, "vLLM did not start") from error
         self.max_length = int(config.model_config.max_model_len)
         self.batch = int(config.scheduler_config.max_num_seqs)  # requests that it works on at a time; others wait in its queue
+        self.model_config = config.model_config.hf_config  # the model's own, as transformers has it
         self.defaults: dict[str, Any] = config.model_config.get_diff_sampling_param()
         self.defaults["do_sample"] = bool(config.model_config.try_get_generation_config().get("do_sample"))
         self._can_sleep = on_device and bool(config.model_config.enable_sleep_mode)
@@ -109,11 +111,37 @@ class VllmEngine:
             self._adapters[made_of] = request
             return request
 
-    def ask(self, tokens: list[int], sampling: Any, lora: Any, then: Callable[[Future[Any]], None]) -> Future[Any]:
+    def ask(self, tokens: list[int], sampling: Any, lora: Any, then: Callable[[Future[Any]], None] | None = None) -> Future[Any]:
         """Begin a request; its future is Answered. `then` is called with it when it is done, on the engine's thread."""
         asked = asyncio.run_coroutine_threadsafe(self._answer(tokens, sampling, lora, f"r{next(self._numbers)}"), self._loop)
-        asked.add_done_callback(then)
+        if then is not None:
+            asked.add_done_callback(then)
         return asked
+
+    def pool(self, tokens: list[int], pooling: Any) -> Future[Any]:
+        """Begin a request for a vector or scores, of an engine that pools; its future has vLLM's PoolingRequestOutput."""
+        return asyncio.run_coroutine_threadsafe(self._pooled(tokens, pooling, f"r{next(self._numbers)}"), self._loop)
+
+    def wait(self, begun: Sequence[Future[Any]], stopping: Callable[[], bool]) -> bool:
+        """Whether all of these requests ended before `stopping` came true; the others are taken back. Raises ExecutorError where the engine dies
+        meanwhile."""
+        waiting: Collection[Future[Any]] = begun
+        while waiting := wait(waiting, LOOK_SEC).not_done:
+            if not self.alive:
+                raise self.death()
+            if stopping():
+                for one in waiting:
+                    one.cancel()
+                return False
+        return True
+
+    def results(self, begun: Sequence[Future[Any]], stopping: Callable[[], bool] = lambda: False) -> list[Any] | None:
+        """What they gave, in their order; None where `stopping` came true before. Raises ExecutorError as `wait` does, and what one failed of."""
+        if not self.wait(begun, stopping):
+            return None
+        if failed := next((one for one in begun if one.exception() is not None), None):
+            raise failed.exception() if self.alive else self.death()  # type: ignore[misc]
+        return [one.result() for one in begun]
 
     def death(self) -> ExecutorError:
         """Why it died, for the person whose rows it answered."""
@@ -149,6 +177,11 @@ class VllmEngine:
                 first_token_sec = time.monotonic() - began
         return Answered(whole, first_token_sec)
 
+    async def _pooled(self, tokens: list[int], pooling: Any, name: str) -> Any:
+        from vllm.inputs.engine import tokens_input
+
+        return [output async for output in self._llm.encode(tokens_input(tokens), pooling, name)][-1]
+
     def _call(self, work: Coroutine[Any, Any, Any], timeout: float | None = None) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
 
@@ -170,6 +203,10 @@ def _engine_config(arguments: Mapping[str, Any]) -> Any:
     from vllm.usage.usage_lib import UsageContext
 
     taken = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+    if isinstance(arguments.get("pooler_config"), Mapping):
+        from vllm.config import PoolerConfig
+
+        arguments = {**arguments, "pooler_config": PoolerConfig(**arguments["pooler_config"])}
     for name in arguments:
         if name not in taken:
             near = difflib.get_close_matches(name, taken, 1)

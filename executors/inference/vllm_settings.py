@@ -18,6 +18,10 @@ LORA_RANKS = (16, 32, 64, 128, 256, 320, 512)  # that vLLM can be started for
 MAX_LORAS = 4  # adapters in use at the same time
 STRUCTURED = {"backend": "guidance", "disable_any_whitespace": True}  # llguidance, which the transformers engine follows schemas with too
 MAX_MEMORY_SHARE = 0.9  # of a device
+MIN_MEMORY_SHARE = 0.05  # too little for any model: vLLM then says itself what is short
+
+_GENERATING = {"enable_prefix_caching": True, "max_logprobs": -1, "structured_outputs_config": STRUCTURED}
+_POOLING = {"runner": "pooling"}  # caches are as the model takes them
 
 # Fields of Inference that are no sampling parameters, or that are given in another form below.
 _OURS = frozenset({
@@ -28,15 +32,18 @@ _OURS = frozenset({
 _DEFAULTS_OF_MODEL = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
-def engine_arguments(spec: TaskSpec, context: Context, device_bytes: int = 0) -> dict[str, Any]:
-    """What vLLM's engine is started with, but for the model and its adapters. `device_bytes`: memory of the first device.
+def engine_arguments(
+    spec: TaskSpec, context: Context, device_bytes: int = 0, beside_bytes: int = 0, *, pools: bool = False
+) -> dict[str, Any]:  # fmt: skip
+    """What vLLM's engine is started with, but for the model and its adapters. `device_bytes`: memory of the first device; `beside_bytes`: what
+    other models of the task have of it. `pools`: it gives vectors or scores, no text.
 
     Raises ExecutorError for what cannot be had with the devices that the task was given.
     """
     given = dict(spec.model.vllm)
-    arguments = {"enable_prefix_caching": True, "max_logprobs": -1, "structured_outputs_config": STRUCTURED, **_precision(spec, context), **given}
+    arguments = {**(_POOLING if pools else _GENERATING), **_precision(spec, context), **given}
     if context.devices:
-        arguments |= _on_devices(spec, context, given, device_bytes)
+        arguments |= _on_devices(spec, context, given, device_bytes, beside_bytes)
     elif "gpu_memory_utilization" not in given and "kv_cache_memory_bytes" not in given:
         arguments["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
     return arguments
@@ -51,7 +58,7 @@ def _precision(spec: TaskSpec, context: Context) -> dict[str, Any]:
     return {**made, "quantization": "bitsandbytes"} if config.get("load_in_4bit") else made
 
 
-def _on_devices(spec: TaskSpec, context: Context, given: Mapping[str, Any], device_bytes: int) -> dict[str, Any]:
+def _on_devices(spec: TaskSpec, context: Context, given: Mapping[str, Any], device_bytes: int, beside_bytes: int) -> dict[str, Any]:
     """As many devices as the task was given; of the memory what it stated, so that others fit beside it."""
     pipeline, tensor = int(given.get("pipeline_parallel_size") or 1), given.get("tensor_parallel_size")
     tensor = int(tensor) if tensor else max(1, len(context.devices) // pipeline)
@@ -61,8 +68,9 @@ def _on_devices(spec: TaskSpec, context: Context, given: Mapping[str, Any], devi
         raise ExecutorError("BadSetting", f"{asked}, the task was given {len(context.devices)}: set resources.hardware.gpu.count to {wanted}")
     made: dict[str, Any] = {"tensor_parallel_size": tensor}
     stated = spec.resources.hardware.gpu.memory if spec.resources.hardware.gpu is not None else None
-    if stated and device_bytes and "gpu_memory_utilization" not in given and "kv_cache_memory_bytes" not in given:
-        made["gpu_memory_utilization"] = round(min(MAX_MEMORY_SHARE, stated / device_bytes), 3)
+    if device_bytes and (stated or beside_bytes) and "gpu_memory_utilization" not in given and "kv_cache_memory_bytes" not in given:
+        share = min(MAX_MEMORY_SHARE, stated / device_bytes) if stated else MAX_MEMORY_SHARE
+        made["gpu_memory_utilization"] = round(max(share - beside_bytes / device_bytes, MIN_MEMORY_SHARE), 3)
     if "enable_sleep_mode" not in given:
         made["enable_sleep_mode"] = True
     return made

@@ -1,7 +1,7 @@
 """Texts into vectors: a model in the layout of sentence-transformers with that library, where it is installed; any other, and where it is not,
 with transformers, by the pooling that the model's files name (else the mean).
 
-Whatever makes the vectors is an `Encoder`; a further engine is a further function that returns one, chosen in `load_encoder`.
+Whatever makes the vectors is an `Encoder`; vLLM's is in `vllm_encoder`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,16 @@ class Encoded(Struct, frozen=True):
 
 
 class Encoder(Struct, frozen=True):
-    """`encode(texts, kind, normalize)`; `identity` says which vectors it makes: weights and everything else that changes them."""
+    """`encode(texts, kind, normalize)`; `identity` says which vectors it makes: weights and everything else that changes them. `library`: what
+    computes them; `at_once`: as many texts as it is to have at a time, where the task asks for fewer."""
 
     encode: Callable[[Sequence[str], Kind, bool], Encoded]
     dimension: int
     name: str
     identity: str
     tokenizer: Any
+    library: str = "transformers"
+    at_once: int = 1
 
 
 def embedding_of(spec: TaskSpec) -> Embedding:
@@ -59,9 +62,8 @@ def load_encoder(spec: TaskSpec, source: ModelSource | None, context: Context) -
     name = model_name(weights, context)
     identity = f"{name}@{weights.revision or ''}"
     if weights.adapter is not None:
-        loaded = load_model(asked, context)
-        whole = loaded.model.merge_and_unload() if hasattr(loaded.model, "peft_config") else loaded.model
-        return _plain(whole.base_model.to(device), loaded.tokenizer, PoolingFiles(), embedding, name, identity)
+        model, tokenizer = with_adapter(asked, context)
+        return _plain(model.to(device), tokenizer, PoolingFiles(), embedding, name, identity)
     settings = {**pretrained_settings(asked, context), "trust_remote_code": weights.trust_remote_code}
     try:
         has_library = importlib.util.find_spec("sentence_transformers") is not None
@@ -70,6 +72,21 @@ def load_encoder(spec: TaskSpec, source: ModelSource | None, context: Context) -
         return _by_transformers(weights, settings, device, embedding, name, identity)
     except (OSError, ValueError) as error:
         raise not_loaded(weights, error) from error
+
+
+def with_adapter(spec: TaskSpec, context: Context) -> tuple[Any, Any]:
+    """(model without a head, tokenizer), the adapter that a stage trained merged in."""
+    loaded = load_model(spec, context)
+    whole = loaded.model.merge_and_unload() if hasattr(loaded.model, "peft_config") else loaded.model
+    return whole.base_model, loaded.tokenizer
+
+
+def named_source(spec: TaskSpec) -> ModelSource | None:
+    """The model of a task that pools; None where its `checkpoint.load` is it. Raises ExecutorError where it names none."""
+    source = spec.model.source or embedding_source(embedding_of(spec))
+    if source is None and spec.checkpoint.load is None:
+        raise no_model("model.source with a type and an identifier")
+    return source
 
 
 def embedding_source(embedding: Embedding) -> ModelSource | None:
@@ -90,7 +107,7 @@ def _by_sentence_transformers(weights: Weights, settings: dict[str, Any], device
     model.eval()
     if model.tokenizer.pad_token is None:
         model.tokenizer.pad_token = model.tokenizer.eos_token
-    prompts = _prompts(embedding, model.prompts)
+    prompts = prompts_of(embedding, model.prompts)
 
     def encode(texts: Sequence[str], kind: Kind, normalize: bool) -> Encoded:
         written = [prompts[kind] + text for text in texts]
@@ -98,7 +115,7 @@ def _by_sentence_transformers(weights: Weights, settings: dict[str, Any], device
         return Encoded(vectors.astype("float32", copy=False), _lengths(model.tokenizer, written, model.max_seq_length))
 
     dimension = int(model.get_embedding_dimension() or encode([""], "document", False).vectors.shape[1])
-    return Encoder(encode, dimension, name, f"{identity} {prompts}", model.tokenizer)
+    return Encoder(encode, dimension, name, f"{identity} {prompts}", model.tokenizer, "sentence-transformers")
 
 
 def _by_transformers(weights: Weights, settings: dict[str, Any], device: str, embedding: Embedding, name: str, identity: str) -> Encoder:
@@ -118,7 +135,7 @@ def _plain(model: Any, tokenizer: Any, files: PoolingFiles, embedding: Embedding
     pooling = embedding.pooling or files.pooling
     limits = (files.max_seq_length, getattr(model.config, "max_position_embeddings", None), tokenizer.model_max_length)
     longest = min(limit for limit in limits if limit)
-    prompts = _prompts(embedding, files.prompts)
+    prompts = prompts_of(embedding, files.prompts)
     dimension = int(model.config.get_text_config().hidden_size)
 
     def encode(texts: Sequence[str], kind: Kind, normalize: bool) -> Encoded:
@@ -128,11 +145,17 @@ def _plain(model: Any, tokenizer: Any, files: PoolingFiles, embedding: Embedding
         size = embedding.batch_size
         parts = [_forward(model, tokenizer, written[at : at + size], pooling, longest) for at in range(0, len(written), size)]
         vectors = numpy.concatenate([vectors for vectors, _ in parts]) if parts else numpy.zeros((0, dimension), "float32")
-        if normalize or files.normalize:
-            vectors /= numpy.maximum(numpy.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return Encoded(vectors, [count for _, counts in parts for count in counts])
+        made = of_length_one(vectors) if normalize or files.normalize else vectors
+        return Encoded(made, [count for _, counts in parts for count in counts])
 
     return Encoder(encode, dimension, name, f"{identity} {pooling} {prompts}", tokenizer)
+
+
+def of_length_one(vectors: Any) -> Any:
+    """float [texts, dimension]"""
+    import numpy
+
+    return vectors / numpy.maximum(numpy.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def _forward(model: Any, tokenizer: Any, texts: list[str], pooling: str, longest: int) -> tuple[Any, list[int]]:
@@ -156,7 +179,7 @@ def _forward(model: Any, tokenizer: Any, texts: list[str], pooling: str, longest
     return pooled.cpu().numpy(), counts.tolist()
 
 
-def _prompts(embedding: Embedding, of_model: dict[str, str]) -> dict[Kind, str]:
+def prompts_of(embedding: Embedding, of_model: dict[str, str]) -> dict[Kind, str]:
     """What goes before a text, by its kind."""
     query, document = embedding.query_prompt, embedding.document_prompt
     return {

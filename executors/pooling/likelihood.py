@@ -29,7 +29,7 @@ def likelihoods(pairs: Sequence[tuple[str, str]], engine: LoadedModel, is_chat: 
     import torch
 
     tokenizer, model = engine.tokenizer, engine.model
-    encoded = [_tokens(before, answer, tokenizer, is_chat) for before, answer in pairs]
+    encoded = [scored_tokens(before, answer, tokenizer, is_chat) for before, answer in pairs]
     room = getattr(model.config, "max_position_embeddings", None)
     longest = max(len(ids) for ids, _ in encoded)
     if room is not None and longest > room:
@@ -44,7 +44,7 @@ def likelihoods(pairs: Sequence[tuple[str, str]], engine: LoadedModel, is_chat: 
     return [_of_row(logits[row], tokens, start) for row, (tokens, start) in enumerate(encoded)]
 
 
-def _tokens(before: str, answer: str, tokenizer: Any, is_chat: bool) -> tuple[list[int], int]:
+def scored_tokens(before: str, answer: str, tokenizer: Any, is_chat: bool) -> tuple[list[int], int]:
     """(tokens, where the answer begins). The first token of all has nothing before it, so it is never part of what is scored."""
     prompt = tokenizer(before, add_special_tokens=not is_chat)["input_ids"] if before else []
     said = tokenizer(answer, add_special_tokens=False)["input_ids"]

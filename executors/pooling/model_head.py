@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mloc.core.language.model_spec import ScratchSource
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context
 from mloc.executors.models.model_loading import not_loaded
@@ -22,3 +23,9 @@ def head_of(spec: TaskSpec, context: Context) -> Head:
     if "ForSequenceClassification" in named:
         return "score"
     return "causal" if "CausalLM" in named or "ConditionalGeneration" in named or "LMHead" in named else "none"
+
+
+def is_classifier(spec: TaskSpec, context: Context) -> bool:
+    """Whether rows are scored by a classifier; one made from scratch is a language model. Raises ExecutorError where there is no model."""
+    is_scratch = isinstance(spec.model.source, ScratchSource) and spec.checkpoint.load is None
+    return not is_scratch and head_of(spec, context) == "score"

@@ -32,13 +32,15 @@ def is_sentence_transformer(weights: Weights) -> bool:
     return isinstance(_read(weights, "modules.json"), list)
 
 
-def pooling_files(weights: Weights) -> PoolingFiles:
-    """What the model's own files say; mean pooling where they say nothing. Raises ExecutorError for layers that need the library."""
+def pooling_files(weights: Weights, also: tuple[str, ...] = ()) -> PoolingFiles:
+    """What the model's own files say; mean pooling where they say nothing. Raises ExecutorError for layers that need the library.
+
+    `also`: layers that whoever asks has himself."""
     modules = _read(weights, "modules.json")
     if not isinstance(modules, list):
         return PoolingFiles()
     kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
-    if other := next((kind for kind in kinds if kind not in _PLAIN), None):
+    if other := next((kind for kind in kinds if kind not in _PLAIN + also), None):
         raise _needs_library(weights, f"has a layer of type {other}")
     pooling = "mean"
     for module, kind in zip(modules, kinds, strict=True):

@@ -1,15 +1,25 @@
-"""Passages sorted by how well they answer a question. A row has a `query` and `documents`, or the `passages` that a retrieval found."""
+"""Passages sorted by how well they answer a question. A row has a `query` and `documents`, or the `passages` that a retrieval found.
+
+By transformers, and by vLLM where the task asks for it; the result says which.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from mloc.core.host_frames import RunTask
 from mloc.core.language.spec import TaskSpec, decode_spec
 from mloc.executors.contract import Context, ExecutorError, Report
+from mloc.executors.inference.engine_choice import choose_engine
+from mloc.executors.inference.vllm_engine import VllmEngine
+from mloc.executors.pooling.encoder import named_source
 from mloc.executors.pooling.reranker import Reranker, load_reranker
 from mloc.executors.pooling.row_texts import text_of
+from mloc.executors.pooling.vllm_encoder import open_reranker, reranker_identities, start_reranker
+from mloc.executors.pooling.vllm_pooling import by_vllm, plain_identities
 from mloc.executors.rows.data_loading import load_rows
 from mloc.executors.rows.row_work import RowWork, do_rows, open_work, record_error, record_together
 from mloc.executors.rows.rows import Row
@@ -18,21 +28,28 @@ ROWS_PER_BATCH = 8
 _NAMES = ("documents", "passages", "results", "texts")
 
 
-def load(task: RunTask, context: Context) -> Reranker:
-    """The model, ready; the engine that stays warm."""
+def identities(task: RunTask, context: Context) -> list[str]:
+    """What a warm engine may be made of to serve the task."""
+    spec = decode_spec(task.spec)
+    return reranker_identities(spec, named_source(spec), context) if by_vllm(spec, context) else plain_identities(task)
+
+
+def load(task: RunTask, context: Context) -> Any:
+    """The model, or vLLM's engine on it, ready; what stays warm."""
     spec = decode_spec(task.spec)
     load_rows(spec, context)
-    return load_reranker(spec, context)
+    return start_reranker(spec, named_source(spec), context) if by_vllm(spec, context) else load_reranker(spec, context)
 
 
-def run(task: RunTask, engine: Reranker, context: Context) -> Iterator[Report]:
+def run(task: RunTask, engine: Any, context: Context) -> Iterator[Report]:
     """Sort the passages of every row that is not recorded yet; then all rows in the order of the input."""
     spec = decode_spec(task.spec)
+    reranker = open_reranker(spec, named_source(spec), engine, context) if isinstance(engine, VllmEngine) else engine
     shared = _shared_documents(spec)
-    work = open_work(task, context, spec, engine.name)
+    work = replace(open_work(task, context, spec, reranker.name), engine=choose_engine(spec, context).as_result(reranker.library))
     top = spec.retrieval.search.top_k if spec.retrieval is not None else None
     least = spec.retrieval.search.score_threshold if spec.retrieval is not None else None
-    yield from do_rows(work, ROWS_PER_BATCH, lambda batch: _rerank(batch, engine, work, shared, top, least))
+    yield from do_rows(work, ROWS_PER_BATCH, lambda batch: _rerank(batch, reranker, work, shared, top, least))
 
 
 def ranked(question: str, passages: list[dict[str, Any]], engine: Reranker, top: int | None, least: float | None) -> tuple[list[dict[str, Any]], int]:

@@ -51,11 +51,15 @@ class RowWork(Struct, frozen=True):
     model: str
     task: str
     export: JsonlExport | None = None
-    told: Callable[[Row, dict[str, Any]], dict[str, Any]] | None = None  # makes the record of an answered row
     summary: Callable[[RowStore], dict[str, Any]] | None = None  # what the result says beside its rows, once all are there
     publish: Callable[[RowStore], Published] = lambda _: Published()
     engine: dict[str, Any] = {}
     metrics: dict[str, float] = {}
+
+    @property
+    def seed(self) -> int:
+        """That the task names, else the one that it was given."""
+        return self.context.seed if self.inference.seed is None else self.inference.seed
 
 
 def open_work(
@@ -99,18 +103,27 @@ def do_steps(work: RowWork, steps: Iterable[None]) -> Iterator[Report]:
 
 
 def record_together(work: RowWork, asked: list[tuple[Row, Any]], record: Callable[[list[tuple[Row, Any]]], None]) -> None:
-    """Record the rows with one call; where that fails one by one, so that only a row which cannot be answered has the error."""
+    """Record the rows with one call; where that fails one by one, so that only a row which cannot be answered has the error.
+
+    Raises ExecutorError for what trying again can help: that is not a row's fault."""
     try:
         record(asked)
     except Exception as together:  # whatever a library raises belongs to one of the rows
+        _raise_of_attempt(together)
         for one in asked:
             if one[0].index in work.store:
                 continue
             try:
                 record([one])
             except Exception as alone:
+                _raise_of_attempt(alone)
                 type_ = alone.type if isinstance(alone, ExecutorError) else type(alone).__name__
                 record_error(work, one[0], type_, str(alone) or str(together))
+
+
+def _raise_of_attempt(error: Exception) -> None:
+    if isinstance(error, ExecutorError) and error.retryable:
+        raise error
 
 
 def record_error(work: RowWork, row: Row, type_: str, message: str, more: dict[str, Any] | None = None) -> None:
@@ -165,10 +178,11 @@ def _result(work: RowWork, total: int, seconds: float) -> Iterator[Report]:
     store = work.store
     tokens = {"prompt_tokens": store.prompt_tokens, "completion_tokens": store.completion_tokens}
     usage = {**tokens, "total_tokens": sum(tokens.values()), "latency_sec": round(seconds, 3), "num_requests": total}
-    more: dict[str, Any] = (work.summary(store) if work.summary else {}) | {"usage": usage}
+    more: dict[str, Any] = {"usage": usage}
     if work.engine:
-        speed = round(store.new_completion_tokens / max(seconds, 1e-6), 1)
+        speed = round((store.new_completion_tokens or store.new_prompt_tokens) / max(seconds, 1e-6), 1)
         more |= {"engine": work.engine, "metrics": {"tokens_per_sec": speed, **work.metrics}}
+    more |= work.summary(store) if work.summary else {}
     files = work.context.artifacts
     if work.export is not None:
         more["jsonl_export"] = exported = _exported(work, work.export)

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from mloc.core.needs.engine_key import TRAINING_LIBRARIES, engine_key
+from mloc.core.needs.engine_key import TRAINING_LIBRARIES, engine_key, is_shared
 
 
 def key(task_type: str = "inference", stages: dict[str, str] | None = None, **spec: Any) -> str:
@@ -48,4 +48,14 @@ def test_pooling_and_retrieval_have_engines_of_their_own_by_the_models_that_they
     same = [key("rag", model=local("/m"), retrieval={"embedding": {"model": "e"}, **more}) for more in ({}, {"documents": ["a"], "store": "qdrant"})]
     assert len(set(same)) == 1
     assert key("rag", model=local("/m"), retrieval={"embedding": {"model": "f"}}) != same[0]
+    assert key("rag", model=local("/m"), retrieval={"embedding": {"model": "e", "query_prompt": "ask: "}}) != same[0]
     assert key("rag", model=local("/m"), retrieval={"embedding": {"model": "e"}, "search": {"rerank": "r"}}) != same[0]
+
+
+def test_what_vllm_answers_is_one_engine_for_all_that_ask_questions_and_another_where_more_is_loaded_beside_it() -> None:
+    asked = {"model": local("/m", vllm={"dtype": "float32"})}
+    assert key(**asked) == key("agent", **asked) == key("eval", **asked)
+    assert is_shared(key("agent", **asked))
+    assert not any(is_shared(key(kind, **asked)) for kind in ("rag", "embed", "score", "rerank"))
+    for kind in ("agent", "rag", "embed"):
+        assert key(kind, model=local("/m"), inference={"engine": "vllm"}) != key(kind, model=local("/m"))

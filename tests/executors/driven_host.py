@@ -94,6 +94,21 @@ def task(name: str, task_type: str = "echo", folder: Path | None = None, attempt
     return RunTask(task=name, attempt=attempt, task_type=task_type, spec=json.dumps({"taskType": task_type, **spec}).encode(), **of_run)
 
 
+def processes_of(host: DrivenHost, title: str) -> list[int]:
+    """Those of vLLM's processes in the host's group whose title has that word."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != host.child.pid:
+            try:
+                group = int((folder / "stat").read_text().rpartition(")")[2].split()[2])
+                command = (folder / "cmdline").read_text()
+            except (OSError, IndexError):
+                continue
+            if group == host.child.pid and title in command and "VLLM" in command:
+                found.append(int(folder.name))
+    return found
+
+
 def is_gone(pid: int) -> bool:
     """Whether a process ended; one that nobody has reaped yet counts as ended."""
     try:

@@ -39,6 +39,8 @@ def test_each_text_has_a_vector_of_length_one_whatever_its_batch(warm_host: Driv
     assert vectors.shape == (3, 32) == (3, result["dimension"])
     assert numpy.allclose(numpy.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert result["items"][1]["metadata"] == {"topic": "dogs"}
+    assert result["engine"]["name"] == "transformers"
+    assert result["engine"]["why"] == "vLLM gives vectors and scores only to tasks that ask for it"
     assert result["usage"]["total_tokens"] == result["usage"]["prompt_tokens"] > 5
     alone = run(warm_host, asked(tmp_path, "embed", texts[2:], model=model))["items"][0]["embedding"]
     assert numpy.allclose(alone, vectors[2], atol=1e-5)

@@ -55,7 +55,7 @@ def test_types_whose_engine_placement_takes_for_the_same_share_a_host() -> None:
     spec = json.dumps({"model": named, "retrieval": {"documents": ["d"], "embedding": {"model": "e"}}}).encode()
     families: dict[str, set[str]] = {}
     for offer in registry.available():
-        if offer.task_type in registry.BUILT_IN.keys() - {"inference", "agent", "eval"}:
+        if offer.task_type in registry.BUILT_IN:
             families.setdefault(engine_key(offer.task_type, spec, {}), set()).add(offer.family)
     assert len(families) > 3
     assert all(len(family) == 1 for family in families.values()), families

@@ -12,7 +12,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from driven_host import DrivenHost, is_gone, task, wait_until
+from driven_host import DrivenHost, is_gone, processes_of, task, wait_until
 from pipeline_run import published_result
 
 from mloc.core.host_frames import EngineLoaded, Failed, RunTask, Stopped, Succeeded, Telemetry
@@ -257,18 +257,3 @@ def test_an_adapter_that_is_merged_gives_what_transformers_gives_with_it_in_the_
             assert (outputs(run(host, asked)) == outputs(by_vllm)) == same
     finally:
         host.close()
-
-
-def processes_of(host: DrivenHost, title: str) -> list[int]:
-    """The processes of the host's group but itself whose title has that word."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != host.child.pid:
-            try:
-                group = int((folder / "stat").read_text().rpartition(")")[2].split()[2])
-                command = (folder / "cmdline").read_text()
-            except (OSError, IndexError):
-                continue
-            if group == host.child.pid and title in command and "VLLM" in command:
-                found.append(int(folder.name))
-    return found

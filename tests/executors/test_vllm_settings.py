@@ -24,8 +24,8 @@ from mloc.executors.inference.vllm_settings import (
 )
 
 
-def spec(**given: Any) -> TaskSpec:
-    return decode_spec(msgspec.json.encode({"taskType": "inference", **given}))
+def spec(task_type: str = "inference", **given: Any) -> TaskSpec:
+    return decode_spec(msgspec.json.encode({"taskType": task_type, **given}))
 
 
 def place(*devices: int) -> Context:
@@ -87,6 +87,8 @@ def test_an_engine_spans_the_devices_that_the_task_was_given() -> None:
     assert on_gpus(1, memory=20 << 30)["gpu_memory_utilization"] == 0.25
     assert on_gpus(1, memory=80 << 30)["gpu_memory_utilization"] == 0.9
     assert "gpu_memory_utilization" not in on_gpus(1)
+    beside = engine_arguments(spec(resources={"hardware": {"gpu": {"count": 1}}}), place(0), 80 << 30, 8 << 30)
+    assert beside["gpu_memory_utilization"] == 0.8  # an embedding model has the rest
     with pytest.raises(ExecutorError, match=r"set resources\.hardware\.gpu\.count to 4"):
         on_gpus(1, tensor_parallel_size=4)
 
@@ -161,6 +163,44 @@ def test_items_that_hold_images_are_for_transformers(monkeypatch: pytest.MonkeyP
         engine_choice.choose_engine(spec(data=data, inference={"engine": "vllm"}), place(0))
 
 
+@pytest.mark.parametrize("kind", ["rag", "agent", "eval"])
+@pytest.mark.parametrize(
+    ("given", "devices", "engine"),
+    [
+        ({}, (), "transformers"),
+        ({}, (0,), "vllm"),
+        ({"model": {"vllm": {"dtype": "float32"}}}, (), "vllm"),
+        ({"enforce_cpu": True}, (0,), "transformers"),
+    ],
+)
+def test_whatever_asks_questions_has_the_engine_that_inference_has(
+    monkeypatch: pytest.MonkeyPatch, kind: str, given: dict[str, Any], devices: tuple[int, ...], engine: str
+) -> None:
+    monkeypatch.setattr(engine_choice, "vllm_missing", lambda *, on_device: "")
+    assert engine_choice.choose_engine(spec(kind, **given), place(*devices)) == engine_choice.choose_engine(spec(**given), place(*devices))
+    assert engine_choice.choose_engine(spec(kind, **given), place(*devices)).engine == engine
+
+
+@pytest.mark.parametrize("kind", ["embed", "score", "rerank"])
+def test_vectors_and_scores_are_vllms_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(engine_choice, "vllm_missing", lambda *, on_device: "")
+    assert engine_choice.choose_engine(spec(kind), place(0)).engine == "transformers"
+    for asked in ({"inference": {"engine": "vllm"}}, {"model": {"vllm": {"dtype": "float32"}}}):
+        assert [engine_choice.choose_engine(spec(kind, **asked), place(*devices)).engine for devices in ((), (0,))] == ["vllm", "vllm"]
+    made = engine_arguments(spec(kind, model={"vllm": {"max_model_len": 64}}), place(), pools=True)
+    assert (made["runner"], made["max_model_len"]) == ("pooling", 64)
+    assert "enable_prefix_caching" not in made
+
+
+def test_a_model_that_judges_has_room_on_the_gpu_unless_vllm_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_choice, "vllm_missing", lambda *, on_device: "")
+    judged = {"eval": {"harness": "judge", "judge": "/judge"}}
+    chosen = engine_choice.choose_engine(spec("eval", **judged), place(0))
+    assert (chosen.engine, chosen.why) == ("transformers", "the task runs on a GPU, but the model that judges needs room beside it")
+    asked = spec("eval", model={"vllm": {"gpu_memory_utilization": 0.5}}, **judged)
+    assert engine_choice.choose_engine(asked, place(0)).engine == "vllm"
+
+
 def test_a_wish_by_name_is_strict() -> None:
-    assert wish_of({"engine": "vllm"}, {}, enforce_cpu=False, on_device=False).strict
-    assert not wish_of({}, {"dtype": "auto"}, enforce_cpu=False, on_device=False).strict
+    assert wish_of("inference", {"engine": "vllm"}, {}, enforce_cpu=False, on_device=False).strict
+    assert not wish_of("inference", {}, {"dtype": "auto"}, enforce_cpu=False, on_device=False).strict

@@ -30,21 +30,31 @@ def load_scorer(wanted: RewardModel, context: Context) -> Scorer:
 
     weights = reward_weights(wanted, context)
     model, tokenizer = _loaded(weights, context)
-    label = _label(model.config, weights.model)
-    as_chat = tokenizer.chat_template is not None and (wanted.type == "trained" or model.config.num_labels == 1)
     longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length)
+
+    def logits(texts: Sequence[str], has_marks: bool) -> Any:
+        made = []
+        for start in range(0, len(texts), AT_ONCE):
+            encoded = tokenizer(
+                texts[start : start + AT_ONCE], return_tensors="pt", padding=True, truncation=longest < 1 << 20, max_length=longest,
+                add_special_tokens=not has_marks,
+            ).to(model.device)  # fmt: skip
+            with torch.no_grad():
+                made.append(model(**encoded).logits.float())
+        return torch.cat(made)
+
+    return scorer_of(model.config, tokenizer, weights.model, logits, trained=wanted.type == "trained")
+
+
+def scorer_of(config: Any, tokenizer: Any, named: str, logits: Callable[[Sequence[str], bool], Any], *, trained: bool = False) -> Scorer:
+    """The same over a classifier wherever it runs. `logits(texts, has_marks)` → float [texts, labels]; `has_marks`: the texts have the special
+    tokens already. Raises ExecutorError where none of its labels is the good one."""
+    label = _label(config, named)
+    as_chat = tokenizer.chat_template is not None and (trained or config.num_labels == 1)
 
     def score(conversations: Sequence[list[Turn]], answers: Sequence[str]) -> list[float]:
         written = [_text(tokenizer, turns, answer, as_chat) for turns, answer in zip(conversations, answers, strict=True)]
-        scores: list[float] = []
-        for start in range(0, len(written), AT_ONCE):
-            encoded = tokenizer(
-                written[start : start + AT_ONCE], return_tensors="pt", padding=True, truncation=longest < 1 << 20, max_length=longest,
-                add_special_tokens=not as_chat,
-            ).to(model.device)  # fmt: skip
-            with torch.no_grad():
-                scores += model(**encoded).logits[:, label].float().tolist()
-        return scores
+        return [float(value) for value in logits(written, as_chat)[:, label]] if written else []
 
     return score
 

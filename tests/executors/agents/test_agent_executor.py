@@ -65,7 +65,7 @@ def test_an_agent_calls_its_tool_and_answers_and_every_step_is_in_the_result_and
     assert result["items"][0]["steps"] == result["steps"]
     assert result["usage"]["completion_tokens"] > 0
     said = lines(warm_host, asked.task)
-    assert said[1:4] == ['call python_repl: {"code": "17 * 23"}', "observation: 391", "answer: It is 391."]
+    assert said[2:5] == ['call python_repl: {"code": "17 * 23"}', "observation: 391", "answer: It is 391."]
 
 
 def test_rows_are_questions_and_one_without_an_answer_is_an_error_in_its_place_with_its_steps(warm_host: DrivenHost, agent: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from agents.transcripts import LEARN, SCRATCH, transcript
 from driven_host import DrivenHost, task
+from evaluation.harness_tasks import write_tasks
 from pipeline_run import published_result
 
 from mloc.core.host_frames import Failed, Telemetry
@@ -94,23 +95,7 @@ def test_a_chat_model_judges_with_one_of_ten_marks(warm_host: DrivenHost, judged
 
 def test_tasks_of_the_harness_run_offline_from_files_of_ones_own(warm_host: DrivenHost, judged: Any, tmp_path: Path) -> None:
     pytest.importorskip("lm_eval", reason='the harness lm-eval: pip install "mloc[eval]"')
-    (tmp_path / "facts.jsonl").write_text("".join(json.dumps(row | {"wrong": "seven"}) + "\n" for row in rows(no="yes")))
-    config = {
-        "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "facts.jsonl"}}, "test_split": "test",
-        "doc_to_text": "{{prompt}}", "target_delimiter": "",
-    }  # fmt: skip
-    written = {
-        "facts": {
-            "output_type": "generate_until", "doc_to_target": "{{response}}",
-            "generation_kwargs": {"until": ["<|end|>"], "max_gen_toks": 8}, "metric_list": [{"metric": "exact_match"}],
-        },
-        "choices": {
-            "output_type": "multiple_choice", "doc_to_choice": "{{[response, wrong]}}", "doc_to_target": 0, "metric_list": [{"metric": "acc"}],
-        },
-    }  # fmt: skip
-    for name, own in written.items():
-        (tmp_path / f"{name}.yaml").write_text(json.dumps({"task": name, **config, **own}))
-    tasks = [str(tmp_path / f"{name}.yaml") for name in written]
+    tasks = write_tasks(tmp_path, rows(no="yes"))
     asked = judged({"harness": "lm-eval", "tasks": tasks, "gate": {"metric": "acc", "min": 0.5}})
     asked = type(asked)(**{**{f: getattr(asked, f) for f in asked.__struct_fields__}, "spec": _with_chat(asked.spec)})
     result = run(warm_host, asked)
