@@ -12,7 +12,6 @@ import datetime
 import hashlib
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -46,7 +45,7 @@ async def moved(what: str, url: str, file: Path) -> dict[str, float]:
             await Transfer(session).upload(url, file)
         else:
             await Transfer(session).download(url, file)
-    return {"seconds": time.perf_counter() - began, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {"seconds": time.perf_counter() - began, "peak_mib": peak_mib(os.getpid())}
 
 
 def as_process(what: str, url: str, file: Path) -> dict[str, float]:
