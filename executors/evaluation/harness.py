@@ -16,6 +16,8 @@ from mloc.core.language.spec import TaskSpec
 from mloc.core.language.training_spec import Eval
 from mloc.executors.contract import Context, ExecutorError, Progress, Report, Result
 from mloc.executors.inference.answers import Answering
+from mloc.executors.inference.vllm_engine import VllmEngine
+from mloc.executors.inference.vllm_model import served_model
 from mloc.executors.models.model_loading import LoadedModel
 
 BATCH, BATCH_ON_DEVICE = 8, 32
@@ -40,7 +42,7 @@ def check_harness(asked: Eval, context: Context) -> None:
             raise ExecutorError("FileNotFound", f"eval.tasks: there is no file {name} on the worker")
 
 
-def run_harness(spec: TaskSpec, asked: Eval, engine: LoadedModel, answering: Answering, context: Context) -> Iterator[Report]:
+def run_harness(spec: TaskSpec, asked: Eval, engine: Any, answering: Answering, context: Context) -> Iterator[Report]:
     """Ends without a result where the attempt was asked to stop."""
     import lm_eval
     from lm_eval.tasks import TaskManager
@@ -51,7 +53,7 @@ def run_harness(spec: TaskSpec, asked: Eval, engine: LoadedModel, answering: Ans
     yield Progress((f"lm-eval: {', '.join(asked.tasks)}",))
     tasks = [_task(name, context) for name in asked.tasks]
     seed = context.seed % (1 << 32)
-    model = _model(engine, context)
+    model = _model(spec, engine, answering, context, seed)
     try:
         measured = lm_eval.simple_evaluate(
             model, tasks=tasks, num_fewshot=asked.num_fewshot, limit=_limit(asked), bootstrap_iters=RESAMPLED,
@@ -69,7 +71,17 @@ def run_harness(spec: TaskSpec, asked: Eval, engine: LoadedModel, answering: Ans
     yield Result({**value, "engine": answering.engine})
 
 
-def _model(engine: LoadedModel, context: Context) -> Any:
+def _model(spec: TaskSpec, engine: Any, answering: Answering, context: Context, seed: int) -> Any:
+    if not isinstance(engine, VllmEngine):
+        return _transformers_model(engine, context)
+    from mloc.executors.evaluation.vllm_harness import vllm_model
+
+    adapter = served_model(spec, context).adapter
+    lora = engine.with_adapter(adapter) if adapter is not None else None
+    return vllm_model(engine, answering.tokenizer, lora, seed, context.stopping, _AskedToStop())
+
+
+def _transformers_model(engine: LoadedModel, context: Context) -> Any:
     from lm_eval.models.huggingface import HFLM
 
     class Stoppable(HFLM):  # type: ignore[misc]

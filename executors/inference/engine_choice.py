@@ -46,11 +46,8 @@ def choose_engine(spec: TaskSpec, context: Context) -> Choice:
     if pictured and wish.strict:
         raise ExecutorError("UnsupportedSetting", f"{pictured} and vLLM is not; set inference.engine to transformers or auto")
     asked = spec.eval if spec.task_type == "eval" else None
-    harness = "the tasks of lm-eval are answered by transformers" if asked is not None and asked.harness == "lm-eval" else ""
-    if harness and wish.strict:
-        raise ExecutorError("UnsupportedSetting", f"{harness}; set inference.engine to transformers or auto")
     judged = "the model that judges needs room beside it" if asked is not None and asked.harness == "judge" and not wish.asked else ""
-    if reason := missing or cannot or pictured or harness or judged:
+    if reason := missing or cannot or pictured or judged:
         return Choice("transformers", f"{wish.why}, but {reason}")
     return Choice("vllm", wish.why)
 

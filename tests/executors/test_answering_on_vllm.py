@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from agents.transcripts import LEARN, SCRATCH, transcript
 from driven_host import DrivenHost, processes_of, task
+from evaluation.harness_tasks import write_tasks
 from pipeline_run import published_result
 
 from mloc.core.host_frames import EngineLoaded, Failed, RunTask, Stopped, Telemetry
@@ -129,6 +130,20 @@ def test_what_only_transformers_does_is_said_where_vllm_is_asked_for_by_name(vll
         assert "needs sampling" in vllm_host.wait_of(Failed, asked.task).error.message
     else:  # an agent asks for one answer at a time
         assert published_result(vllm_host, asked.task, Path(asked.final_folder).parent, 1)["engine"]["why"] == "inference.engine is vllm"
+
+
+def test_the_harness_measures_the_engine_that_is_there_as_it_measures_transformers(
+    vllm_host: DrivenHost, engine: list[int], ask: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("lm_eval", reason='the harness lm-eval: pip install "mloc[eval]"')
+    rows = [{"prompt": question, "response": {"no": "yes"}.get(answer, answer)} for question, answer in ANSWERS.items()]
+    harness = {"harness": "lm-eval", "tasks": write_tasks(tmp_path, rows), "gate": {"metric": "acc", "min": 0.5}}
+    by_vllm, by_transformers = (run(vllm_host, ask("eval", by, eval=harness, inference={"chat": "on"})) for by in ("vllm", "transformers"))
+    assert by_vllm["metrics"] == by_transformers["metrics"]
+    assert by_vllm["metrics"]["facts/exact_match"]["value"] == 0.75
+    assert [item["output"] for item in by_vllm["items"][:4]] == [item["output"] for item in by_transformers["items"][:4]]
+    assert (by_vllm["engine"]["name"], by_transformers["engine"]["name"]) == ("vllm", "transformers")
+    assert processes_of(vllm_host, "EngineCore") == engine
 
 
 def test_a_score_is_how_likely_the_engine_finds_an_answer(vllm_host: DrivenHost, engine: list[int], ask: Any) -> None:
