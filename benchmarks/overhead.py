@@ -161,13 +161,16 @@ def _compared(other: Side, ours: Side, units: tuple[int, int]) -> dict[str, Any]
 
 
 def told(pairs: list[dict[str, Any]], conditions: dict[str, Any]) -> dict[str, Any]:
-    """Medians and ranges over the pairs, the parts of the large batch among them."""
+    """Medians and ranges over the pairs, the parts of the large batch among them; and what all pairs together come to."""
     figures = {
         name: to_builtins(spread([pair[name] for pair in pairs]))
         for name in ("whole_percent", "warm_percent", "marginal_percent", "start_more_s", "small_more_s", "services_start_s", "services_large_s")
     }
     parts = {side: _middle_parts([pair[side][2]["parts"] for pair in pairs]) for side in ("bare", "mloc")}
-    return {**conditions, **figures, "large_cpu_s_by_part": parts, "pairs": pairs}
+    bare, mloc = ([sum(laps) for laps in zip(*(pair[side] for pair in pairs), strict=True)] for side in ("bare_cpu_s", "mloc_cpu_s"))
+    together = {"whole_percent": _more(sum(mloc), sum(bare)), "warm_percent": _more(mloc[2], bare[2]),
+                "marginal_percent": _more(mloc[2] - mloc[1], bare[2] - bare[1])}  # fmt: skip
+    return {**conditions, **figures, "together": together, "large_cpu_s_by_part": parts, "pairs": pairs}
 
 
 def finish(result: dict[str, Any], kept: Path, asked: argparse.Namespace) -> None:

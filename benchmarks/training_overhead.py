@@ -1,6 +1,6 @@
 """What MLOC costs around a training: CPU time of the whole cell (API, scheduler, worker, host, …) beside a bare TRL script with the same work.
 
-    python benchmarks/training_overhead.py [--pairs 15] [--steps 600] [--hidden 128] [--layers 2] [--quick] [--write | --output FILE]
+    python benchmarks/training_overhead.py [--pairs 15] [--steps 400] [--hidden 128] [--layers 2] [--quick] [--write | --output FILE]
 
 Both train the same model of random weights on the same rows of a file with the same settings, threads and environment, in one process; loading
 and saving included. They must end at the same loss. How it is measured: overhead.py. `--write` keeps results/training_overhead.json.
@@ -99,7 +99,7 @@ def _task(folder: Path, steps: int) -> str:
 
 def _asked() -> argparse.Namespace:
     parser = overhead.arguments(__doc__)
-    parser.add_argument("--steps", type=int, default=600, help="optimiser steps of the large batch")
+    parser.add_argument("--steps", type=int, default=400, help="optimiser steps of the large batch")
     parser.add_argument("--hidden", type=int, default=128, help="width of the model")
     parser.add_argument("--layers", type=int, default=2, help="of the model")
     asked = parser.parse_args()

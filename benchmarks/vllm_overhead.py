@@ -1,6 +1,6 @@
 """What MLOC costs around vLLM on the CPU: CPU time of the whole cell (API, scheduler, worker, host, …) beside a bare script with the same work.
 
-    python benchmarks/vllm_overhead.py [--pairs 15] [--rows 2000] [--hidden 128] [--layers 2] [--quick] [--write | --output FILE]
+    python benchmarks/vllm_overhead.py [--pairs 15] [--rows 1000] [--hidden 256] [--layers 4] [--quick] [--write | --output FILE]
 
 Both start vLLM with the same arguments, threads and environment on the same model of random weights, read the same prompts from files and write
 the same number of tokens; vLLM runs in as many processes on either side, and both are compared. How it is measured: overhead.py. In the cell
@@ -133,9 +133,9 @@ def _task(folder: Path, file: Path, adapter: str) -> str:
 
 def _asked() -> argparse.Namespace:
     parser = overhead.arguments(__doc__)
-    parser.add_argument("--rows", type=int, default=2000, help="of the large batch")
-    parser.add_argument("--hidden", type=int, default=128, help="width of the model")
-    parser.add_argument("--layers", type=int, default=2, help="of the model")
+    parser.add_argument("--rows", type=int, default=1000, help="of the large batch")
+    parser.add_argument("--hidden", type=int, default=256, help="width of the model")
+    parser.add_argument("--layers", type=int, default=4, help="of the model")
     asked = parser.parse_args()
     if asked.quick:
         asked.pairs, asked.rows = 1, 60
