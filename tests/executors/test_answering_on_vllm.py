@@ -3,13 +3,15 @@ take long to start."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from agents.transcripts import LEARN, SCRATCH, transcript
-from driven_host import DrivenHost, processes_of, task
+from driven_host import DrivenHost, processes_of, task, wait_until
 from evaluation.harness_tasks import write_tasks
 from pipeline_run import published_result
 
@@ -158,6 +160,18 @@ def test_a_score_is_how_likely_the_engine_finds_an_answer(vllm_host: DrivenHost,
     assert processes_of(vllm_host, "EngineCore") == engine
 
 
+def test_the_engines_death_is_the_attempts_failure_and_no_questions(vllm_host: DrivenHost, engine: list[int], ask: Any) -> None:
+    rows = [{"messages": [{"role": "user", "content": "What is 17 times 23?"}]}] * 400
+    asked = ask("agent", agent={"tools": ["python_repl"]}, data={"type": "list", "items": rows})
+    vllm_host.send(asked)
+    vllm_host.wait_for(lambda frame: isinstance(frame, Telemetry) and frame.task == asked.task and any("391" in line for line in frame.lines))
+    os.kill(engine[0], signal.SIGKILL)
+    error = vllm_host.wait_of(Failed, asked.task).error
+    assert (error.type, error.retryable) == ("EngineDied", True)
+    recorded = "".join(file.read_text() for file in Path(asked.rows_folder).glob("*.jsonl"))
+    assert '"error"' not in recorded
+
+
 def test_answers_from_documents_are_those_of_transformers_and_the_second_task_finds_the_engine_warm(vllm_host: DrivenHost, ask: Any) -> None:
     pytest.importorskip("faiss", reason='documents need faiss: pip install "mloc[rag]"')
     facts = [{"text": "Lima is the capital of Peru.", "source": "atlas"}, {"text": "Snow is white.", "source": "weather"}]
@@ -181,3 +195,5 @@ def test_answers_from_documents_are_those_of_transformers_and_the_second_task_fi
     passages = run(vllm_host, rag("vllm", returns="passages"))
     assert passages["items"][0]["passages"] == by_vllm["items"][0]["passages"]
     assert "engine" not in passages
+    run(vllm_host, ask("inference", "transformers", data={"type": "list", "items": ["Hello"]}))  # a third, for which the least used one leaves
+    wait_until(lambda: not processes_of(vllm_host, "EngineCore"))
