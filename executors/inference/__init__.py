@@ -1,1 +1,1 @@
-"""Answers by transformers: sampling, structured output, batches."""
+"""Answers by vLLM or transformers: the choice, sampling, structured output, batches."""
