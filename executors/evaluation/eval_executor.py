@@ -104,10 +104,11 @@ def _scored(row: Row, item: dict[str, Any], asked: Eval, judge: Judge | None) ->
 
 
 def _references(row: Row) -> list[str]:
-    """A row may have one right answer, or a list of them in its column."""
-    for name in ("response", "completion", "output", "answer", "answers"):
-        if isinstance(listed := row.columns.get(name), list | tuple) and all(isinstance(one, str) for one in listed):
-            return list(listed)
+    """A row may have one right answer, or a list of them in its column, which may be called `answers` too."""
+    if row.answers:
+        return list(row.answers)
+    if isinstance(listed := row.columns.get("answers"), list | tuple) and all(isinstance(one, str) for one in listed):
+        return list(listed)
     if isinstance(row.response, str):
         return [row.response]
     return [str(turn["content"]) for turn in (row.response or ())[-1:]]

@@ -12,7 +12,7 @@ from mloc.executors.pooling.likelihood import Likelihood
 from mloc.executors.pooling.row_texts import asked_by, plain_text, text_of
 from mloc.executors.rows.prompts import prompt_text
 from mloc.executors.rows.row_work import RowWork
-from mloc.executors.rows.rows import Row
+from mloc.executors.rows.rows import Row, one_response
 from mloc.executors.training.rewards.reward_models import Scorer
 
 Scores = list[tuple[dict[str, Any], int]]  # an item's members and its tokens, for each row
@@ -35,9 +35,10 @@ def likelihood_model(name: str, tokenizer: Any, inference: Inference, likelihood
     is_chat = bool(getattr(tokenizer, "chat_template", None)) and inference.chat != "off"
 
     def prepare(row: Row, work: RowWork) -> tuple[str, str]:
-        if row.response is None:
+        response = one_response(row)
+        if response is None:
             return "", text_of(row)
-        return prompt_text(row, work.inference, tokenizer), plain_text(row.response)
+        return prompt_text(row, work.inference, tokenizer), plain_text(response)
 
     def score(pairs: list[Any]) -> Scores:
         return [
@@ -52,7 +53,8 @@ def classifier_model(name: str, scorer: Scorer, at_once: int = 1) -> ScoringMode
     """A classifier, as a reward model would score it (`reward_model` of `ppo` and `grpo`)."""
 
     def prepare(row: Row, work: RowWork) -> tuple[Any, str]:
-        return ([], text_of(row)) if row.response is None else (asked_by(row), plain_text(row.response))
+        response = one_response(row)
+        return ([], text_of(row)) if response is None else (asked_by(row), plain_text(response))
 
     def score(pairs: list[Any]) -> Scores:
         return [({"score": round(number, 6)}, 0) for number in scorer([turns for turns, _ in pairs], [answer for _, answer in pairs])]

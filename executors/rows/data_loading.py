@@ -21,7 +21,7 @@ from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.rows.hub_dataset import hub_table
 from mloc.executors.rows.row_files import READERS, file_table, find_file
 from mloc.executors.rows.row_split import parts_of, select_split
-from mloc.executors.rows.rows import PARTS, RESPONSE_NAMES, ColumnNames, Row, conversation, row_of_columns, row_of_item
+from mloc.executors.rows.rows import PARTS, RESPONSE_NAMES, ColumnNames, Row, conversation, one_response, row_of_columns, row_of_item
 from mloc.executors.rows.tables import Columns, Malformed, Table, limited, shuffled, shuffled_stream
 
 LOOKED_AT = 64  # first rows, to see which columns there are
@@ -77,8 +77,12 @@ def _example(row: Row) -> dict[str, Any]:
         raise ExecutorError("BadData", f"row {row.index}: {row.problem}")
     if row.messages is not None:
         return {"messages": row.messages}
-    if row.prompt is not None and row.response is not None:
-        answer = [{"role": "assistant", "content": row.response}] if isinstance(row.response, str) else row.response
+    try:
+        response = one_response(row)
+    except ExecutorError as error:
+        raise ExecutorError("BadData", f"row {row.index}: {error.message}") from error
+    if row.prompt is not None and response is not None:
+        answer = [{"role": "assistant", "content": response}] if isinstance(response, str) else response
         return {"prompt": conversation(row), "completion": answer}
     text = row.text if row.text is not None else row.prompt
     if isinstance(text, str):

@@ -23,6 +23,7 @@ class Row(Struct, frozen=True):
     index: int
     prompt: str | list[Turn] | None = None
     response: str | list[Turn] | None = None
+    answers: tuple[str, ...] = ()  # several texts in the place of a response, any of which is right
     messages: list[Turn] | None = None
     text: str | None = None
     chosen: str | list[Turn] | None = None
@@ -55,10 +56,17 @@ def conversation(row: Row) -> list[Turn] | None:
     return None if row.prompt is None else [{"role": "user", "content": row.prompt}]
 
 
+def one_response(row: Row) -> str | list[Turn] | None:
+    """What is learned or scored as the row's answer. Raises ExecutorError where it has several."""
+    if row.answers:
+        raise ExecutorError("SeveralAnswers", f"the row has {len(row.answers)} responses in a list; one text is needed here (or name another column)")
+    return row.response
+
+
 def texts(rows: Iterable[Row]) -> Iterator[str]:
     """Everything that is written in the rows, to train a tokenizer on."""
     for row in rows:
-        for part in (row.prompt, row.response, row.messages, row.text, row.chosen, row.rejected):
+        for part in (row.prompt, row.response, row.messages, row.text, row.chosen, row.rejected, *row.answers):
             if isinstance(part, str):
                 yield part
             elif part is not None:
@@ -92,15 +100,20 @@ def _row(index: int, columns: Columns, names: ColumnNames) -> Row:
         part["response"] = next((columns[name] for name in RESPONSE_NAMES if columns.get(name) is not None), None)
     if part["prompt"] is None:
         part["prompt"] = part["query"]
+    answers = _several_texts(part["response"])
     messages = part["messages"]
     if messages is None and isinstance(columns.get("system"), str) and isinstance(part["prompt"], str):
         part["prompt"] = [{"role": "system", "content": columns["system"]}, {"role": "user", "content": part["prompt"]}]
     return Row(
-        index, prompt=_text_or_turns(part["prompt"]), response=_text_or_turns(part["response"]),
+        index, prompt=_text_or_turns(part["prompt"]), response=None if answers else _text_or_turns(part["response"]), answers=answers,
         messages=None if messages is None else _turns(messages), text=part["text"],
         chosen=_text_or_turns(part["chosen"]), rejected=_text_or_turns(part["rejected"]),
         metadata=_metadata(columns, names.metadata), columns=columns, problem=_problem(columns, names.required),
     )  # fmt: skip
+
+
+def _several_texts(value: Any) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list | tuple) and all(isinstance(one, str | int | float) for one in value) else ()
 
 
 def _turns(turns: Any) -> list[Turn]:

@@ -36,6 +36,19 @@ def test_items_are_texts_or_mappings_with_columns() -> None:
     assert rows[1].metadata == {"k": 1}
 
 
+def test_several_right_answers_are_no_chat_turns() -> None:
+    turns = [{"role": "assistant", "content": "d"}]
+    listed = rows_of({"type": "list", "items": [{"prompt": "a", "answer": ["b", 7]}, {"prompt": "c", "response": turns}]})
+    assert [(row.prompt, row.response, row.answers, row.problem) for row in listed] == [("a", None, ("b", "7"), ""), ("c", turns, (), "")]
+    assert list(texts(listed[:1])) == ["a", "b", "7"]
+
+
+def test_a_training_does_not_learn_from_a_row_with_several_answers_as_if_it_had_none() -> None:
+    with pytest.raises(ExecutorError, match="row 0: the row has 2 responses in a list") as raised:
+        examples([Row(0, prompt="a", answers=("b", "c"))])
+    assert raised.value.type == "BadData"
+
+
 def test_messages_are_one_conversation_or_several() -> None:
     turn = {"role": "user", "content": "hello"}
     assert [row.messages for row in rows_of({"type": "messages", "messages": [turn]})] == [[turn]]

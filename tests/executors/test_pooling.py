@@ -139,14 +139,16 @@ def test_the_libraries_two_ways_give_the_same_vectors(random_model: Path, tmp_pa
 
 
 def test_an_answer_is_scored_by_how_likely_it_is(warm_host: DrivenHost, tmp_path: Path) -> None:
-    rows = [{"prompt": "one", "response": "fox fox"}, {"prompt": "one", "response": "fox"}, {"text": "the fox"}, {"prompt": "one", "response": ""}]
+    rows: list[Any] = [{"prompt": "one", "response": "fox fox"}, {"prompt": "one", "response": "fox"}, {"text": "the fox"}]
+    rows += [{"prompt": "one", "response": ""}, {"prompt": "one", "response": ["a", "b"]}]
     result = run(warm_host, asked(tmp_path, "score", rows))
-    first, second, text, empty = result["items"]
+    first, second, text, empty, several = result["items"]
     assert first["score"] == pytest.approx(first["logprob"] / first["tokens"], abs=1e-4)
     assert first["logprob"] < second["logprob"] < 0
     assert first["response"] == "fox fox"
     assert text["score"] < 0
     assert empty["error"]["type"] == "NoText"
+    assert several["error"]["type"] == "SeveralAnswers"
     together = [item["score"] for item in result["items"][:3]]
     alone = [run(warm_host, asked(tmp_path, "score", [row]))["items"][0]["score"] for row in rows[:3]]
     assert together == pytest.approx(alone, abs=1e-4)

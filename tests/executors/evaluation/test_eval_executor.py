@@ -61,6 +61,14 @@ def test_answers_are_scored_row_by_row_and_summed_up_with_their_error(warm_host:
     assert "accuracy 0.75 ± 0.25" in lines
 
 
+def test_a_row_may_have_several_right_answers_under_any_of_the_names(warm_host: DrivenHost, judged: Any) -> None:
+    columns = ("response", "answer", "answers", "output")
+    asked = [{"prompt": question, name: ["nobody", ANSWERS[question]]} for question, name in zip(ANSWERS, columns, strict=True)]
+    result = run(warm_host, judged({}, asked))
+    assert result["metrics"]["accuracy"]["value"] == 1
+    assert result["items"][0]["reference"] == ["nobody", "Lima"]
+
+
 def test_a_gate_that_is_not_passed_fails_the_task_for_good(warm_host: DrivenHost, judged: Any) -> None:
     failed = failure(warm_host, judged({"gate": {"metric": "accuracy", "min": 0.9}}, rows(yes="maybe")))
     assert (failed.error.type, failed.error.retryable) == ("GateNotPassed", False)
