@@ -42,9 +42,8 @@ def choose_engine(spec: TaskSpec, context: Context) -> Choice:
     cannot = f"vLLM puts one adapter on top of a request, and model.adapters has {len(on_top)} to apply at runtime" if len(on_top) > 1 else ""
     if cannot and wish.strict:
         raise ExecutorError("UnsupportedSetting", f"{cannot}; merge them (apply: merge), or leave the engine to be chosen")
-    pictured = "data holds images, which the transformers engine gives to a model" if spec.task_type not in POOLING and _holds_images(spec) else ""
-    if pictured and wish.strict:
-        raise ExecutorError("UnsupportedSetting", f"{pictured} and vLLM is not; set inference.engine to transformers or auto")
+    is_pictured = not wish.strict and spec.task_type not in POOLING and _holds_images(spec)
+    pictured = "data holds images, which vLLM is given only where inference.engine names it" if is_pictured else ""
     asked = spec.eval if spec.task_type == "eval" else None
     judged = "the model that judges needs room beside it" if asked is not None and asked.harness == "judge" and not wish.asked else ""
     if reason := missing or cannot or pictured or judged:

@@ -13,6 +13,7 @@ from mloc.executors.inference.drawing import chooser, row_chances, sampling_of
 from mloc.executors.inference.guidance import Guide, GuidedRow, Vocabulary, grammar_of
 from mloc.executors.inference.sampling import cut_at_stop, generate_arguments, processors
 from mloc.executors.models.model_loading import LoadedModel
+from mloc.executors.rows.prompts import CUTS_IMAGES
 
 
 def answer_batch(
@@ -94,7 +95,7 @@ def _encode(prompts: list[str], inference: Inference, tokenizer: Any) -> Any:
 def _encode_with_images(prompts: list[str], images: list[list[Any]], inference: Inference, engine: LoadedModel) -> Any:
     """As `_encode`: the chat template, which writes the images' marks, has written the special tokens too."""
     if (inference.truncate_prompt_tokens or 0) > 0:
-        raise ExecutorError("BadSetting", "inference.truncate_prompt_tokens would cut images out of the prompt: leave it out for rows that hold some")
+        raise ExecutorError("BadSetting", CUTS_IMAGES)
     return engine.processor(text=prompts, images=images, return_tensors="pt", padding=True, add_special_tokens=False)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,12 @@ from mloc.executors.inference.vllm_engine import LOOK_SEC, VllmEngine
 from mloc.executors.inference.vllm_metrics import EngineMetrics
 from mloc.executors.inference.vllm_model import served_model
 from mloc.executors.inference.vllm_settings import row_seed, sampling_arguments, structured_arguments
-from mloc.executors.rows.prompts import Prompt, prompt_text
+from mloc.executors.rows.pictures import MAX_PIXELS
+from mloc.executors.rows.prompts import CUTS_IMAGES, Prompt, prompt_text, prompt_with_images
 from mloc.executors.rows.row_work import RowWork, record_error
 from mloc.executors.rows.rows import Row
 
-ONLY_TEXT = "vLLM is given only text here: set inference.engine to transformers"
-TOGETHER = 32  # prompts are encoded
+TOGETHER = 32  # prompts are encoded, fewer where their images are large
 FIRST_AND_LAST = 1 << 30  # tokens between pieces of an answer: it comes with its first token and once it is whole
 
 
@@ -44,12 +43,17 @@ def answering(spec: TaskSpec, engine: VllmEngine, context: Context, chosen: Choi
     requests = _Requests(engine, served.adapter, EngineMetrics(metrics, len(context.devices)))
 
     def prompt(row: Row, inference: Inference) -> Prompt:
-        return Prompt(prompt_text(row, inference, requests.tokenizer, ONLY_TEXT))
+        if engine.processor is None:
+            return Prompt(prompt_text(row, inference, requests.tokenizer))
+        return prompt_with_images(row, inference, engine.processor, context.local)
 
     def steps(work: RowWork, questions: Iterator[Question], record: Record) -> Iterator[None]:
         return _InFlight(work, requests, record).steps(questions)
 
     return Answering(served.name, requests.tokenizer, prompt, requests.ask, steps, chosen.as_result(), metrics)
+
+
+Encoded = tuple[Question, list[int]]
 
 
 class _Requests:
@@ -63,17 +67,21 @@ class _Requests:
         self.tokenizer = engine.tokenizer_of(adapter)
         self.batch = engine.batch
 
-    def begin(self, index: int, tokens: list[int], inference: Inference, seed: int, then: Callable[[], None]) -> Future[Any]:
+    def begin(
+        self, index: int, tokens: list[int], inference: Inference, seed: int, then: Callable[[], None], images: Sequence[Any] = ()
+    ) -> Future[Any]:
         """`then` is called when it is done, on the engine's thread. Raises ExecutorError for what cannot be asked."""
         from vllm.sampling_params import RequestOutputKind
 
+        if images and inference.truncate_prompt_tokens is not None:
+            raise ExecutorError("BadSetting", CUTS_IMAGES)
         if len(tokens) >= (room := self._engine.max_length):
             said = f"the prompt has {len(tokens)} tokens and the model takes {room}; set inference.truncate_prompt_tokens"
             raise ExecutorError("PromptTooLong", said)
         sampling = self.sampling(index, inference, seed)
         if self._metrics.begins_looked_at() and sampling.n == 1:
             sampling.output_kind, sampling.stream_interval = RequestOutputKind.DELTA, FIRST_AND_LAST
-        return self._engine.ask(tokens, sampling, self._lora, lambda _: then())
+        return self._engine.ask(tokens, sampling, self._lora, lambda _: then(), images)
 
     def ask(self, index: int, text: str, inference: Inference, seed: int, stopping: Callable[[], bool]) -> Answer | None:
         asked = self.begin(index, self.encoded([text], inference)[0], inference, seed, lambda: None)
@@ -132,6 +140,8 @@ class _InFlight:
         self._record = record
         self._ended: queue.SimpleQueue[Question] = queue.SimpleQueue()
         self._asked: dict[int, Future[Any]] = {}
+        self._pixels = 0  # of the images of these
+        self._held: Encoded | None = None  # the next one, for whose images there is no room yet
         self._most = max(1, requests.batch * 3 // 2 // (work.inference.n or 1))  # what waits in the engine's queue keeps its batch full
         requests.sampling(0, work.inference, work.seed)  # a setting that is wrong is wrong for every row
 
@@ -140,7 +150,7 @@ class _InFlight:
         encoded = self._encoded(questions)
         try:
             while not self._work.context.stopping():
-                while len(self._asked) < self._most and (question := next(encoded, None)) is not None:
+                while len(self._asked) < self._most and (question := self._next(encoded)) is not None:
                     self._ask(*question)
                 if not self._asked:
                     return
@@ -150,16 +160,29 @@ class _InFlight:
             for asked in self._asked.values():
                 asked.cancel()
 
-    def _encoded(self, questions: Iterator[Question]) -> Iterator[tuple[Question, list[int]]]:
+    def _encoded(self, questions: Iterator[Question]) -> Iterator[Encoded]:
         """With their tokens."""
-        while some := list(islice(questions, TOGETHER)):
+        for some in _in_batches(questions):
             yield from zip(some, self._requests.encoded([one.prompt.text for one in some], self._work.inference), strict=True)
+
+    def _next(self, encoded: Iterator[Encoded]) -> Encoded | None:
+        """The next one, unless its images would be too many in memory beside those of the questions that are asked."""
+        found = self._held or next(encoded, None)
+        pixels = found[0].prompt.pixels if found is not None else 0
+        self._held = found if pixels and self._pixels and self._pixels + pixels > MAX_PIXELS else None
+        if self._held is not None:
+            return None
+        self._pixels += pixels
+        return found
 
     def _ask(self, question: Question, tokens: list[int]) -> None:
         work, row = self._work, question.row
         try:
-            asked = self._requests.begin(row.index, tokens, work.inference, work.seed, lambda: self._ended.put(question))
+            asked = self._requests.begin(
+                row.index, tokens, work.inference, work.seed, lambda: self._ended.put(question), question.prompt.images
+            )  # fmt: skip
         except ExecutorError as error:
+            self._pixels -= question.prompt.pixels
             return record_error(work, row, error.type, error.message)
         self._asked[row.index] = asked
 
@@ -177,6 +200,7 @@ class _InFlight:
                 return
 
     def _take(self, question: Question) -> None:
+        self._pixels -= question.prompt.pixels
         try:
             answer = self._requests.answer(self._asked.pop(question.row.index), self._work.inference)
         except ExecutorError as error:
@@ -184,6 +208,21 @@ class _InFlight:
                 raise
             return record_error(self._work, question.row, error.type, error.message)
         self._record(question, answer)
+
+
+def _in_batches(questions: Iterator[Question]) -> Iterator[list[Question]]:
+    """To encode together; their images are no more than may be in memory, beside those that are asked."""
+    batch: list[Question] = []
+    for question in questions:
+        if batch and sum(one.prompt.pixels for one in batch) + question.prompt.pixels > MAX_PIXELS:
+            yield batch
+            batch = []
+        batch.append(question)
+        if len(batch) == TOGETHER:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _made(kind: Any, given: dict[str, Any] | None, where: str) -> Any:

@@ -21,6 +21,8 @@ from msgspec import Struct
 
 from mloc.executors.contract import ExecutorError
 from mloc.executors.inference.output_tail import OutputTail
+from mloc.executors.models.image_models import image_processor
+from mloc.executors.models.weights import Weights
 
 STOP_SEC = 20.0
 LOOK_SEC = 0.1  # for how long nobody asks whether the engine is alive, and whether to stop
@@ -64,6 +66,8 @@ class VllmEngine:
         except Exception as error:
             self._end_loop()
             raise self._failure(error, "vLLM did not start") from error
+        self.processor = self._image_processor(config.model_config)
+        """Writes prompts of text and images; None for a model of text alone."""
         self.max_length = int(config.model_config.max_model_len)
         self.batch = int(config.scheduler_config.max_num_seqs)  # requests that it works on at a time; others wait in its queue
         self.model_config = config.model_config.hf_config  # the model's own, as transformers has it
@@ -79,6 +83,11 @@ class VllmEngine:
     @property
     def tokenizer(self) -> Any:
         return self._llm.get_tokenizer()
+
+    def _image_processor(self, config: Any) -> Any:
+        if not config.is_multimodal_model:
+            return None
+        return image_processor(Weights(str(config.model), config.revision), self.tokenizer, trust=bool(config.trust_remote_code))
 
     def tokenizer_of(self, adapter: Path | None) -> Any:
         """The adapter's own tokenizer where it brings one, else the model's."""
@@ -111,9 +120,12 @@ class VllmEngine:
             self._adapters[made_of] = request
             return request
 
-    def ask(self, tokens: list[int], sampling: Any, lora: Any, then: Callable[[Future[Any]], None] | None = None) -> Future[Any]:
-        """Begin a request; its future is Answered. `then` is called with it when it is done, on the engine's thread."""
-        asked = asyncio.run_coroutine_threadsafe(self._answer(tokens, sampling, lora, f"r{next(self._numbers)}"), self._loop)
+    def ask(
+        self, tokens: list[int], sampling: Any, lora: Any, then: Callable[[Future[Any]], None] | None = None, images: Sequence[Any] = ()
+    ) -> Future[Any]:
+        """Begin a request; its future is Answered. `then` is called with it when it is done, on the engine's thread. `images`: of the marks
+        among the tokens, where the model has a `processor`."""
+        asked = asyncio.run_coroutine_threadsafe(self._answer(tokens, images, sampling, lora, f"r{next(self._numbers)}"), self._loop)
         if then is not None:
             asked.add_done_callback(then)
         return asked
@@ -162,13 +174,14 @@ class VllmEngine:
         self._call(_soon(self._llm.shutdown), STOP_SEC)
         self._end_loop()
 
-    async def _answer(self, tokens: list[int], sampling: Any, lora: Any, name: str) -> Answered:
+    async def _answer(self, tokens: list[int], images: Sequence[Any], sampling: Any, lora: Any, name: str) -> Answered:
         """Of a request that gives its output in pieces, these are put together; the first of them is its first token."""
         from vllm.inputs.engine import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
         began, whole, first_token_sec = time.monotonic(), None, None
-        async for output in self._llm.generate(tokens_input(tokens), sampling, name, lora_request=lora):
+        prompt = await self._with_images(tokens, images) if images else tokens_input(tokens)
+        async for output in self._llm.generate(prompt, sampling, name, lora_request=lora):
             if whole is not None:
                 whole.add(output, aggregate=True)
                 continue
@@ -176,6 +189,14 @@ class VllmEngine:
             if sampling.output_kind == RequestOutputKind.DELTA:
                 first_token_sec = time.monotonic() - began
         return Answered(whole, first_token_sec)
+
+    async def _with_images(self, tokens: list[int], images: Sequence[Any]) -> Any:
+        """What vLLM's own processor makes of them, off the loop."""
+        from vllm.renderers.inputs.preprocess import parse_model_prompt
+
+        given = {"prompt_token_ids": tokens, "multi_modal_data": {"image": list(images)}}
+        (prompt,) = await self._llm.renderer.render_cmpl_async([parse_model_prompt(self._llm.model_config, given)])
+        return prompt
 
     async def _pooled(self, tokens: list[int], pooling: Any, name: str) -> Any:
         from vllm.inputs.engine import tokens_input

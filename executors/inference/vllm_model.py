@@ -108,7 +108,7 @@ def _write_model(spec: TaskSpec, context: Context, folder: Path) -> None:
     settings = {"dtype": "auto", **spec.model.transformers}
     made = load_model(replace(spec, model=replace(spec.model, adapters=merged, transformers=settings)), replace(context, devices=()))
     made.model.save_pretrained(folder)
-    made.tokenizer.save_pretrained(folder)
+    (made.processor or made.tokenizer).save_pretrained(folder)
 
 
 def _rank(adapter: Path | None) -> int:

@@ -14,6 +14,7 @@ from mloc.executors.rows.pictures import open_pictures
 from mloc.executors.rows.rows import Row, Turn, conversation
 
 ONLY_TEXT = "the model takes only text"
+CUTS_IMAGES = "inference.truncate_prompt_tokens would cut images out of the prompt: leave it out for rows that hold some"
 ONLY_IMAGES = "models are given text and images, no audio and no video"
 
 

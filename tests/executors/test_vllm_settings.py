@@ -153,14 +153,13 @@ def test_two_adapters_on_top_are_refused_where_vllm_was_asked_for(monkeypatch: p
     [{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "/a.png"}}]}]}],
     ["a", {"prompt": [{"type": "image", "image": "/a.png"}]}],
 ])  # fmt: skip
-def test_items_that_hold_images_are_for_transformers(monkeypatch: pytest.MonkeyPatch, items: list[Any]) -> None:
+def test_items_that_hold_images_are_for_transformers_unless_vllm_is_named(monkeypatch: pytest.MonkeyPatch, items: list[Any]) -> None:
     monkeypatch.setattr(engine_choice, "vllm_missing", lambda *, on_device: "")
     data = {"type": "list", "items": items}
     chosen = engine_choice.choose_engine(spec(data=data), place(0))
     assert chosen.engine == "transformers"
-    assert chosen.why == "the task runs on a GPU, but data holds images, which the transformers engine gives to a model"
-    with pytest.raises(ExecutorError, match="to transformers or auto"):
-        engine_choice.choose_engine(spec(data=data, inference={"engine": "vllm"}), place(0))
+    assert chosen.why == "the task runs on a GPU, but data holds images, which vLLM is given only where inference.engine names it"
+    assert engine_choice.choose_engine(spec(data=data, inference={"engine": "vllm"}), place(0)).engine == "vllm"
 
 
 @pytest.mark.parametrize("kind", ["rag", "agent", "eval"])
