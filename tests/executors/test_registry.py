@@ -50,12 +50,13 @@ def test_a_part_without_its_module_is_named_and_the_rest_runs(monkeypatch: pytes
     assert offers["agent"].lacking_parts == {}
 
 
-def test_types_whose_engine_placement_takes_for_the_same_share_a_host() -> None:
-    named = {"source": {"type": "huggingface", "identifier": "m"}}
+@pytest.mark.parametrize("vllm", [{}, {"max_model_len": 64}])
+def test_types_whose_engine_placement_takes_for_the_same_share_a_host(vllm: dict[str, int]) -> None:
+    named = {"source": {"type": "huggingface", "identifier": "m"}, "vllm": vllm}
     spec = json.dumps({"model": named, "retrieval": {"documents": ["d"], "embedding": {"model": "e"}}}).encode()
     families: dict[str, set[str]] = {}
     for offer in registry.available():
         if offer.task_type in registry.BUILT_IN:
             families.setdefault(engine_key(offer.task_type, spec, {}), set()).add(offer.family)
-    assert len(families) > 3
+    assert len(families) > 5
     assert all(len(family) == 1 for family in families.values()), families
