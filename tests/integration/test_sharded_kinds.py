@@ -12,9 +12,9 @@ import yaml
 
 from tests.integration.whole_cell import WholeCell
 
-pytestmark = [pytest.mark.deep, pytest.mark.models, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.deep, pytest.mark.models, pytest.mark.timeout(600)]
 
-DEADLINE_SEC = 180
+DEADLINE_SEC = 300  # seven hosts start on two cores that others use
 SCRATCH = {"type": "scratch", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 300}
 QUESTIONS = [{"prompt": f"Say {word}.", "response": word} for word in ("one", "two", "three", "four", "five")]
 DOCUMENTS = [f"The number {number} comes after {number - 1}." for number in range(2, 9)]
