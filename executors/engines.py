@@ -117,11 +117,14 @@ class Engines:
         self._make_room(limit - 1)
         began = time.monotonic()
         engine = load()
+        seconds = _since(began)
+        gc.collect()
+        gc.freeze()  # libraries are millions of objects: to look through them again and again takes as long as a thousand rows do in the host
         if (dead := self._kept.pop(identity, None)) is not None:  # some of its tasks have not left it yet
             self._say_gone(dead, 0.0)
         kept = self._kept[identity] = _Kept(engine)
         kept.keys.append(key)
-        self._send(EngineLoaded(key, _since(began)))
+        self._send(EngineLoaded(key, seconds))
         return kept
 
     def _make_room(self, keep: int) -> None:
@@ -158,6 +161,7 @@ class Engines:
             with suppress(Exception):  # it leaves, whatever it says
                 kept.engine.close()
         kept.engine = None
+        gc.unfreeze()
         gc.collect()
         if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
             torch.cuda.empty_cache()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -148,3 +150,16 @@ def test_imported_libraries_take_no_room() -> None:
         pass
     place.use("a")
     assert place.told() == [("libraries", "ready"), ("a", "ready")]
+
+
+def test_what_is_loaded_is_looked_through_no_more_and_freed_when_it_leaves() -> None:
+    place = Place()
+    gc.unfreeze()
+    with place.lease("first", can_sleep=False) as loaded:
+        loaded.itself = loaded  # only the collector frees it
+        left = weakref.ref(loaded)
+    del loaded
+    assert gc.get_freeze_count() > 0
+    place.use("second")
+    assert left() is None
+    gc.unfreeze()
