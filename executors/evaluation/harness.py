@@ -63,7 +63,9 @@ def run_harness(spec: TaskSpec, asked: Eval, engine: Any, answering: Answering, 
         )  # fmt: skip
     except _AskedToStop:
         return
-    except (KeyError, ValueError, OSError) as error:
+    except KeyError as error:  # its text is a repr
+        raise ExecutorError("HarnessFailed", f"lm-eval: {error.args[0] if error.args else 'KeyError'}") from error
+    except (ValueError, OSError) as error:
         raise ExecutorError("HarnessFailed", f"lm-eval: {type(error).__name__}: {error}", retryable=isinstance(error, ConnectionError)) from error
     metrics, items = _metrics(measured), _items(measured)
     usage = {"num_requests": len(items)}

@@ -177,11 +177,15 @@ def _checked(table: Table, names: ColumnNames, source: str, spec: TaskSpec) -> t
         _must_exist(names.of[part], columns, source)
     for column in (*names.metadata.values(), *names.required):
         _must_exist(column, columns, source)
+    suffix = "field" if isinstance(spec.data, JsonlData) else "column"
     known = {names.of.get(part, part) for part in (*_WHOLE, "chosen")}
+    if spec.task_type in ("dpo", "reward") and {names.of.get(part, part) for part in ("chosen", "rejected")}.isdisjoint(columns):
+        said = f"{source} has no pairs of answers in columns chosen and rejected; it has {', '.join(columns)}. Say which they are: "
+        raise ExecutorError("WrongColumns", f"{said}data.chosen_{suffix}, data.rejected_{suffix}")
     if spec.task_type != "echo" and known.isdisjoint(columns):
         usual = ", ".join(dict.fromkeys((*_WHOLE, *RESPONSE_NAMES[:1])))
         said = f"{source} has none of the columns {usual}; it has {', '.join(columns)}. Say which is the prompt: "
-        raise ExecutorError("WrongColumns", said + ("data.prompt_field" if isinstance(spec.data, JsonlData) else "data.prompt_column"))
+        raise ExecutorError("WrongColumns", f"{said}data.prompt_{suffix}")
     return table, names
 
 

@@ -72,8 +72,8 @@ def _data(trained: Trained) -> str:
     kind = type(data).__name__.removesuffix("Data").lower() if data is not None else "none"
     where = f" `{named.partition('?')[0]}`" if named else ", written in the task"
     split = f", split `{split}`" if (split := getattr(data, "split", None)) else ""
-    kept = f"; {trained.held_out} of them or beside them only to evaluate on" if trained.held_out else ""
-    return f"{trained.rows} rows ({kind}{where}{split}){kept}."
+    kept = f"; {trained.held_out} others only to evaluate on" if trained.held_out else ""
+    return f"{trained.rows} rows to learn from ({kind}{where}{split}){kept}."
 
 
 def _settings(trained: Trained) -> dict[str, Any]:

@@ -34,6 +34,8 @@ def reporting_callback(context: Context, meter: Meter) -> Any:
             context.report(Progress((log_line(state, metrics),), state.global_step, state.max_steps, metrics))
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+            if state.global_step >= state.max_steps and args.logging_strategy != "no":
+                control.should_log = True  # a curve has its end, also of a training shorter than `logging_steps`
             if any_rank(context.stopping()):
                 self.stopped = True
                 control.should_training_stop = control.should_save = True

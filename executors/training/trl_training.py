@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import shutil
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +18,7 @@ from msgspec import Struct
 
 from mloc.core.host_frames import RunTask
 from mloc.core.language.spec import TaskSpec, decode_spec
-from mloc.executors.contract import Context, Progress, Report, Result
+from mloc.executors.contract import Context, ExecutorError, Progress, Report, Result
 from mloc.executors.models.model_loading import LoadedModel, load_model
 from mloc.executors.ranks import in_rank, own_devices, rank
 from mloc.executors.rows.data_loading import load_rows
@@ -92,10 +94,12 @@ def _train_here(task: RunTask, spec: TaskSpec, context: Context, recipe: Recipe)
         "args": config, "processing_class": loaded.tokenizer, **_to_evaluate_on(kept_examples),
         "callbacks": [reporting, *_early_stopping(evaluation)],
     }  # fmt: skip
-    trainer = _trainer(loaded, Prepared(task, spec, context, [*rows, *kept], examples, given), recipe)
+    with _values_refused():
+        trainer = _trainer(loaded, Prepared(task, spec, context, [*rows, *kept], examples, given), recipe)
     checkpoint, notes = usable_checkpoint(context.checkpoint)
     yield Progress((f"{sum(p.numel() for p in trainer.model.parameters() if p.requires_grad):,} weights to train", *notes))
-    _train(trainer, checkpoint)
+    with _values_refused():
+        _train(trainer, checkpoint)
     if reporting.stopped and trainer.state.global_step < trainer.state.max_steps:
         return
     told = _told(trainer, recipe.measures, meter)
@@ -105,6 +109,16 @@ def _train_here(task: RunTask, spec: TaskSpec, context: Context, recipe: Recipe)
         yield Result({})  # rank 0 speaks for all, and writes the one file of the result
         return
     yield Result(_result(task, loaded, trainer, context, final, told, time.monotonic() - began), files=True)
+
+
+@contextmanager
+def _values_refused() -> Iterator[None]:
+    """A value that only the trainer itself knows to be wrong, often at its first step, is as wrong in the next attempt."""
+    try:
+        yield
+    except ValueError as error:
+        traceback.print_exception(error)  # to the task's log
+        raise ExecutorError("BadSetting", f"the trainer does not take this: {error}") from error
 
 
 def _trainer(loaded: LoadedModel, made: Prepared, recipe: Recipe) -> Any:

@@ -166,6 +166,15 @@ def test_a_file_without_anything_to_ask_is_refused_with_the_columns_that_it_has(
     assert rows_of({"type": "dataset", "path": str(tmp_path / "a.csv")}, task_type="echo")[0].columns == {"question": "x", "answer": "y"}
 
 
+def test_pairs_that_are_nowhere_are_asked_for_by_their_own_names(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "q", "good": "x", "bad": "y"}\n')
+    named = {"type": "jsonl", "path": str(tmp_path / "a.jsonl")}
+    with pytest.raises(ExecutorError, match=r"it has prompt, good, bad\. Say which they are: data\.chosen_field, data\.rejected_field"):
+        rows_of(named, task_type="dpo")
+    assert rows_of({**named, "chosen_field": "good", "rejected_field": "bad"}, task_type="dpo")[0].chosen == "x"
+    assert rows_of({**named, "prompt_field": "prompt"})[0].prompt == "q"
+
+
 def test_a_separator_fields_and_required_fields_are_honoured(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("q;a;rest\none;1;x\ntwo;;y\n")
     data = {"type": "dataset", "path": str(tmp_path / "a.csv"), "separator": ";", "required_fields": ["answer"]}

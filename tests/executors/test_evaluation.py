@@ -81,9 +81,30 @@ def test_a_training_tells_how_it_goes_on_rows_that_it_does_not_learn_from(warm_h
     card = (Path(result["final_model_path"]) / "README.md").read_text()
     head = yaml.safe_load(card.split("---")[1])
     assert head["library_name"] == "transformers"
-    assert "32 rows (list, written in the task); 8 of them" in card
+    assert "32 rows to learn from (list, written in the task); 8 others only to evaluate on." in card
     for part in ("| learning_rate | 0.01 |", "| final_loss |", "| step | loss | eval_loss |", "| transformers |", "Supervised fine-tuning"):
         assert part in card
+
+
+@pytest.mark.models
+@pytest.mark.parametrize(("every", "told_at"), [(10, [3]), (2, [2, 3])])
+def test_a_curve_has_its_end_whatever_the_steps_between_its_points(
+    warm_host: DrivenHost, tmp_path: Path, every: int, told_at: list[int]
+) -> None:
+    told = train(warm_host, f"short-{every}", tmp_path, training={"max_steps": 3, "logging_steps": every})["training"]
+    curve = {point["step"]: point["loss"] for point in told["history"] if "loss" in point}
+    assert list(curve) == told_at
+    assert told["final_loss"] == pytest.approx(curve[3], abs=1e-3)
+
+
+@pytest.mark.models
+def test_a_value_that_only_the_trainer_knows_to_be_wrong_is_not_tried_again(warm_host: DrivenHost, tmp_path: Path) -> None:
+    pairs = [{"prompt": "a", "chosen": "b", "rejected": "c"}] * 4
+    data = {"type": "preferences", "preferences": pairs}
+    warm_host.send(task("lossy", "dpo", tmp_path, model={"source": SCRATCH}, data=data, training={"loss_type": "no_loss"}))
+    error = warm_host.wait_of(Failed, "lossy").error
+    assert (error.type, error.retryable) == ("BadSetting", False)
+    assert "no_loss" in error.message
 
 
 @pytest.mark.models

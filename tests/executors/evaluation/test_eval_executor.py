@@ -118,7 +118,9 @@ def test_tasks_of_the_harness_run_offline_from_files_of_ones_own(warm_host: Driv
 def test_a_task_that_the_harness_does_not_know_says_so(warm_host: DrivenHost, judged: Any) -> None:
     pytest.importorskip("lm_eval", reason='the harness lm-eval: pip install "mloc[eval]"')
     failed = failure(warm_host, judged({"harness": "lm-eval", "tasks": ["no_such_task_at_all"]}))
+    assert failed.error.message.startswith("lm-eval: ")
     assert "no_such_task_at_all" in failed.error.message
+    assert "KeyError" not in failed.error.message
     assert not failed.error.retryable
     assert "there is no file" in failure(warm_host, judged({"harness": "lm-eval", "tasks": ["/not/there.yaml"]})).error.message
 
