@@ -48,6 +48,9 @@ def load_model(
     """
     settings = pretrained_settings(spec, context) | (_four_bits(spec, context) if quantized else {})
     if isinstance(spec.model.source, ScratchSource) and spec.checkpoint.load is None:
+        if spec.model.adapters:
+            said = "model.adapters need the weights that they were trained on, and a scratch model has none of them: name those as model.source"
+            raise ExecutorError("BadModel", said)
         text = spec.model.source.tokenizer_text
         source = replace(spec.model.source, tokenizer_text=context.local(text)) if isinstance(text, str) else spec.model.source
         model, tokenizer = make_scratch_model(source, task_texts)

@@ -215,6 +215,7 @@ def test_a_setting_that_is_not_possible_is_refused_before_a_model_is_loaded(
         ({"source": {"type": "local", "identifier": "/no/such/folder"}}, "/no/such/folder is not on the worker's disk"),
         ({"source": {"type": "huggingface", "identifier": "nobody/nothing"}}, "HF_HUB_OFFLINE is set"),
         ({"source": {"type": "stage", "identifier": "train"}}, "no stage or task 'train'"),
+        ({"source": {"type": "scratch", "tokenizer_text": ["a"]}, "adapters": [{"path": "/no/adapter"}]}, "a scratch model has none of them"),
     ],
 )
 def test_a_model_that_is_not_there_is_named(warm_host: DrivenHost, model: dict[str, Any], said: str) -> None:
