@@ -81,7 +81,7 @@ def test_it_tells_reward_and_divergence_of_held_out_prompts_and_learns_the_same(
     assert curve(result, "eval_kl")[4] != 0.0
     assert result["training"]["final_eval_reward"] == pytest.approx(curve(result, "eval_reward")[4], abs=1e-4)
     card = (Path(result["final_model_path"]) / "README.md").read_text()
-    assert "14 rows (list, written in the task); 6 of them" in card
+    assert "14 rows to learn from (list, written in the task); 6 others only" in card
     assert "eval_reward" in card
     unseen = train(warm_host, "not-looked-at", tmp_path, training={**asked, "eval_steps": 100, "eval_on_start": False})
     assert curve(unseen, "loss") == curve(result, "loss")
