@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -36,6 +37,15 @@ def sync_tree(root: Path) -> str:
     sync_folder(root)
     sync_folder(root.parent)
     return digest.hexdigest()
+
+
+def link_or_copy(file: Path, to: Path) -> None:
+    """The same content under another name; a file that is replaced later leaves the other as it was."""
+    to.unlink(missing_ok=True)
+    try:
+        os.link(file, to)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(file, to)
 
 
 def sync_folder(folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from mloc.executors.contract import Checkpoint, Context, ExecutorError, Progress
 from mloc.executors.durable_files import sync_tree
 from mloc.executors.ranks import any_rank, rank, wait_for_all
+from mloc.executors.training.best_weights import carry_best, find_best
 from mloc.executors.training.meters import Meter
 
 MAX_HISTORY = 500
@@ -22,9 +23,12 @@ def reporting_callback(context: Context, meter: Meter) -> Any:
 
     class Reporting(TrainerCallback):  # the class of a library that is imported late
         stopped = False
+        resumed: Path | None = None  # the checkpoint that it goes on from
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self._speed = TokenSpeed()
+            if self.resumed is not None and (lost := find_best(self.resumed, state)) is not None:
+                context.report(Progress((lost,)))
             context.report(Progress((f"training from step {state.global_step} to {state.max_steps}",), state.global_step, state.max_steps))
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
@@ -45,6 +49,7 @@ def reporting_callback(context: Context, meter: Meter) -> Any:
             wait_for_all()  # each rank writes a part
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             if rank() == 0 and folder.is_dir():
+                carry_best(folder, state)
                 context.report(Checkpoint(state.global_step, folder, sync_tree(folder)))
 
     return Reporting()

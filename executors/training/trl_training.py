@@ -23,6 +23,7 @@ from mloc.executors.models.model_loading import LoadedModel, load_model
 from mloc.executors.ranks import in_rank, own_devices, rank
 from mloc.executors.rows.data_loading import load_rows
 from mloc.executors.rows.rows import Row, texts
+from mloc.executors.training.best_weights import find_best
 from mloc.executors.training.evaluation import Evaluation, evaluation_of, held_out, outcome
 from mloc.executors.training.meters import Meter
 from mloc.executors.training.model_card import Trained
@@ -98,6 +99,7 @@ def _train_here(task: RunTask, spec: TaskSpec, context: Context, recipe: Recipe)
         trainer = _trainer(loaded, Prepared(task, spec, context, [*rows, *kept], examples, given), recipe)
     checkpoint, notes = usable_checkpoint(context.checkpoint)
     yield Progress((f"{sum(p.numel() for p in trainer.model.parameters() if p.requires_grad):,} weights to train", *notes))
+    reporting.resumed = checkpoint
     with _values_refused():
         _train(trainer, checkpoint)
     if reporting.stopped and trainer.state.global_step < trainer.state.max_steps:
@@ -193,6 +195,9 @@ def _train(trainer: Any, checkpoint: Path | None) -> None:
     else:
         trainer._load_from_checkpoint(str(checkpoint))
         trainer.state = state
+        find_best(checkpoint, state)
+        if trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            trainer._load_best_model()
 
 
 def _told(trainer: Any, measures: Mapping[str, str], meter: Meter) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from driven_host import DrivenHost, task
 from pipeline_run import published_result
+from safetensors.torch import load_file
 
 from mloc.core.host_frames import CheckpointDone, Failed, Telemetry
 from mloc.core.language.spec import TaskSpec
@@ -122,6 +124,40 @@ def test_a_training_that_gets_no_better_stops_early_with_its_best_weights(warm_h
     )  # fmt: skip
     at_start = next(point["eval_loss"] for point in again["training"]["history"] if "eval_loss" in point)
     assert at_start == pytest.approx(told["best_metric"], rel=1e-3)
+
+
+WORSE = {"max_steps": 6, "load_best_model_at_end": True, "eval_steps": 1, "eval_split": 8, "learning_rate": 1.0, "lr_scheduler_type": "constant"}
+
+
+def moved_checkpoint(host: DrivenHost, name: str, folder: Path, step: int) -> tuple[dict[str, Any], dict[str, Any], Path]:
+    """Of a training that gets worse from its second step on: what it told, its best weights, and all that is left of it: one checkpoint."""
+    told = train(host, name, folder, training={**WORSE, "keep_checkpoints": True, "save_total_limit": 9})["training"]
+    assert told["best_step"] < 4
+    checkpoints = folder / name / "artifacts" / "checkpoints"
+    best = load_file(checkpoints / f"checkpoint-{told['best_step']}" / "model.safetensors")
+    there = folder / "elsewhere" / f"checkpoint-{step}"
+    shutil.copytree(checkpoints / there.name, there)
+    shutil.rmtree(folder / name)
+    return told, best, there
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("step", [4, 6])
+def test_one_checkpoint_elsewhere_is_enough_to_end_with_the_best_weights(warm_host: DrivenHost, tmp_path: Path, step: int) -> None:
+    told, best, there = moved_checkpoint(warm_host, f"here-{step}", tmp_path, step)
+    result = train(warm_host, f"there-{step}", tmp_path, training=WORSE, run_checkpoint=str(there))
+    assert [result["training"][name] for name in ("steps", "best_step", "best_metric")] == [6, told["best_step"], told["best_metric"]]
+    left = load_file(Path(result["final_model_path"]) / "model.safetensors")
+    assert all(left[name].equal(tensor) for name, tensor in best.items())
+
+
+@pytest.mark.models
+def test_best_weights_that_are_lost_are_not_claimed(warm_host: DrivenHost, tmp_path: Path) -> None:
+    told, _, there = moved_checkpoint(warm_host, "lost-here", tmp_path, 4)
+    shutil.rmtree(there / "best")
+    assert train(warm_host, "lost-there", tmp_path, training=WORSE, run_checkpoint=str(there))["training"]["best_step"] in (5, 6)
+    said = [line for frame in warm_host.frames if isinstance(frame, Telemetry) and frame.task == "lost-there" for line in frame.lines]
+    assert any(f"the weights of step {told['best_step']}, which were best, are not in checkpoint-4" in line for line in said)
 
 
 @pytest.mark.models

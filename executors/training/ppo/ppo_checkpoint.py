@@ -5,9 +5,7 @@ Going on from it gives the same curve as never having stopped.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from mloc.executors.contract import ExecutorError
-from mloc.executors.durable_files import sync_tree
+from mloc.executors.durable_files import link_or_copy, sync_tree
 
 STATE_FILE = "ppo_state.pt"
 BEST_FILE = "best_weights.pt"  # of the evaluation that was best: beside the checkpoints, and in each, so that one is enough to go on from
@@ -52,7 +50,7 @@ def save(folder: Path, model: Any, optimizer: Any, scheduler: Any, at: Progresse
     state = {"trained": _trained(model), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(), "random": random}
     torch.save(state, place / STATE_FILE)
     if (best := folder / BEST_FILE).is_file():
-        _linked(best, place / BEST_FILE)
+        link_or_copy(best, place / BEST_FILE)
     told = {
         "global_step": at.step, "kl_coef": at.kl_coef, "num_input_tokens_seen": at.tokens, "log_history": at.history, "evaluated": at.evaluated,
         "best_metric": at.best_metric, "best_global_step": at.best_step, "worse": at.worse,
@@ -94,7 +92,7 @@ def carry_best(checkpoint: Path, folder: Path) -> None:
     """The best weights of the attempts before, as `checkpoint` has them, into this attempt's `folder`."""
     if (best := checkpoint / BEST_FILE).is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        _linked(best, folder / BEST_FILE)
+        link_or_copy(best, folder / BEST_FILE)
 
 
 def take_best(folder: Path, model: Any) -> None:
@@ -116,16 +114,6 @@ def _put_back(model: Any, trained: dict[str, Any]) -> None:
     with torch.no_grad():
         for name, tensor in trained.items():
             parameters[name].copy_(tensor)
-
-
-def _linked(file: Path, to: Path) -> None:
-    """The same content under another name; a file that is replaced later leaves the other as it was."""
-    with contextlib.suppress(FileNotFoundError):
-        to.unlink()
-    try:
-        os.link(file, to)
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(file, to)
 
 
 def _set_random(state: dict[str, Any]) -> None:
