@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,21 +32,21 @@ def answer_batch(
         encoded = _encode_with_images(prompts, [list(of_row) for of_row in images for _ in range(copies)], inference, engine)
     else:
         encoded = _encode(prompts, inference, tokenizer)
-    _check_room(encoded, inference, model)
+    rooms = _rooms(encoded, inference, model)
     arguments = generate_arguments(inference, tokenizer)
     config = _greedy(model, tokenizer, arguments)
     ends = _end_tokens(config, tokenizer)
-    guided = _guided(len(asked) * copies, inference, engine, ends, arguments["max_new_tokens"])
+    guided = _guided([min(room, arguments["max_new_tokens"]) for room in rooms], inference, engine, ends, arguments["max_new_tokens"])
     choose = chooser(sampling_of(inference, model.generation_config), row_chances(seed, [index for index, _ in asked], copies), guided)
     with torch.inference_mode():
         made = model.generate(
             **_on_device(encoded, model), generation_config=config, tokenizer=tokenizer, logits_processor=[*processors(inference), choose],
-            stopping_criteria=[_asked_to_stop(stopping)],
+            stopping_criteria=[_asked_to_stop(stopping), _context_full(rooms, encoded["input_ids"].shape[1])],
         )  # fmt: skip
     if stopping():
         return None
     answers = made.sequences[:, encoded["input_ids"].shape[1] :]  # [prompts * n, longest answer]
-    outputs = [_output(tokens, row, made, ends, inference, engine) for row, tokens in enumerate(answers.tolist())]
+    outputs = [_output(tokens[: rooms[row]], row, made, ends, inference, engine) for row, tokens in enumerate(answers.tolist())]
     counts = encoded["attention_mask"].sum(1).tolist()[::copies]
     return [
         _answer_of(outputs[at * copies : (at + 1) * copies], count, guided[at * copies : (at + 1) * copies]) for at, count in enumerate(counts)
@@ -62,7 +63,8 @@ def _greedy(model: Any, tokenizer: Any, arguments: dict[str, Any]) -> Any:
     return config
 
 
-def _guided(rows: int, inference: Inference, engine: LoadedModel, ends: set[int], max_tokens: int) -> list[GuidedRow]:
+def _guided(most: list[int], inference: Inference, engine: LoadedModel, ends: set[int], max_tokens: int) -> list[GuidedRow]:
+    """`most`: tokens that each answer may have; none of them more than `max_tokens`."""
     grammar = grammar_of(inference)
     if grammar is None:
         return []
@@ -70,7 +72,7 @@ def _guided(rows: int, inference: Inference, engine: LoadedModel, ends: set[int]
         engine, "vocabulary", sorted(ends), lambda: Vocabulary(engine.tokenizer, engine.model.config.get_text_config().vocab_size, sorted(ends))
     )
     guide = _once(engine, "guide", (grammar, max_tokens, sorted(ends)), lambda: Guide(grammar, vocabulary, max_tokens))
-    return [GuidedRow(guide) for _ in range(rows)]
+    return [GuidedRow(guide, left) for left in most]
 
 
 def _once(engine: LoadedModel, name: str, key: object, make: Callable[[], Any]) -> Any:
@@ -107,11 +109,25 @@ def _on_device(encoded: Any, model: Any) -> Any:
     }  # fmt: skip
 
 
-def _check_room(encoded: Any, inference: Inference, model: Any) -> None:
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    longest = int(encoded["attention_mask"].sum(1).max())
-    if room is not None and longest >= room:
-        raise ExecutorError("PromptTooLong", f"the prompt has {longest} tokens and the model takes {room}; set inference.truncate_prompt_tokens")
+def _rooms(encoded: Any, inference: Inference, model: Any) -> list[int]:
+    """How many tokens each answer may have until the model's context is full. Raises ExecutorError where a prompt fills it."""
+    room = getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+    lengths = encoded["attention_mask"].sum(1).tolist()
+    if max(lengths) >= room:
+        raise ExecutorError("PromptTooLong", f"the prompt has {max(lengths)} tokens and the model takes {room}; set inference.truncate_prompt_tokens")
+    return [room - length for length in lengths]
+
+
+def _context_full(rooms: Sequence[int], prompt: int) -> Callable[..., Any]:
+    """Ends each row where its context is full. `prompt`: tokens of the longest prompt, to which the others are padded."""
+
+    def ended(input_ids: Any, scores: Any, **_: Any) -> Any:
+        import torch
+
+        made = input_ids.shape[1] - prompt
+        return torch.tensor([made >= room for room in rooms], device=input_ids.device)
+
+    return ended
 
 
 def _asked_to_stop(stopping: Callable[[], bool]) -> Callable[..., Any]:

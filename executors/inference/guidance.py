@@ -93,10 +93,11 @@ class Guide:
 class GuidedRow:
     """One answer under way: `allowed`, `settled` and `take` for each token, until `ended`."""
 
-    def __init__(self, guide: Guide) -> None:
+    def __init__(self, guide: Guide, most: int) -> None:
+        """`most`: tokens that this answer may have; fewer than the guide's where the model's context is full before."""
         self._guide = guide
         self._matcher = guide.matcher.deep_copy()
-        self._left = guide.max_tokens
+        self._left = most
         self._way_out: list[int] = []
         self.ended = False
 
@@ -129,6 +130,8 @@ class GuidedRow:
             self.ended = True
         elif not self._matcher.consume_token(token):
             raise ExecutorError("Guidance", f"the answer cannot be held to what was asked: {self._matcher.get_error()[:300]}", retryable=True)
+        elif self._left <= 0:
+            self.ended = True
 
 
 def shortest_end(matcher: Any, vocabulary: Vocabulary, limit: int) -> list[int] | None:

@@ -126,6 +126,19 @@ def test_a_stopped_attempt_leaves_its_rows_and_the_next_one_ends_as_a_straight_r
     assert resumed["usage"]["completion_tokens"] == straight["usage"]["completion_tokens"]
 
 
+def test_an_answer_ends_where_the_models_context_is_full(warm_host: DrivenHost, ask: Any) -> None:
+    prompts = ["Snow", "Snow is white and blood is red.", "a"]
+    free = run(warm_host, ask(prompts, inference={"max_tokens": 4000, "temperature": 0, "ignore_eos": True}))["items"]
+    assert [item["finish_reason"] for item in free] == ["length"] * 3
+    assert {item["usage"]["prompt_tokens"] + item["usage"]["completion_tokens"] for item in free} == {256}
+    alone = run(warm_host, ask(prompts[1:2], inference={"max_tokens": 4000, "temperature": 0, "ignore_eos": True}))["items"]
+    assert alone[0]["output"] == free[1]["output"]
+    schema = {"type": "array", "items": {"type": "string"}, "minItems": 3}
+    held = run(warm_host, ask(prompts, inference={"max_tokens": 4000, "temperature": 0, "json_schema": schema}))["items"]
+    assert all(len(json.loads(item["output"])) >= 3 for item in held)
+    assert max(item["usage"]["prompt_tokens"] + item["usage"]["completion_tokens"] for item in held) <= 256
+
+
 def test_a_large_result_is_a_durable_file(warm_host: DrivenHost, ask: Any) -> None:
     long = "fox " * 40
     asked = ask([f"{long}{i}" for i in range(400)], inference={"max_tokens": 1})
