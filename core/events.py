@@ -308,6 +308,7 @@ class WorkerRegistered(Event, frozen=True):
     attempts: tuple[HeldAttempt, ...] = ()
     versions: dict[str, str] = {}  # of MLOC and the libraries that run its tasks
     lacks: dict[str, str] = {}  # task type that it does not offer, or part of one (eval/lm-eval) → why, and what would help
+    heartbeat_interval_ms: int = 0  # how often it means to say that it is there; 0: nobody wrote that down yet
 
 
 class WorkerRetired(Event, frozen=True):

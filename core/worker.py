@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from mloc.core.events import Hardware, Need, WorkerRegistered
 
 MAX_TIMES = 16  # engines of a worker whose times are remembered
+MISSED_BEATS = 3
 
 AttemptKey = tuple[str, int]  # (task id, attempt number)
 
@@ -42,6 +43,7 @@ class Worker(Struct, frozen=True, omit_defaults=True, gc=False):
     since_ms: int = 0
     versions: dict[str, str] = {}
     lacks: dict[str, str] = {}
+    heartbeat_interval_ms: int = 0
 
 
 class Attempt(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -65,7 +67,7 @@ def registered(before: Worker | None, event: WorkerRegistered, now_ms: int) -> W
         disabled=before.disabled if before else False,
         hardware=event.hardware, task_types=frozenset(event.task_types), tags=frozenset(event.tags), slots=event.slots,
         cost_per_hour=event.cost_per_hour, engine_sec=before.engine_sec if before else {},
-        registered_ms=now_ms, since_ms=now_ms, versions=event.versions, lacks=event.lacks,
+        registered_ms=now_ms, since_ms=now_ms, versions=event.versions, lacks=event.lacks, heartbeat_interval_ms=event.heartbeat_interval_ms,
     )  # fmt: skip
 
 
@@ -79,6 +81,11 @@ def not_offered(worker: Worker, need: Need) -> str:
 def part_of(task_type: str, part: str) -> str:
     """How `lacks` names a part of a task type."""
     return f"{task_type}/{part}"
+
+
+def is_silent(worker: Worker, silent_ms: int, ttl_ms: int) -> bool:
+    """Whether it said nothing for too long: for `ttl_ms`, and at least for three of its own intervals, which may be longer than that."""
+    return silent_ms > max(ttl_ms, MISSED_BEATS * worker.heartbeat_interval_ms)
 
 
 def gone(worker: Worker, phase: Literal["lost", "retired"], now_ms: int) -> Worker:

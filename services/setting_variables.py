@@ -124,7 +124,7 @@ GROUPS: dict[str, dict[str, Variable]] = {
         ),
         "heartbeat_ttl_sec": Variable(
             kind.seconds(0.1),
-            "Silence after which a worker is lost; longer than the interval.",
+            "Silence after which a worker is lost, but not before three of its own intervals.",
             default_text="120; mloc up 5",
         ),
         "stop_grace_sec": Variable(kind.seconds(0), "Time that a task has to stop cleanly before it is killed."),

@@ -31,6 +31,7 @@ from mloc.core.events import (
     WorkerLost,
 )  # fmt: skip
 from mloc.core.sharding import shard_count
+from mloc.core.worker import is_silent
 
 MOST_PASSED_OVER = 256  # tasks of one need that wait for a worker of their own are looked at before the next round
 
@@ -47,9 +48,10 @@ class Limits(Struct, frozen=True, gc=False):
 def decide(cluster: Cluster, now_ms: int, seen_ms: Mapping[str, int], limits: Limits) -> list[Event]:
     """At most `limits.max_answers` events for the state as it is. `seen_ms` has each worker's last sign of life, by the server's clock."""
     lost = {
-        worker.id: now_ms - seen_ms[worker.id]
+        worker.id: silent_ms
         for worker in cluster.workers.values()
-        if worker.phase == "alive" and worker.id in seen_ms and now_ms - seen_ms[worker.id] > limits.heartbeat_ttl_ms
+        if worker.phase == "alive" and worker.id in seen_ms
+        and is_silent(worker, silent_ms := now_ms - seen_ms[worker.id], limits.heartbeat_ttl_ms)
     }
     changes = list(_policy_changes(cluster, limits))
     answers = chain(

@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from mloc.core.cluster import Cluster
-from mloc.core.worker import Worker
+from mloc.core.worker import Worker, is_silent
 from mloc.services.intake.views import Time, iso
 from mloc.services.log.event_log import Heartbeat
 
@@ -73,7 +73,7 @@ def worker_view(cluster: Cluster, worker: Worker, beat: tuple[int, Heartbeat] | 
     held = list(cluster.holdings.of(worker.id).values())
     silent_ms = now_ms - max(beat[0] if beat else 0, worker.registered_ms)
     return WorkerView(
-        worker_id=worker.id, state=worker.phase, status=_status(worker, busy=bool(held), is_silent=silent_ms > ttl_ms),
+        worker_id=worker.id, state=worker.phase, status=_status(worker, busy=bool(held), is_silent=is_silent(worker, silent_ms, ttl_ms)),
         incarnation=worker.incarnation, hostname=worker.hardware.hostname, cpus=worker.hardware.cpus, memory_bytes=worker.hardware.memory,
         devices=tuple(DeviceView(device.index, device.name, device.memory) for device in worker.hardware.devices),
         task_types=tuple(sorted(worker.task_types)), tags=tuple(sorted(worker.tags)), slots=worker.slots, cost_per_hour=worker.cost_per_hour,

@@ -162,6 +162,7 @@ class Agent:
             worker=self.worker, incarnation=incarnation, run_id=run_id, hardware=plan.hardware, tags=plan.tags,
             task_types=() if leaving else plan.task_types, slots=0 if leaving else plan.slots, cost_per_hour=plan.cost_per_hour,
             attempts=(*self.runs.held(), *self.outbox.unacknowledged()), versions=plan.versions, lacks=plan.lacks,
+            heartbeat_interval_ms=int(plan.heartbeat_interval_sec * 1000),
         )  # fmt: skip
         await self._log.register(event, self._ledger.nonce, int(plan.heartbeat_ttl_sec * 1000))
         if (now_served_by := await self._log.run_id()) != run_id:

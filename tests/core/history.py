@@ -68,13 +68,14 @@ class History:
         return self.cluster.tasks[id]
 
     def worker(
-        self, id: str = "w", incarnation: int = 1, *, devices: int = 0, slots: int = 1, attempts: tuple = (), run_id: str = "run", cpus: float = 8.0
+        self, id: str = "w", incarnation: int = 1, *, devices: int = 0, slots: int = 1, attempts: tuple = (), run_id: str = "run", cpus: float = 8.0,
+        beats_ms: int = 0,
     ) -> None:
         hardware = Hardware(cpus=cpus, memory=64 * GIB, devices=tuple(Device(i, "NVIDIA H200", 80 * GIB) for i in range(devices)))
         self.add(
             WorkerRegistered(
                 worker=id, incarnation=incarnation, run_id=run_id, hardware=hardware, slots=slots, attempts=attempts,
-                task_types=("echo", "sft", "inference"),
+                task_types=("echo", "sft", "inference"), heartbeat_interval_ms=beats_ms,
             )
         )  # fmt: skip
 

@@ -32,6 +32,17 @@ def test_a_worker_without_sign_of_life_is_lost_once_and_gets_nothing_in_the_same
     assert {(d.task, d.attempt) for d in only(history.settle(), TaskDispatched)} == {("a", 2), ("b", 1)}
 
 
+def test_a_worker_that_beats_seldom_is_missed_after_three_of_its_own_intervals(history):
+    ttl_ms = history.limits.heartbeat_ttl_ms
+    history.worker("seldom", beats_ms=ttl_ms)
+    history.worker("often", beats_ms=1)
+    history.seen_ms |= dict.fromkeys(("seldom", "often"), history.now_ms)
+    history.now_ms += ttl_ms + 1
+    assert [event.worker for event in history.decide()] == ["often"]
+    history.now_ms += 2 * ttl_ms
+    assert {event.worker for event in history.decide()} == {"often", "seldom"}
+
+
 def test_a_registration_adopts_what_it_lists_and_ends_what_it_does_not(history):
     history.worker(slots=2)
     history.submit("a", TRAIN)
