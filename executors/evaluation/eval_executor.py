@@ -6,6 +6,7 @@ fails the task, and so the pipeline, and is not tried again.
 
 from __future__ import annotations
 
+import heapq
 import math
 import re
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from mloc.core.language.data_spec import DatasetData, JsonlData, ListData
 from mloc.core.language.spec import TaskSpec, decode_spec
 from mloc.core.language.training_spec import Eval
 from mloc.executors.contract import Context, ExecutorError, Progress, Report
-from mloc.executors.evaluation.gates import check_gate, pass_gate
+from mloc.executors.evaluation.gates import NOT_PASSED, check_gate, metric_of, pass_gate
 from mloc.executors.evaluation.judge import Judge, load_judge
 from mloc.executors.evaluation.scores import score_answer, summed_up
 from mloc.executors.inference.answering_engines import answering_line, check_inference, engine_identities, load_engine, open_answering
@@ -28,6 +29,8 @@ from mloc.executors.rows.data_loading import load_rows
 from mloc.executors.rows.row_store import RowStore
 from mloc.executors.rows.row_work import RowWork, do_steps, open_work
 from mloc.executors.rows.rows import Row, conversation
+
+MOST_SHOWN, LONGEST_SHOWN = 10, 120  # rows of a gate that was not passed; characters of an answer
 
 identities = engine_identities
 
@@ -117,7 +120,30 @@ def _references(row: Row) -> list[str]:
 def _summary(store: RowStore, work: RowWork, asked: Eval) -> dict[str, Any]:
     is_part = work.context.shard is not None
     scores = [record["scores"] for record in map(msgspec.json.decode, store.records()) if "scores" in record]
-    return {"harness": asked.harness, **concluded(summed_up(scores, len(store), is_part=is_part), asked, work.context)}
+    metrics = summed_up(scores, len(store), is_part=is_part)
+    try:
+        return {"harness": asked.harness, **concluded(metrics, asked, work.context)}
+    except ExecutorError as error:
+        if error.type == NOT_PASSED and asked.gate is not None:
+            work.context.report(Progress(_lowest(store, metric_of(asked.gate.metric, metrics)[0])))
+        raise
+
+
+def _lowest(store: RowStore, metric: str) -> tuple[str, ...]:
+    """The rows that a gate was not passed for, in words: a task that failed has no result to look them up in."""
+    scored = (record for record in map(msgspec.json.decode, store.records()) if "scores" in record)
+    rows = heapq.nsmallest(MOST_SHOWN, scored, key=lambda record: record["scores"].get(metric, 0.0))
+    return ("the rows with the lowest scores:", *(_told(row, metric) for row in rows)) if rows else ()
+
+
+def _told(row: dict[str, Any], metric: str) -> str:
+    right = f", and right is {_short(row['reference'])}" if row["reference"] else ""
+    return f"row {row['index']}: {metric} {row['scores'].get(metric, 0.0):.4g}: {_short(row['output'])}{right}"
+
+
+def _short(value: Any) -> str:
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 def concluded(metrics: dict[str, dict[str, Any]], asked: Eval, context: Context) -> dict[str, Any]:

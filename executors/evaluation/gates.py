@@ -9,6 +9,8 @@ from typing import Any
 from mloc.core.language.training_spec import Gate
 from mloc.executors.contract import Context, ExecutorError
 
+NOT_PASSED = "GateNotPassed"
+
 Metrics = Mapping[str, Mapping[str, Any]]
 
 
@@ -74,7 +76,7 @@ def _other(gate: Gate, context: Context) -> tuple[str, float | Metrics] | None:
 
 
 def _not_passed(words: str) -> ExecutorError:
-    return ExecutorError("GateNotPassed", words)
+    return ExecutorError(NOT_PASSED, words)
 
 
 def _number(value: float) -> str:

@@ -70,9 +70,14 @@ def test_a_row_may_have_several_right_answers_under_any_of_the_names(warm_host: 
 
 
 def test_a_gate_that_is_not_passed_fails_the_task_for_good(warm_host: DrivenHost, judged: Any) -> None:
-    failed = failure(warm_host, judged({"gate": {"metric": "accuracy", "min": 0.9}}, rows(yes="maybe")))
+    asked = judged({"gate": {"metric": "accuracy", "min": 0.9}}, rows(yes="maybe"))
+    failed = failure(warm_host, asked)
     assert (failed.error.type, failed.error.retryable) == ("GateNotPassed", False)
     assert failed.error.message == "accuracy is 0.75 ± 0.25 over 4 rows; the gate asks for at least 0.9: 0.15 too little"
+    lines = [line for frame in warm_host.frames if isinstance(frame, Telemetry) and frame.task == asked.task for line in frame.lines]
+    at = lines.index("the rows with the lowest scores:")  # there is no result to look them up in
+    assert lines[at + 1] == 'row 2: accuracy 0: "yes", and right is "maybe"'
+    assert lines[at + 2].startswith("row 0: accuracy 1: ")
 
 
 def test_a_model_is_compared_with_what_another_task_reached(warm_host: DrivenHost, judged: Any) -> None:
