@@ -7,6 +7,7 @@ the task has them. Rows are the unit, as in inference: a retried attempt embeds 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -83,6 +84,7 @@ def load(task: RunTask, context: Context) -> RagEngine:
 
 def run(task: RunTask, engine: RagEngine, context: Context) -> Iterator[Report]:
     """Index the documents, then answer every row that is not recorded yet."""
+    began = time.monotonic()
     spec = decode_spec(task.spec)
     retrieval = _retrieval(spec)
     template = prompt_template(retrieval.prompt)
@@ -99,7 +101,7 @@ def run(task: RunTask, engine: RagEngine, context: Context) -> Iterator[Report]:
         members = {"index": _index_shown(built, retrieval, store, engine, context)}
         yield _index_line(built, store)
         if spec.data is None:
-            yield _only_index(engine, members)
+            yield _only_index(engine, members, time.monotonic() - began)
             return
         asking = _Asking(engine, store, retrieval, template)
         work = open_work(task, context, spec, engine.encoder.name if answering is None else answering.name, _publish(members))
@@ -177,8 +179,6 @@ def _retrieval(spec: TaskSpec) -> Retrieval:
     return retrieval
 
 
-
-
 def _index_shown(built: Built, retrieval: Retrieval, store: Store, engine: RagEngine, context: Context) -> dict[str, Any]:
     """What the result says of the index; a later task may name its `path`."""
     shown: dict[str, Any] = {
@@ -204,7 +204,7 @@ def _publish(members: dict[str, Any]) -> Any:
     return publish
 
 
-def _only_index(engine: RagEngine, members: dict[str, Any]) -> Result:
+def _only_index(engine: RagEngine, members: dict[str, Any], seconds: float) -> Result:
     """A task without questions makes an index for others."""
-    usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0, "num_requests": 0}
+    usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0, "latency_sec": round(seconds, 3), "num_requests": 0}
     return Result({"ok": True, "model": engine.encoder.name, "items": [], **members, "usage": usage}, files=True)

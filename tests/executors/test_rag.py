@@ -198,7 +198,7 @@ def embedding_in_part(folder: Path, interrupt: Callable[[Any, Callable[[Any], bo
     for count in (2_000, 10_000, 50_000, 250_000):
         passages = [f"Snow is white and fact {number} is red. " * 3 for number in range(count)]
         retrieval = {"embedding": {"source": ENCODER, "batch_size": 4}, "documents": passages}
-        one = rag(folder, ["Snow"], f"index-of-{count}", **retrieval)
+        one = rag(folder, ["Snow"], f"{folder.name}-{count}", **retrieval)
         interrupt(one, lambda frame, name=one.task: isinstance(frame, Stopped | Succeeded) and frame.task == name)
         recorded = sum(len(part.read_text().splitlines()) for part in Path(one.rows_folder).glob("index-*/attempt-1.jsonl"))
         if 0 < recorded < count:
