@@ -126,9 +126,9 @@ def _what_if_parser(commands: Any) -> argparse.ArgumentParser:
     )
     trying: argparse.ArgumentParser = commands.add_parser("what-if", help="history with another policy, fleet or retry limit", description=about)
     trying.add_argument("--policy", choices=POLICIES, default="", help="how a worker is chosen, as DISPATCH_POLICY names it")
-    trying.add_argument("--workers", type=int, default=0, metavar="N", help="so many workers, like those that were there")
-    trying.add_argument("--max-attempts", type=int, default=0, metavar="N", help="attempts of each task")
-    trying.add_argument("--backoff-sec", type=float, default=-1.0, metavar="S", help="the step of the pause between attempts")
+    trying.add_argument("--workers", type=int, metavar="N", help="so many workers, like those that were there")
+    trying.add_argument("--max-attempts", type=int, metavar="N", help="attempts of each task")
+    trying.add_argument("--backoff-sec", type=float, metavar="S", help="the step of the pause between attempts")
     trying.add_argument("--until", metavar="ID|TIME", help="history up to this point (default: the end)")
     trying.set_defaults(go=_what_if)
     return trying
@@ -207,9 +207,15 @@ async def _diff(parsed: argparse.Namespace, log: EventLog, settings: Settings) -
 
 
 async def _what_if(parsed: argparse.Namespace, log: EventLog, settings: Settings) -> int:
-    if min(parsed.workers, parsed.max_attempts) < 0:
-        raise ValueError("--workers and --max-attempts are 1 or more")
-    variant = Variant(parsed.policy, parsed.workers, parsed.max_attempts, parsed.backoff_sec)
+    tried = (("--workers", parsed.workers, 1), ("--max-attempts", parsed.max_attempts, 1), ("--backoff-sec", parsed.backoff_sec, 0))
+    for option, value, least in tried:
+        if value is not None and not value >= least:
+            raise ValueError(f"{option} is {least} or more")
+    as_it_was = Variant()
+    variant = Variant(
+        parsed.policy, parsed.workers or as_it_was.workers, parsed.max_attempts or as_it_was.max_attempts,
+        as_it_was.backoff_sec if parsed.backoff_sec is None else parsed.backoff_sec,
+    )  # fmt: skip
     until = moment.parse(parsed.until, await log.now_ms()) if parsed.until else None
     found = await what_if(log, variant, until, await _progress(log))
     _show(parsed, {"variant": variant, **msgspec.to_builtins(found)} if parsed.json else shown.what_if_text(found))

@@ -118,6 +118,10 @@ def test_the_output_of_a_task_is_shown_again(history: History, capfdbinary: pyte
         (["diff", "yesterday"], 2, "'yesterday' is no point of history"),
         (["export", "x.jsonl", "--since", "#3"], 2, "export takes a time or an event id"),
         (["export", "/proc/nothing/x.jsonl"], 1, "/proc/nothing"),
+        (["what-if", "--workers", "0"], 2, "--workers is 1 or more"),
+        (["what-if", "--max-attempts", "-1"], 2, "--max-attempts is 1 or more"),
+        (["what-if", "--backoff-sec", "-2"], 2, "--backoff-sec is 0 or more"),
+        (["what-if", "--backoff-sec", "nan"], 2, "--backoff-sec is 0 or more"),
     ],
 )
 def test_what_cannot_be_done_is_said(history: History, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, says: str) -> None:
@@ -133,4 +137,3 @@ def test_what_if_shows_three_courses_and_takes_known_policies(history: History, 
     assert cli.main(["what-if", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["same"] == found["then"]
-    assert cli.main(["what-if", "--workers", "-1"]) == 2
