@@ -116,7 +116,7 @@ class ConsoleApp(App[None]):
         self._shown = ()
 
     def _show_if_changed(self) -> None:
-        screen = self.screen
+        screen = next(reversed(self.screen_stack), None)  # none while the app ends
         follower = self.follower
         changed = (screen, follower.version, self._past and self._past[0], follower.trouble, follower.caught_up)
         ages_due = time.monotonic() - self._ages_shown > AGES_EVERY_SEC

@@ -77,6 +77,13 @@ async def test_a_tasks_page_says_who_was_not_told_of_its_end(source: FakeSource)
         await person.sees("webhook https://h/done?… given up after 1 try: no such run")
 
 
+async def test_a_console_that_ends_shows_nothing_more(source: FakeSource) -> None:
+    async with opened(source) as person:
+        app = person.app
+    assert app.screen_stack == []
+    app._show_if_changed()  # as its timer may, once more
+
+
 async def test_a_tasks_page_says_why_it_is_pending(source: FakeSource) -> None:
     async with opened(source) as person:
         await person.press("j", "j", "enter")
