@@ -1,6 +1,6 @@
 """What MLOC costs around vLLM on the CPU: CPU time of the whole cell (API, scheduler, worker, host, …) beside a bare script with the same work.
 
-    python benchmarks/vllm_overhead.py [--pairs 15] [--rows 1000] [--hidden 256] [--layers 4] [--quick] [--write | --output FILE]
+    python benchmarks/vllm_overhead.py [--pairs 15] [--rows 1000] [--hidden 256] [--layers 4] [--spin] [--quick] [--write | --output FILE]
 
 Both start vLLM with the same arguments, threads and environment on the same model of random weights, read the same prompts from files and write
 the same number of tokens; vLLM runs in as many processes on either side, and both are compared. How it is measured: overhead.py. In the cell
@@ -32,6 +32,22 @@ ENVIRON = {
     "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }  # fmt: skip
+WAITING = """
+def asleep():
+    from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
+
+    waited = SpinCondition.wait
+
+    def wait(self, timeout_ms=None):
+        self.busy_loop_s = 0
+        waited(self, 10 if timeout_ms is None else min(timeout_ms, 10))
+
+    SpinCondition.wait = wait
+"""
+"""vLLM's engine core and its worker, which on the CPU are two processes, look for each other's messages without a pause for a second after the
+last: so the one that waits uses what is left of the machine, and its CPU time says how long that was and not what was done. As a plug-in of
+vLLM, on either side, this has them sleep until they
+are told; for 10 ms at most, since the first word may get lost."""
 BARE = """
 import json, sys
 if __name__ == "__main__":
@@ -57,9 +73,12 @@ def main() -> None:
         _make_models(folder, asked.hidden, asked.layers)
         files = _write_prompts(folder, (SMALL, SMALL, asked.rows, SMALL, SMALL, SMALL))
         batches = files[: len(overhead.LAPS)]
-        pairs = overhead.measure_pairs(asked.pairs, (SMALL, asked.rows), partial(_bare, folder, batches), partial(_ours, folder, files))
+        environ = _environment(folder, asked.spin)
+        pairs = overhead.measure_pairs(
+            asked.pairs, (SMALL, asked.rows), partial(_bare, folder, environ, batches), partial(_ours, folder, environ, files)
+        )
     conditions = {"rows": asked.rows, "small_rows": SMALL, "tokens_per_row": TOKENS, "hidden": asked.hidden, "layers": asked.layers}
-    result = overhead.told(pairs, conditions)
+    result = overhead.told(pairs, {**conditions, "spin": asked.spin})
     adapters = spread([lap["seconds"] for pair in pairs for lap in pair["mloc"][len(overhead.LAPS) :]]).median
     overhead.finish({**result, "adapter_task_sec": adapters}, KEPT, asked)
 
@@ -94,19 +113,33 @@ def _write_prompts(folder: Path, sizes: tuple[int, ...]) -> list[Path]:
     return files
 
 
-def _bare(folder: Path, batches: list[Path]) -> overhead.Side:
+def _environment(folder: Path, spin: bool) -> dict[str, str]:
+    """Of either side; with the plug-in, unless they may `spin`."""
+    environ = overhead.environment(ENVIRON)
+    if spin:
+        return environ
+    plugin = folder / "plugin"
+    about = plugin / "waiting-1.dist-info"
+    about.mkdir(parents=True, exist_ok=True)
+    (plugin / "waiting.py").write_text(WAITING)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: waiting\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[vllm.general_plugins]\nwaiting = waiting:asleep\n")
+    return {**environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(plugin), environ.get("PYTHONPATH"))))}
+
+
+def _bare(folder: Path, environ: dict[str, str], batches: list[Path]) -> overhead.Side:
     given = (str(folder / "model"), json.dumps({**ENGINE, **LORA_OF_MLOC}), str(TOKENS), *map(str, batches))
-    side = overhead.bare(BARE, given, overhead.environment(ENVIRON), folder)
+    side = overhead.bare(BARE, given, environ, folder)
     for batch in batches:
         answers = [json.loads(line) for line in Path(f"{batch}.answers").read_text().splitlines()]
         _check([answer["tokens"] for answer in answers], batch)
     return side
 
 
-def _ours(folder: Path, files: list[Path], number: int) -> overhead.Side:
+def _ours(folder: Path, environ: dict[str, str], files: list[Path], number: int) -> overhead.Side:
     adapters = ["", "", "", "red", "blue", "red"]
     tasks = [_task(folder, file, adapter) for file, adapter in zip(files, adapters, strict=True)]
-    side, results = overhead.within_mloc(folder / f"cell{number}", tasks, overhead.environment(ENVIRON))
+    side, results = overhead.within_mloc(folder / f"cell{number}", tasks, environ)
     for file, path in zip(files, results, strict=True):
         result = json.loads(path.read_text())
         if any("output" not in item for item in result["items"]):
@@ -136,6 +169,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=1000, help="of the large batch")
     parser.add_argument("--hidden", type=int, default=256, help="width of the model")
     parser.add_argument("--layers", type=int, default=4, help="of the model")
+    parser.add_argument("--spin", action="store_true", help="let vLLM's processes wait for each other as they do by themselves: wide awake")
     asked = parser.parse_args()
     if asked.quick:
         asked.pairs, asked.rows = 1, 60
