@@ -79,27 +79,28 @@ def vllm_model(engine: VllmEngine, tokenizer: Any, lora: Any, seed: int, stoppin
             written: list[str] = []
             for at in range(0, len(requests), engine.batch):
                 part = [request.args for request in requests[at : at + engine.batch]]
-                asked = [(*self._settings(given, at + number), text) for number, (text, given) in enumerate(part)]
+                asked = [(*_settings(given, row_seed(seed, at + number), engine, tokenizer), text) for number, (text, given) in enumerate(part)]
                 begun = [engine.ask(self.tok_encode(text)[-(engine.max_length - own.max_tokens) :], own, lora) for own, _, text in asked]
                 for output, (_, until, _) in zip(answered(begun), asked, strict=True):
                     text = tokenizer.decode(output.outputs[0].token_ids, skip_special_tokens=True)
                     written.append(postprocess_generated_text(text, until, None))
             return written
 
-        def _settings(self, given: dict[str, Any], number: int) -> tuple[Any, list[str]]:
-            """(vLLM's SamplingParams, texts that end the answer)."""
-            from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
-            from vllm import SamplingParams
-            from vllm.sampling_params import RequestOutputKind
-
-            kept = dict(normalize_gen_kwargs(given, LONGEST))
-            until = handle_stop_sequences(kept.pop("until", None), eos=tokenizer.decode([tokenizer.eos_token_id]))
-            longest, drawn = min(int(kept.pop("max_gen_toks")), engine.max_length - 1), kept.pop("do_sample", False)
-            settings = {"temperature": 0.0, **kept, **({"seed": row_seed(seed, number)} if drawn else {})}
-            whole = {"skip_special_tokens": False, "output_kind": RequestOutputKind.FINAL_ONLY}  # a text that ends it may be a special token
-            return SamplingParams(**{**settings, **whole}, max_tokens=longest, stop=until), until
-
     return Running()
+
+
+def _settings(given: dict[str, Any], seed: int, engine: VllmEngine, tokenizer: Any) -> tuple[Any, list[str]]:
+    """(vLLM's SamplingParams of what the harness asks for, texts that end the answer). `seed`: where the answer is drawn."""
+    from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    kept = dict(normalize_gen_kwargs(given, LONGEST))
+    until = handle_stop_sequences(kept.pop("until", None), eos=tokenizer.decode([tokenizer.eos_token_id]))
+    longest, drawn = min(int(kept.pop("max_gen_toks")), engine.max_length - 1), kept.pop("do_sample", False)
+    settings = {"temperature": 0.0, **kept, **({"seed": seed} if drawn else {})}
+    whole = {"skip_special_tokens": False, "output_kind": RequestOutputKind.FINAL_ONLY}  # a text that ends it may be a special token
+    return SamplingParams(**{**settings, **whole}, max_tokens=longest, stop=until), until
 
 
 def _of_prompt() -> Any:

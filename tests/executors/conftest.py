@@ -2,7 +2,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from driven_host import DrivenHost
+from driven_host import VLLM_DEADLINE_SEC, DrivenHost
 
 from mloc.core.language.model_spec import ScratchSource
 
@@ -25,6 +25,14 @@ def host() -> Iterator[Callable[..., DrivenHost]]:
 def warm_host() -> Iterator[DrivenHost]:
     """One host for a module's tests, so that the libraries are imported once."""
     driven = DrivenHost()
+    yield driven
+    driven.close()
+
+
+@pytest.fixture(scope="module")
+def vllm_host() -> Iterator[DrivenHost]:
+    """The same, for as long as engines of vLLM take to start."""
+    driven = DrivenHost(deadline_sec=VLLM_DEADLINE_SEC)
     yield driven
     driven.close()
 

@@ -17,6 +17,7 @@ from typing import Any
 from mloc.core.host_frames import FrameReader, Go, HostReady, RunTask, StopTask, encode_frames
 
 DEADLINE_SEC = 170.0
+VLLM_DEADLINE_SEC = 600.0  # its engine takes minutes to start on two busy cores
 
 
 class DrivenHost:

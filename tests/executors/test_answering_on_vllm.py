@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +24,11 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=MISSING or "vLLM is there"),
 ]  # fmt: skip
 
-START_SEC = 600.0  # on two busy cores
 MODEL = {**SCRATCH, "num_attention_heads": 2}  # of heads that are smaller than 32 vLLM knows nothing on the CPU
 ENGINE = {"max_model_len": 512, "enforce_eager": True, "kv_cache_memory_bytes": 128 << 20}
 CALL = transcript("What is 17 times 23?", ("python_repl", {"code": "17 * 23"}, "391"), answer="It is 391.")
 ANSWERS = {"What is the capital of Peru?": "Lima", "What is the capital of Japan?": "Tokyo", "Is snow white?": "yes", "Is coal white?": "no"}
 names = iter(range(10_000))
-
-
-@pytest.fixture(scope="module")
-def vllm_host() -> Iterator[DrivenHost]:
-    driven = DrivenHost(deadline_sec=START_SEC)
-    yield driven
-    driven.close()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driven_host import DrivenHost, task
+from driven_host import VLLM_DEADLINE_SEC, DrivenHost, task
 from pipeline_run import published_result
 from test_images import BLUE, RED, asking, data_uri, header_of_a_png, png
 
@@ -19,7 +19,6 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=MISSING or "vLLM is there"),
 ]  # fmt: skip
 
-START_SEC = 600.0  # on two busy cores
 ENGINE = {"max_model_len": 256, "enforce_eager": True, "kv_cache_memory_bytes": 64 << 20, "dtype": "float32"}
 TURNS = (
     "{% for turn in messages %}<|{{ turn.role }}|>{% for part in turn.content %}{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}\n"
@@ -68,7 +67,7 @@ def test_images_are_seen_as_transformers_sees_them(seeing_model: Path, tmp_path:
         asking(red), asking(str(tmp_path / "blue.png")), "what is it?", asking(red, blue, text="which is larger?"), asking(),
         asking(data_uri(header_of_a_png(20_000, 20_000))), asking(str(tmp_path / "nowhere.png")),
     ]  # fmt: skip
-    host = DrivenHost(deadline_sec=START_SEC)
+    host = DrivenHost(deadline_sec=VLLM_DEADLINE_SEC)
 
     def ask(name: str, engine: str) -> list[dict[str, Any]]:
         model = {"source": {"type": "local", "identifier": str(seeing_model)}, "vllm": ENGINE, "transformers": {"dtype": "float32"}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=MISSING or "vLLM is there"),
 ]  # fmt: skip
 
-START_SEC = 600.0  # on two busy cores
 ENGINE = {"max_model_len": 128, "enforce_eager": True, "kv_cache_memory_bytes": 64 << 20}
 SIZES = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 300, "max_position_embeddings": 128}
 TEXTS = ["the quick brown fox jumps over the lazy dog"]
@@ -44,13 +42,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     return folder
-
-
-@pytest.fixture(scope="module")
-def vllm_host() -> Iterator[DrivenHost]:
-    driven = DrivenHost(deadline_sec=START_SEC)
-    yield driven
-    driven.close()
 
 
 @pytest.fixture

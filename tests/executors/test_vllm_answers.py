@@ -6,13 +6,12 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
-from driven_host import DrivenHost, is_gone, processes_of, task, wait_until
+from driven_host import VLLM_DEADLINE_SEC, DrivenHost, is_gone, processes_of, task, wait_until
 from pipeline_run import published_result
 
 from mloc.core.host_frames import EngineLoaded, Failed, RunTask, Stopped, Succeeded, Telemetry
@@ -25,7 +24,6 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=MISSING or "vLLM is there"),
 ]  # fmt: skip
 
-START_SEC = 600.0  # on two busy cores
 ENGINE = {"max_model_len": 512, "enforce_eager": True, "kv_cache_memory_bytes": 128 << 20}
 SOURCE = ScratchSource(hidden_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=300, max_position_embeddings=512)
 TEXTS = ["the quick brown fox jumps over the lazy dog"]
@@ -52,13 +50,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         adapter = get_peft_model(base, LoraConfig(r=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"))
         adapter.save_pretrained(folder / name)
     return folder
-
-
-@pytest.fixture(scope="module")
-def vllm_host() -> Iterator[DrivenHost]:
-    driven = DrivenHost(deadline_sec=START_SEC)
-    yield driven
-    driven.close()
 
 
 @pytest.fixture
@@ -248,7 +239,7 @@ def test_the_engines_death_fails_the_attempt_and_its_processes_end_with_the_host
 def test_an_adapter_that_is_merged_gives_what_transformers_gives_with_it_in_the_weights(ask: Any, models: Path) -> None:
     readable = {"allowed_token_ids": list(range(40, 100))}
     merged = {"adapters": [{"name": "red", "path": str(models / "red"), "apply": "merge"}]}
-    host = DrivenHost(deadline_sec=START_SEC)
+    host = DrivenHost(deadline_sec=VLLM_DEADLINE_SEC)
     try:
         by_vllm = run(host, ask(QUESTIONS, model=merged, inference=readable))
         assert by_vllm["engine"]["name"] == "vllm"
