@@ -1,6 +1,6 @@
 """What MLOC costs around a training: CPU time of the whole cell (API, scheduler, worker, host, …) beside a bare TRL script with the same work.
 
-    python benchmarks/training_overhead.py [--pairs 15] [--steps 400] [--hidden 128] [--layers 2] [--quick] [--write | --output FILE]
+    python benchmarks/training_overhead.py [--pairs 15] [--starts 3] [--steps 200] [--hidden 128] [--layers 2] [--quick] [--write | --output FILE]
 
 Both train the same model of random weights on the same rows of a file with the same settings, threads and environment, in one process; loading
 and saving included. They must end at the same loss. How it is measured: overhead.py. `--write` keeps results/training_overhead.json.
@@ -31,6 +31,8 @@ from trl import SFTConfig, SFTTrainer
 model, file, out, settings, *batches = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4]), *map(int, sys.argv[5:])
 turns = lambda role, text: [{"role": role, "content": text}]
 for number, steps in enumerate(batches):
+    if not sys.stdin.readline():
+        break
     rows = [json.loads(line) for line in open(file)]
     data = Dataset.from_list([{"prompt": turns("user", r["prompt"]), "completion": turns("assistant", r["response"])} for r in rows])
     config = SFTConfig(output_dir=f"{out}/{number}", max_steps=steps, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
@@ -42,20 +44,39 @@ for number, steps in enumerate(batches):
     with open(f"{out}/{number}/loss", "w") as told:
         told.write(str(trainer.state.log_history[-2]["loss"]))
     print("answered", flush=True)
-    sys.stdin.readline()
 """
 
 
 def main() -> None:
     asked = _asked()
-    steps = (SMALL, SMALL, asked.steps)
+    steps = [SMALL, SMALL] + [asked.steps] * (overhead.batches(asked) - 2)
     with tempfile.TemporaryDirectory(prefix="mto", dir="/tmp") as place:
         folder = Path(place)
         _make_model(folder, asked.hidden, asked.layers)
         (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-        losses: list[list[float]] = []
-        pairs = overhead.measure_pairs(asked.pairs, steps[1:], partial(_bare, folder, steps, losses), partial(_ours, folder, steps, losses))
-    overhead.finish(overhead.told(pairs, {"steps": asked.steps, "small_steps": SMALL, "hidden": asked.hidden, "layers": asked.layers}), KEPT, asked)
+        losses = Losses(steps)
+        result = overhead.measure(asked, partial(_bare, folder, steps, losses), partial(_ours, folder, steps, losses))
+    overhead.finish({"steps": asked.steps, "small_steps": SMALL, "hidden": asked.hidden, "layers": asked.layers, **result}, KEPT, asked)
+
+
+class Losses:
+    """The same work ends at the same loss, as far as the log shows it. `steps`: of each batch."""
+
+    def __init__(self, steps: list[int]) -> None:
+        self._steps = steps
+        self._known: dict[int, float] = {}
+
+    def check_bare(self, folder: Path, number: int) -> None:
+        self._check(number, float((folder / "bare" / str(number) / "loss").read_text()))
+
+    def check_ours(self, number: int, result: Path) -> None:
+        history = json.loads(result.read_text())["training"]["history"]
+        self._check(number, [point["loss"] for point in history if "loss" in point][-1])
+
+    def _check(self, number: int, loss: float) -> None:
+        known = self._known.setdefault(self._steps[number], loss)
+        if abs(loss - known) > 1e-3:
+            raise RuntimeError(f"not the same work: a loss of {loss} after {self._steps[number]} steps, and of {known}")
 
 
 def _make_model(folder: Path, hidden: int, layers: int) -> None:
@@ -68,25 +89,13 @@ def _make_model(folder: Path, hidden: int, layers: int) -> None:
     tokenizer.save_pretrained(folder / "model")
 
 
-def _bare(folder: Path, steps: tuple[int, ...], losses: list[list[float]]) -> overhead.Side:
+def _bare(folder: Path, steps: list[int], losses: Losses, _: int) -> overhead.Bare:
     given = (str(folder / "model"), str(folder / "rows.jsonl"), str(folder / "bare"), json.dumps(SETTINGS), *map(str, steps))
-    side = overhead.bare(BARE, given, overhead.environment(ENVIRON), folder)
-    _check(losses, [float((folder / "bare" / str(number) / "loss").read_text()) for number in range(len(steps))])
-    return side
+    return overhead.Bare(BARE, given, overhead.environment(ENVIRON), folder, partial(losses.check_bare, folder))
 
 
-def _ours(folder: Path, steps: tuple[int, ...], losses: list[list[float]], number: int) -> overhead.Side:
-    side, results = overhead.within_mloc(folder / f"cell{number}", [_task(folder, one) for one in steps], overhead.environment(ENVIRON))
-    curves = [json.loads(path.read_text())["training"]["history"] for path in results]
-    _check(losses, [[point["loss"] for point in curve if "loss" in point][-1] for curve in curves])
-    return side
-
-
-def _check(losses: list[list[float]], found: list[float]) -> None:
-    """The same work ends at the same losses, as far as the log shows them."""
-    losses.append(found)
-    if any(abs(one - other) > 1e-3 for one, other in zip(found, losses[0], strict=True)):
-        raise RuntimeError(f"not the same work: losses {found} in place of {losses[0]}")
+def _ours(folder: Path, steps: list[int], losses: Losses, number: int) -> overhead.Ours:
+    return overhead.Ours(folder / f"cell{number}", [_task(folder, one) for one in steps], overhead.environment(ENVIRON), losses.check_ours)
 
 
 def _task(folder: Path, steps: int) -> str:
@@ -99,12 +108,12 @@ def _task(folder: Path, steps: int) -> str:
 
 def _asked() -> argparse.Namespace:
     parser = overhead.arguments(__doc__)
-    parser.add_argument("--steps", type=int, default=400, help="optimiser steps of the large batch")
+    parser.add_argument("--steps", type=int, default=200, help="optimiser steps of the large batch")
     parser.add_argument("--hidden", type=int, default=128, help="width of the model")
     parser.add_argument("--layers", type=int, default=2, help="of the model")
     asked = parser.parse_args()
     if asked.quick:
-        asked.pairs, asked.steps = 1, 60
+        asked.pairs, asked.starts, asked.steps = 2, 1, 60
     return asked
 
 

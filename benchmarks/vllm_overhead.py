@@ -1,6 +1,7 @@
 """What MLOC costs around vLLM on the CPU: CPU time of the whole cell (API, scheduler, worker, host, …) beside a bare script with the same work.
 
-    python benchmarks/vllm_overhead.py [--pairs 15] [--rows 1000] [--hidden 256] [--layers 4] [--spin] [--quick] [--write | --output FILE]
+    python benchmarks/vllm_overhead.py [--pairs 15] [--starts 3] [--rows 1000] [--hidden 256] [--layers 4] [--spin]
+                                       [--quick] [--write | --output FILE]
 
 Both start vLLM with the same arguments, threads and environment on the same model of random weights, read the same prompts from files and write
 the same number of tokens; vLLM runs in as many processes on either side, and both are compared. How it is measured: overhead.py. In the cell
@@ -26,6 +27,7 @@ TOKENS = 64  # that are written for each row
 SMALL = 20  # rows
 MAX_LEN = 256
 ENGINE = {"max_model_len": MAX_LEN, "enforce_eager": True, "kv_cache_memory_bytes": 256 << 20, "enable_lora": True}
+ADAPTERS = ("red", "blue", "red")  # of the cell's last tasks
 LORA_OF_MLOC = {"max_lora_rank": 16, "max_loras": 4}  # what it starts the engine with where the task says only enable_lora
 ENVIRON = {
     "OMP_NUM_THREADS": str(os.cpu_count() or 1), "MKL_NUM_THREADS": str(os.cpu_count() or 1), "OMP_WAIT_POLICY": "PASSIVE",
@@ -55,6 +57,8 @@ if __name__ == "__main__":
     model, engine, tokens, *files = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:]
     llm = LLM(model, dtype="float32", enable_prefix_caching=True, max_logprobs=-1, **engine)
     for file in files:
+        if not sys.stdin.readline():
+            break
         rows = [json.loads(line)["prompt"] for line in open(file)]
         outputs = llm.generate(rows, SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True), use_tqdm=False)
         with open(file + ".answers", "w") as out:
@@ -62,7 +66,6 @@ if __name__ == "__main__":
                 one = answer.outputs[0]
                 out.write(json.dumps({"prompt": row, "output": one.text, "tokens": len(one.token_ids)}) + "\\n")
         print("answered", flush=True)
-        sys.stdin.readline()
 """
 
 
@@ -71,16 +74,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="mvo", dir="/tmp") as place:
         folder = Path(place)
         _make_models(folder, asked.hidden, asked.layers)
-        files = _write_prompts(folder, (SMALL, SMALL, asked.rows, SMALL, SMALL, SMALL))
-        batches = files[: len(overhead.LAPS)]
+        large = overhead.batches(asked) - 2
+        files = _write_prompts(folder, (SMALL, SMALL, *[asked.rows] * large, *[SMALL] * len(ADAPTERS)))
         environ = _environment(folder, asked.spin)
-        pairs = overhead.measure_pairs(
-            asked.pairs, (SMALL, asked.rows), partial(_bare, folder, environ, batches), partial(_ours, folder, environ, files)
+        result = overhead.measure(
+            asked, partial(_bare, folder, environ, files[: 2 + large]), partial(_ours, folder, environ, files), afterwards=len(ADAPTERS)
         )
     conditions = {"rows": asked.rows, "small_rows": SMALL, "tokens_per_row": TOKENS, "hidden": asked.hidden, "layers": asked.layers}
-    result = overhead.told(pairs, {**conditions, "spin": asked.spin})
-    adapters = spread([lap["seconds"] for pair in pairs for lap in pair["mloc"][len(overhead.LAPS) :]]).median
-    overhead.finish({**result, "adapter_task_sec": adapters}, KEPT, asked)
+    adapters = spread([lap["seconds"] for start in result["starts"] for lap in start["afterwards"]]).median
+    overhead.finish({**conditions, "spin": asked.spin, "adapter_task_sec": adapters, **result}, KEPT, asked)
 
 
 def _make_models(folder: Path, hidden: int, layers: int) -> None:
@@ -127,25 +129,25 @@ def _environment(folder: Path, spin: bool) -> dict[str, str]:
     return {**environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(plugin), environ.get("PYTHONPATH"))))}
 
 
-def _bare(folder: Path, environ: dict[str, str], batches: list[Path]) -> overhead.Side:
+def _bare(folder: Path, environ: dict[str, str], batches: list[Path], _: int) -> overhead.Bare:
+    def check(number: int) -> None:
+        answers = [json.loads(line) for line in Path(f"{batches[number]}.answers").read_text().splitlines()]
+        _check([answer["tokens"] for answer in answers], batches[number])
+
     given = (str(folder / "model"), json.dumps({**ENGINE, **LORA_OF_MLOC}), str(TOKENS), *map(str, batches))
-    side = overhead.bare(BARE, given, environ, folder)
-    for batch in batches:
-        answers = [json.loads(line) for line in Path(f"{batch}.answers").read_text().splitlines()]
-        _check([answer["tokens"] for answer in answers], batch)
-    return side
+    return overhead.Bare(BARE, given, environ, folder, check)
 
 
-def _ours(folder: Path, environ: dict[str, str], files: list[Path], number: int) -> overhead.Side:
-    adapters = ["", "", "", "red", "blue", "red"]
-    tasks = [_task(folder, file, adapter) for file, adapter in zip(files, adapters, strict=True)]
-    side, results = overhead.within_mloc(folder / f"cell{number}", tasks, environ)
-    for file, path in zip(files, results, strict=True):
+def _ours(folder: Path, environ: dict[str, str], files: list[Path], number: int) -> overhead.Ours:
+    def check(number: int, path: Path) -> None:
         result = json.loads(path.read_text())
         if any("output" not in item for item in result["items"]):
             raise RuntimeError(f"rows failed: {next(item for item in result['items'] if 'output' not in item)}")
-        _check([item["usage"]["completion_tokens"] for item in result["items"]], file)
-    return side
+        _check([item["usage"]["completion_tokens"] for item in result["items"]], files[number])
+
+    adapters = [""] * (len(files) - len(ADAPTERS)) + list(ADAPTERS)
+    tasks = [_task(folder, file, adapter) for file, adapter in zip(files, adapters, strict=True)]
+    return overhead.Ours(folder / f"cell{number}", tasks, environ, check)
 
 
 def _check(tokens: list[int], batch: Path) -> None:
@@ -172,7 +174,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--spin", action="store_true", help="let vLLM's processes wait for each other as they do by themselves: wide awake")
     asked = parser.parse_args()
     if asked.quick:
-        asked.pairs, asked.rows = 1, 60
+        asked.pairs, asked.starts, asked.rows = 2, 1, 60
     return asked
 
 
