@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from mloc.core.callbacks import Callback, waiting
 from mloc.core.events import ArtifactStored, Error, Need, Parallel, TaskSubmitted
+from mloc.core.failure import cancellation, timeout
 from mloc.core.sharding import shard_range
 
 Phase = Literal[
@@ -218,8 +219,15 @@ def cancelled(task: Task, reason: str, now_ms: int) -> Task:
 
 
 def timed_out(task: Task, now_ms: int) -> Task:
-    error = Error("TimedOut", f"the attempt ran longer than timeout_sec = {task.timeout_sec:g} s", retryable=False)
+    error = timeout(task.timeout_sec)
     return replace(task, phase="timed_out", since_ms=now_ms, ended_ms=now_ms, current=0, error=error, reason=error.message, retry_by="")
+
+
+def failure_of(task: Task) -> Error:
+    """Of a task that ended without a result."""
+    if task.phase == "cancelled":
+        return cancellation(task.reason)
+    return task.error or Error("Unknown", task.reason or f"the task is {task.phase}", retryable=False)
 
 
 def rows_done(task: Task) -> int:

@@ -27,7 +27,7 @@ from mloc.core.language.references import resolve
 from mloc.core.needs.receivers import RESULT
 from mloc.core.task import FINAL, Task
 from mloc.services.callbacks.hosts import AllowedHosts, new_session
-from mloc.services.callbacks.letters import Letter, failure_of, notice_letter, result_letter, signature
+from mloc.services.callbacks.letters import Letter, failed_result, notice_letter, result_letter, signature
 from mloc.services.callbacks.posting import Place, Tried, in_address, post
 from mloc.services.intake.published_results import large_result, read_result
 from mloc.services.intake.views import TaskView, task_view
@@ -176,7 +176,7 @@ class Callbacks:
             base = self._policy.base_url.rstrip("/")
             return notice_letter(order.view, f"{base}/api/v1/results/{task.id}" if base and task.phase == "published" else "")
         if task.phase != "published":
-            return result_letter(order.view, failure_of(task))
+            return result_letter(order.view, failed_result(task))
         if (large := large_result(self._results_dir, task)) is not None:
             return result_letter(order.view, large)
         result = await read_result(self._log, self._results_dir, task)

@@ -15,8 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from mloc.core.callbacks import END_OF
-from mloc.core.events import Error
-from mloc.core.task import Task
+from mloc.core.task import Task, failure_of
 from mloc.services.intake.views import TaskView, error_view
 
 READ_BYTES = 1 << 20
@@ -64,10 +63,9 @@ def notice_letter(view: TaskView, result_url: str) -> Letter:
     return Letter(msgspec.json.encode({"event": end, "text": text, "result_url": result_url or None, **shown}))
 
 
-def failure_of(task: Task) -> bytes:
+def failed_result(task: Task) -> bytes:
     """`responses.json` of a task that ended without a result."""
-    fallback = Error("Cancelled" if task.phase == "cancelled" else task.phase, task.reason or f"the task is {task.phase}", retryable=False)
-    return msgspec.json.encode({"ok": False, "error": error_view(task.error or fallback)})
+    return msgspec.json.encode({"ok": False, "error": error_view(failure_of(task))})
 
 
 def signature(secret: str, id: str, at_sec: int, body: bytes) -> dict[str, str]:

@@ -11,6 +11,7 @@ from mloc.core import log_ids
 from mloc.core.events import (
     ArtifactStored,
     AttemptSucceeded,
+    Error,
     Event,
     ResultPublished,
     TaskCancelled,
@@ -19,6 +20,7 @@ from mloc.core.events import (
     TaskSubmitted,
     TaskTimedOut,
 )  # fmt: skip
+from mloc.core.failure import cancellation, timeout
 from mloc.services.results.manifest import Origin
 from mloc.services.results.origins import mentions_result, wishes_of
 from mloc.services.results.tree_cursor import Note, TreeState
@@ -73,15 +75,13 @@ class TreeFold:
             case TaskSharded():
                 self.state.sharded[event.task] = event.count
             case TaskDeadLettered():
-                error = event.error
-                return self._failed(event.task, event.attempt, error.type, error.message, error.retryable)
+                return self._failed(event.task, event.attempt, event.error)
             case TaskCancelled():
-                drafts = self._failed(event.task, 0, "Cancelled", event.reason or "the task was cancelled", False, with_parents=False)
+                drafts = self._failed(event.task, 0, cancellation(event.reason), with_parents=False)
                 self._end(id, event.task)
                 return drafts
             case TaskTimedOut():
-                message = f"the attempt ran longer than timeout_sec = {event.timeout_sec:g} s" if event.timeout_sec else "the attempt ran too long"
-                drafts = self._failed(event.task, event.attempt, "TimedOut", message, False, with_parents=False)
+                drafts = self._failed(event.task, event.attempt, timeout(event.timeout_sec), with_parents=False)
                 self._end(id, event.task)
                 return drafts
         return []
@@ -173,18 +173,18 @@ class TreeFold:
             return []
         return [Draft(Origin(event.task), event.task, is_written=True)]
 
-    def _failed(self, task: str, attempt: int, type_: str, message: str, retryable: bool, *, with_parents: bool = True) -> list[Draft]:
+    def _failed(self, task: str, attempt: int, error: Error, *, with_parents: bool = True) -> list[Draft]:
         """The task's own tree, and for a dead letter those of its pipeline and sharded task: they wait for a person, too."""
         drafts = []
-        failing, said = task, message
+        failing, said = task, error.message
         while failing:
             if not self._is_shard(failing):
                 note = self.state.notes.get(failing, _NO_NOTE)
-                result = msgspec.json.encode({"ok": False, "error": {"type": type_, "message": said, "retryable": retryable}})
+                result = msgspec.json.encode({"ok": False, "error": {"type": error.type, "message": said, "retryable": error.retryable}})
                 origin = Origin(failing, attempt if failing == task else 0, seed=note.seed, declared=note.declared)
                 telemetry = (task,) if failing == task and note.has_telemetry else ()
                 drafts.append(Draft(origin, failing, result, ok=False, telemetry=telemetry, destination=note.destination))
-            failing, said = (failing.rpartition(".")[0], f"{task}: {message}") if with_parents else ("", "")
+            failing, said = (failing.rpartition(".")[0], f"{task}: {error.message}") if with_parents else ("", "")
         return drafts
 
     def _is_shard(self, task: str) -> bool:

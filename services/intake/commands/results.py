@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from mloc.core.failure import cancellation
 from mloc.services.intake.commands import exit_codes as codes
 from mloc.services.intake.commands.output import print_json, say, table
 from mloc.services.intake.commands.source import Source, View, has_ended
@@ -80,7 +81,8 @@ def _wrote(asked: argparse.Namespace, id: str, to: Path) -> int:
 async def _none(source: Source, asked: argparse.Namespace, view: View) -> int:
     message = await _why_no_result(source, view)
     if asked.json:
-        error = view["error"] or {"type": view["state"], "message": message}
+        own = msgspec.to_builtins(cancellation(view["reason"])) if view["state"] == "cancelled" else view["error"]
+        error = own or {"type": view["state"], "message": message}
         print_json({"ok": False, "task_id": view["task_id"], "state": view["state"], "error": error})
     say(message)
     return codes.FAILED

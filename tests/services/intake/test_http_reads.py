@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from mloc.core.cluster import Cluster
-from mloc.core.events import TaskDispatched, WorkerLost
+from mloc.core.events import AttemptFailed, AttemptStarted, Error, TaskCancelled, TaskDispatched, WorkerLost
 from mloc.core.worker import Worker
 from mloc.services.intake.worker_views import worker_view
 from mloc.services.log.event_log import Heartbeat, TelemetryPoint
 from mloc.services.log.memory_log import MemoryLog
 from mloc.services.results.manifest import Origin, manifest_of
-from tests.services.intake.conftest import ECHO, Api
+from mloc.services.results.tree_cursor import TreeState
+from mloc.services.results.tree_fold import TreeFold
+from tests.services.intake.conftest import ECHO, WORKER, Api
 
 
 async def answer(api: Api, path: str, status: int = 200) -> dict:
@@ -106,6 +108,18 @@ async def test_a_failed_task_has_its_error_for_a_result(api):
     result = await answer(api, f"/api/v1/results/{id}")
     assert (result["ok"], result["error"]) == (False, {"type": "Boom", "message": "it broke", "retryable": False})
     assert [task["task_id"] for task in (await answer(api, "/api/v1/dead_letters"))["tasks"]] == [id]
+
+
+async def test_a_cancelled_task_says_so_in_the_words_of_its_tree_whatever_failed_before(api):
+    await api.register()
+    failed, untouched = await submit_named(api, "aa", "bb")
+    report = {"task": failed, "attempt": 1, **WORKER}
+    await api.append(TaskDispatched(**report), AttemptStarted(**report), AttemptFailed(**report, error=Error("Boom", "it broke")))
+    await api.append(TaskCancelled(task=failed, reason="not needed"), TaskCancelled(task=untouched))
+    for id, said in ((failed, "not needed"), (untouched, "the task was cancelled")):
+        (draft,) = TreeFold(TreeState(), lambda _: {}).fold("1-0", TaskCancelled(task=id, reason="not needed" if id == failed else ""))
+        in_tree = json.loads(draft.result)["error"]
+        assert (await answer(api, f"/api/v1/results/{id}"))["error"] == in_tree == {"type": "Cancelled", "message": said, "retryable": False}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from mloc.core.task import Phase, Task
+from mloc.core.task import Phase, Task, failure_of
 from mloc.services.intake.http.api_state import ApiState
 from mloc.services.intake.http.endpoint import Call, Endpoint, Media, no_body
 from mloc.services.intake.http.file_response import send_file
@@ -66,7 +66,7 @@ async def show_result(call: Call[OfResult, None]) -> web.StreamResponse:
     if task.ttl_ms and task.phase == "published" and is_over(task, await state.log.now_ms()):
         raise result_expired(task)
     if task.phase in _WITHOUT_RESULT:
-        return json_response(Failure(False, task.id, task.phase, _error_of(task)))
+        return json_response(Failure(False, task.id, task.phase, error_view(failure_of(task))))
     if task.phase != "published":
         hint = f"GET /api/v1/tasks/{task.id}/explain says what it waits for"
         raise ApiError(404, "not_ready", f"{task.id} has no result yet: it is {words(task.phase)}", path=task.id, hint=hint)
@@ -122,12 +122,6 @@ async def _task_if_known(state: ApiState, id: str) -> Task | None:
         return await state.task(id)
     except ApiError:
         return None
-
-
-def _error_of(task: Task) -> ErrorView:
-    if task.error is not None:
-        return error_view(task.error)
-    return ErrorView(task.phase, task.reason or f"the task is {words(task.phase)}", retryable=False)
 
 
 ENDPOINTS = (
