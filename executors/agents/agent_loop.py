@@ -15,7 +15,13 @@ from msgspec import Struct
 
 from mloc.executors.agents.agent_settings import AgentSettings
 from mloc.executors.agents.trace import OutOfSteps, Trace
+from mloc.executors.contract import ExecutorError
+from mloc.executors.rows.prompts import CUT_IT, TOO_LONG
 
+SHORTEN_IT = (
+    "it is all that was said so far: take fewer steps (agent.max_steps), shorter observations (the option output of a tool), shorter answers "
+    "(agent.max_tokens), or a longer context (model.vllm.max_model_len, or another model)"
+)
 
 class AskedToStop(Exception):
     """The attempt was asked to stop; the question is left for the next one."""
@@ -81,6 +87,10 @@ def run_agent(
     except OutOfTokens:
         used = budget.prompt_tokens + budget.completion_tokens
         return _without_answer(trace, "TokenLimit", f"no answer after {used} tokens (agent.max_total_tokens)")
+    except ExecutorError as error:
+        if error.type != TOO_LONG:
+            raise
+        return _without_answer(trace, TOO_LONG, error.message.replace(CUT_IT, SHORTEN_IT))
     last = state["messages"][-1]
     assert isinstance(last, AIMessage)
     return Outcome(str(last.text), trace.steps, str(last.response_metadata.get("finish_reason", "stop")))

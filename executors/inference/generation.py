@@ -14,7 +14,7 @@ from mloc.executors.inference.drawing import chooser, row_chances, sampling_of
 from mloc.executors.inference.guidance import Guide, GuidedRow, Vocabulary, grammar_of
 from mloc.executors.inference.sampling import cut_at_stop, generate_arguments, processors
 from mloc.executors.models.model_loading import LoadedModel
-from mloc.executors.rows.prompts import CUTS_IMAGES
+from mloc.executors.rows.prompts import CUTS_IMAGES, prompt_too_long
 
 
 def answer_batch(
@@ -114,7 +114,7 @@ def _rooms(encoded: Any, inference: Inference, model: Any) -> list[int]:
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
     lengths = encoded["attention_mask"].sum(1).tolist()
     if max(lengths) >= room:
-        raise ExecutorError("PromptTooLong", f"the prompt has {max(lengths)} tokens and the model takes {room}; set inference.truncate_prompt_tokens")
+        raise prompt_too_long(max(lengths), room)
     return [room - length for length in lengths]
 
 

@@ -21,7 +21,7 @@ from mloc.executors.inference.vllm_metrics import EngineMetrics
 from mloc.executors.inference.vllm_model import served_model
 from mloc.executors.inference.vllm_settings import row_seed, sampling_arguments, structured_arguments
 from mloc.executors.rows.pictures import MAX_PIXELS
-from mloc.executors.rows.prompts import CUTS_IMAGES, Prompt, prompt_text, prompt_with_images
+from mloc.executors.rows.prompts import CUTS_IMAGES, Prompt, prompt_text, prompt_too_long, prompt_with_images
 from mloc.executors.rows.row_work import RowWork, record_error
 from mloc.executors.rows.rows import Row
 
@@ -76,8 +76,7 @@ class _Requests:
         if images and inference.truncate_prompt_tokens is not None:
             raise ExecutorError("BadSetting", CUTS_IMAGES)
         if len(tokens) >= (room := self._engine.max_length):
-            said = f"the prompt has {len(tokens)} tokens and the model takes {room}; set inference.truncate_prompt_tokens"
-            raise ExecutorError("PromptTooLong", said)
+            raise prompt_too_long(len(tokens), room)
         sampling = self.sampling(index, inference, seed)
         if self._metrics.begins_looked_at() and sampling.n == 1:
             sampling.output_kind, sampling.stream_interval = RequestOutputKind.DELTA, FIRST_AND_LAST

@@ -15,6 +15,8 @@ from mloc.executors.rows.rows import Row, Turn, conversation
 
 ONLY_TEXT = "the model takes only text"
 CUTS_IMAGES = "inference.truncate_prompt_tokens would cut images out of the prompt: leave it out for rows that hold some"
+TOO_LONG = "PromptTooLong"
+CUT_IT = "set inference.truncate_prompt_tokens"
 ONLY_IMAGES = "models are given text and images, no audio and no video"
 
 
@@ -27,6 +29,11 @@ class Prompt(Struct, frozen=True):
     @property
     def pixels(self) -> int:
         return sum(image.width * image.height for image in self.images)
+
+
+def prompt_too_long(tokens: int, room: int) -> ExecutorError:
+    """Of a prompt that leaves no room for an answer. What helps is said in the words of CUT_IT."""
+    return ExecutorError(TOO_LONG, f"the prompt has {tokens} tokens and the model takes {room}; {CUT_IT}")
 
 
 def prompt_with_images(row: Row, inference: Inference, processor: Any, local: Callable[[str], str]) -> Prompt:

@@ -15,6 +15,7 @@ from mloc.executors.agents.agent_loop import AskedToStop, Budget, Outcome, run_a
 from mloc.executors.agents.agent_settings import AgentSettings
 from mloc.executors.agents.chat_model import Answered, EngineChatModel, takes_tools
 from mloc.executors.contract import ExecutorError
+from mloc.executors.rows.prompts import prompt_too_long
 
 pytestmark = pytest.mark.extras
 
@@ -72,6 +73,25 @@ def test_a_model_that_only_calls_is_ended_after_its_steps() -> None:
     outcome, _ = ask(*(calls(("add", {"a": 1, "b": 1})) for _ in range(9)), max_steps=3)
     assert outcome.limit == ("StepLimit", "no answer after 3 steps (agent.max_steps)")
     assert len(outcome.steps) == 3
+
+
+def test_a_conversation_that_the_model_cannot_take_any_more_ends_with_its_steps_and_with_what_helps_an_agent() -> None:
+    said = iter(['Thought: sum\nAction: add\nAction Input: {"a": 2, "b": 2}'])
+
+    def answer(prompt: str, stop: tuple[str, ...]) -> Answered:
+        if (text := next(said, None)) is None:
+            raise prompt_too_long(300, 256)
+        return Answered(text, "stop", 5, 3)
+
+    model = EngineChatModel(tokenizer=Plain(), ask=answer, native=False)
+    settings = AgentSettings()
+    outcome = run_agent(model, TOOLS, [{"role": "user", "content": "2+2?"}], settings, Budget(settings, lambda: False), lambda line: None)
+    assert [step["observation"] for step in outcome.steps] == ["4"]
+    assert outcome.limit is not None
+    assert outcome.limit[0] == "PromptTooLong"
+    assert outcome.limit[1].startswith("the prompt has 300 tokens and the model takes 256; ")
+    assert all(word in outcome.limit[1] for word in ("agent.max_steps", "agent.max_tokens", "max_model_len", "output of a tool"))
+    assert "truncate_prompt_tokens" not in outcome.limit[1]
 
 
 def test_a_stop_ends_it_at_once() -> None:
