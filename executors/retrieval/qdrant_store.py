@@ -9,10 +9,24 @@ from typing import Any, TypeVar
 from mloc.core.language.inference_spec import Retrieval
 from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.retrieval.index_files import Index
-from mloc.executors.retrieval.stores import Hit, Query, Store, allowed_values, in_parts, passage_of, payload_of, store_path, wrong_dimension
+from mloc.executors.retrieval.stores import (
+    PUT_AT_ONCE,
+    Hit,
+    Query,
+    Store,
+    allowed_values,
+    in_parts,
+    passage_of,
+    payload_of,
+    store_path,
+    wrong_dimension,
+)
 
 TIMEOUT_SEC = 30
+CONFLICT = 409
 TEXT_NAMES = ("text", "page_content", "document", "content")
+PUT_BYTES = 8 << 20  # of vectors, in one request: a server takes 32 MiB by default
+NUMBER_BYTES = 24  # of a number of a vector, as JSON, at most
 _SERVER = ("url", "host", "location")
 _IDS = uuid.UUID("5f0c9f0a-6f3f-4a53-9d65-0f6d6c6f6331")
 
@@ -34,8 +48,10 @@ def open_qdrant(retrieval: Retrieval, index: Index | None, dimension: int, conte
         if there is None and index is None:
             raise ExecutorError("IndexNotFound", f"{where} is not there, and the task has no documents to fill it with")
         key = "" if index is None else index.page.key[:32]
+        if there is None:
+            _guarded(lambda: _create(client, retrieval.collection, dimension, is_server), where)
         if index is not None:
-            _guarded(lambda: _put(client, retrieval.collection, index, key, dimension, is_new=there is None), where)
+            _guarded(lambda: _put(client, retrieval.collection, index, key, dimension), where)
         count = _guarded(lambda: client.count(retrieval.collection).count, where)
     except BaseException:
         client.close()
@@ -80,12 +96,24 @@ def _dimension(client: Any, collection: str) -> int | None:
     return int(vectors.size)
 
 
-def _put(client: Any, collection: str, index: Index, key: str, dimension: int, *, is_new: bool) -> None:
+def _create(client: Any, collection: str, dimension: int, is_server: bool) -> None:
+    """Another task may do the same at the same time."""
+    from qdrant_client import models
+    from qdrant_client.http.exceptions import UnexpectedResponse
+
+    try:
+        client.create_collection(collection, vectors_config=models.VectorParams(size=dimension, distance=models.Distance.COSINE))
+    except UnexpectedResponse as error:
+        if error.status_code != CONFLICT:
+            raise
+    if is_server:  # which may be set to refuse filters by fields that have no index
+        client.create_payload_index(collection, "mloc_index", models.PayloadSchemaType.KEYWORD, wait=True)
+
+
+def _put(client: Any, collection: str, index: Index, key: str, dimension: int) -> None:
     from qdrant_client import models
 
-    if is_new:
-        client.create_collection(collection, vectors_config=models.VectorParams(size=dimension, distance=models.Distance.COSINE))
-    for part in in_parts(index.passages):
+    for part in in_parts(index.passages, min(PUT_AT_ONCE, max(1, PUT_BYTES // (dimension * NUMBER_BYTES)))):
         ids = {str(uuid.uuid5(_IDS, f"{key}-{number}")): number for number in part}
         known = {str(point.id) for point in client.retrieve(collection, list(ids), with_payload=False)}
         new = {id: number for id, number in ids.items() if id not in known}

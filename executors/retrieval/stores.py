@@ -76,10 +76,10 @@ def allowed_values(wanted: Any) -> list[Any]:
     return list(wanted) if isinstance(wanted, list | tuple) else [wanted]
 
 
-def in_parts(passages: Sequence[Passage]) -> Iterator[range]:
+def in_parts(passages: Sequence[Passage], at_once: int = PUT_AT_ONCE) -> Iterator[range]:
     """Ranges of passages that are put at once."""
-    for at in range(0, len(passages), PUT_AT_ONCE):
-        yield range(at, min(at + PUT_AT_ONCE, len(passages)))
+    for at in range(0, len(passages), at_once):
+        yield range(at, min(at + at_once, len(passages)))
 
 
 def payload_of(passage: Passage, key: str) -> dict[str, Any]:
