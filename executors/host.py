@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import logging
 import os
 import queue
 import signal
@@ -31,6 +30,7 @@ from mloc.executors.engine_facts import engine_key_of
 from mloc.executors.engines import Engines
 from mloc.executors.frames import DuplexPipe, FrameInput, FrameOutput
 from mloc.executors.guard import kill_group, start_guard
+from mloc.executors.known_noise import silence_known_noise
 from mloc.executors.light_loop import run_light_loop
 
 PR_SET_PDEATHSIG = 1
@@ -173,7 +173,7 @@ def _set_up_libraries() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "warning")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns at every import about a kernel that only 4-bit weights on CPU use
+    silence_known_noise()
 
 
 def _shares_its_engine(task: RunTask) -> bool:

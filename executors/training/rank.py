@@ -16,6 +16,7 @@ from mloc.core.host_frames import RunTask, StopTask
 from mloc.executors.attempt import run_attempt
 from mloc.executors.engines import Engines
 from mloc.executors.frames import FrameInput, FrameOutput
+from mloc.executors.known_noise import silence_known_noise
 
 
 def main() -> None:
@@ -32,6 +33,7 @@ def main() -> None:
         elif isinstance(frame, StopTask):
             stop.set()
 
+    silence_known_noise()
     FrameInput(options.read_fd, take, on_end=lambda: os._exit(1))
     output = FrameOutput(options.write_fd)
     output.send(run_attempt(tasks.get(), Engines(lambda _: None), stop.is_set, output.send))
