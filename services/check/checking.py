@@ -22,9 +22,10 @@ from mloc.services.check.scenarios import SCENARIOS, Device, Scenario, task_of
 from mloc.services.intake.commands.api_client import ApiClient, api_root, segment
 from mloc.services.intake.commands.api_source import ApiSource
 from mloc.services.intake.commands.opening import open_source
-from mloc.services.intake.commands.source import MaybeTaken, Source, UnknownTask, Unreachable, has_ended
+from mloc.services.intake.commands.source import MaybeTaken, Source, Unreachable, has_ended
 from mloc.services.intake.commands.submit import prepare
 from mloc.services.intake.task_file import TaskFile
+from mloc.services.intake.task_names import UnknownTask
 from mloc.services.log.event_log import BacklogFull, LogError, LogUnavailable
 from mloc.services.server.address import NoServerError
 from mloc.services.settings import Settings, SettingsError

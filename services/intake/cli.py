@@ -15,9 +15,10 @@ from mloc.core.language.errors import LanguageError
 from mloc.services.intake.commands import exit_codes as codes
 from mloc.services.intake.commands.arguments import Command, commands_of, looks_like_command, parser
 from mloc.services.intake.commands.output import print_json, say
-from mloc.services.intake.commands.source import MaybeTaken, UnknownTask, Unreachable
+from mloc.services.intake.commands.source import MaybeTaken, Unreachable
 from mloc.services.intake.published_results import UnsafePath
 from mloc.services.intake.task_file import TaskFileError
+from mloc.services.intake.task_names import UnknownTask
 from mloc.services.intake.task_query import QueryError
 from mloc.services.intake.task_requests import RequestRefused
 from mloc.services.log.event_log import BacklogFull, KeyConflict, LogUnavailable

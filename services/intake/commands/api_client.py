@@ -18,7 +18,8 @@ import msgspec
 from msgspec import Struct
 
 from mloc.core.language.errors import LanguageError, Problem
-from mloc.services.intake.commands.source import MaybeTaken, UnknownTask, Unreachable
+from mloc.services.intake.commands.source import MaybeTaken, Unreachable
+from mloc.services.intake.task_names import UnknownTask
 from mloc.services.intake.task_query import QueryError
 from mloc.services.intake.task_requests import RequestRefused
 from mloc.services.log.event_log import BacklogFull, KeyConflict

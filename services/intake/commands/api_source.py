@@ -13,20 +13,20 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from mloc.core.language.errors import did_you_mean
 from mloc.services.durable_files import staged
 from mloc.services.intake.commands.api_client import ApiClient, segment
 from mloc.services.intake.commands.api_log_streams import LogStreams
 from mloc.services.intake.commands.log_session import user
-from mloc.services.intake.commands.source import Accepted, Prepared, UnknownTask, Unreachable, View, has_ended
+from mloc.services.intake.commands.source import Accepted, Prepared, Unreachable, View, has_ended
 from mloc.services.intake.commands.task_text import as_submitted
 from mloc.services.intake.published_results import LARGE_BYTES
+from mloc.services.intake.task_names import LIST_THEM, UnknownTask
 
 LOOK_SEC = 0.5  # between two looks at what is waited for, where its events cannot be followed
 LOOK_ANYHOW_SEC = 5.0  # and where they can
 FOLLOW_AGAIN_SEC = 2.0
 MOST_FOLLOWED = 8  # tasks, each with a stream of its events; of more, all events would be sent
-_NAMES_PAGE, _NAMES_PAGES = 500, 20  # how many tasks are looked through for a name
+_WORKERS_PAGE = 500
 _POSITION = re.compile(r"^\d+:\d+: ")
 
 
@@ -75,22 +75,10 @@ class ApiSource:
     async def find(self, text: str) -> str:
         with contextlib.suppress(UnknownTask):
             return str((await self._client.get(_path(text)))["task_id"])
-        tasks: list[View] = []
-        for number in range(1, _NAMES_PAGES + 1):
-            page = await self.page({"parent": "none", "page": str(number), "page_size": str(_NAMES_PAGE)}, [])
-            for task in page["tasks"]:
-                if task["name"] == text:
-                    return str(task["task_id"])
-            tasks += page["tasks"]
-            if len(page["tasks"]) < _NAMES_PAGE:
-                break
-        begun = [task["task_id"] for task in tasks if task["task_id"].startswith(text)]
-        if len(begun) == 1:
-            return str(begun[0])
-        if begun:
-            raise UnknownTask(f"{text!r} is the start of {len(begun)} ids: {', '.join(begun[:5])}{', …' if begun[5:] else ''}")
-        hint = did_you_mean(text, [name for task in tasks for name in (task["task_id"], task["name"]) if name])
-        raise UnknownTask(f"there is no task {text!r}; {hint or f'`mloc-intake list{self.again}` shows what there is'}")
+        try:
+            return str((await self._client.get(f"/api/v1/names/{segment(text)}"))["task_id"])
+        except UnknownTask as error:
+            raise UnknownTask(str(error).replace(LIST_THEM, f"`mloc-intake list{self.again}` shows what there is")) from error
 
     async def page(self, fields: dict[str, str], labels: list[str]) -> View:
         answer = await self._client.get("/api/v1/tasks", [*fields.items(), *(("label", label) for label in labels)])
@@ -150,7 +138,7 @@ class ApiSource:
     async def workers(self) -> list[View]:
         found: list[View] = []
         while True:
-            page = await self._client.get("/api/v1/workers", {"page": str(len(found) // _NAMES_PAGE + 1), "page_size": str(_NAMES_PAGE)})
+            page = await self._client.get("/api/v1/workers", {"page": str(len(found) // _WORKERS_PAGE + 1), "page_size": str(_WORKERS_PAGE)})
             found += page["workers"]
             if len(found) >= page["total"] or not page["workers"]:
                 return found

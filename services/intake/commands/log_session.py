@@ -11,10 +11,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from mloc.core.cluster import Cluster
-from mloc.core.language.errors import did_you_mean
 from mloc.core.task import Task
-from mloc.services.intake.commands.source import UnknownTask
 from mloc.services.intake.task_ids import TaskIds
+from mloc.services.intake.task_names import task_meant
 from mloc.services.log.connection import open_log
 from mloc.services.log.event_log import EventLog
 from mloc.services.observer import Observer
@@ -25,7 +24,6 @@ from mloc.services.settings import Settings
 from mloc.services.up.record import read_up_record
 
 PATIENCE_SEC = 3.0
-_BEGUN = 20  # ids with one start that are counted
 
 
 class Session:
@@ -54,18 +52,7 @@ class Session:
 
     def task(self, text: str) -> Task:
         """The task of this id, else the newest of this name, else the only one whose id starts so. Raises UnknownTask."""
-        known = self.index.get(text) or self.index.newest_named(text)
-        if known is not None:
-            return known
-        begun = self.index.begun(text, _BEGUN + 1)
-        if len(begun) == 1:
-            return begun[0]
-        if begun:
-            several = f"at least {len(begun)}" if len(begun) > _BEGUN else str(len(begun))
-            more = ", …" if begun[5:] else ""
-            raise UnknownTask(f"{text!r} is the start of {several} ids: {', '.join(task.id for task in begun[:5])}{more}")
-        hint = did_you_mean(text, [name for task in self.cluster.tasks.values() for name in (task.id, task.name) if name])
-        raise UnknownTask(f"there is no task {text!r}; {hint or '`mloc-intake list` shows what there is'}")
+        return task_meant(text, self.cluster, self.index)
 
     def family(self, task: Task) -> list[Task]:
         """The task and all its parts, parents first."""

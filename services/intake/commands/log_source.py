@@ -18,12 +18,13 @@ from mloc.services.clock import SystemClock
 from mloc.services.durable_files import staged
 from mloc.services.intake import task_requests
 from mloc.services.intake.commands.log_session import Session, user
-from mloc.services.intake.commands.source import Accepted, MaybeTaken, Prepared, UnknownTask, View
+from mloc.services.intake.commands.source import Accepted, MaybeTaken, Prepared, View
 from mloc.services.intake.destinations import destination_warnings
 from mloc.services.intake.known_tasks import KnownTasks
 from mloc.services.intake.published_results import is_over, large_result, log_text, read_result, result_file, result_folder
 from mloc.services.intake.submission import ModelDefaults, Submission, submission_of, unoffered_types
 from mloc.services.intake.submitter import Submitter
+from mloc.services.intake.task_names import UnknownTask
 from mloc.services.intake.task_query import parse_query
 from mloc.services.intake.views import accepted_view, iso, repeated_view, task_page, task_view
 from mloc.services.log.event_log import LogUnavailable

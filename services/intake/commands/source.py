@@ -21,10 +21,6 @@ View = dict[str, Any]
 """A task as `views.task_view` makes it."""
 
 
-class UnknownTask(Exception):
-    """No task has this id or name; the message says so, with the nearest."""
-
-
 class Unreachable(Exception):
     """The API cannot be reached, or does not answer as one; the message names it and says what to do. `is_refused`: it answered, but not so."""
 

@@ -20,11 +20,12 @@ from mloc.services.intake.commands import exit_codes as codes
 from mloc.services.intake.commands.opening import missing_is_wrong, open_source
 from mloc.services.intake.commands.output import counted, print_json, say
 from mloc.services.intake.commands.problems import show_problems
-from mloc.services.intake.commands.source import Accepted, MaybeTaken, Prepared, Source, UnknownTask, Unreachable, View
+from mloc.services.intake.commands.source import Accepted, MaybeTaken, Prepared, Source, Unreachable, View
 from mloc.services.intake.commands.wait import wait_for
 from mloc.services.intake.local_paths import MissingIsWrong, local_files, with_absolute_paths
 from mloc.services.intake.task_file import TaskFile, TaskFileError, files_of, read_named, read_template
 from mloc.services.intake.task_ids import slug
+from mloc.services.intake.task_names import UnknownTask
 from mloc.services.intake.task_query import QueryError
 from mloc.services.intake.task_requests import RequestRefused
 from mloc.services.log.event_log import BacklogFull, KeyConflict, LogUnavailable

@@ -15,8 +15,9 @@ from rich.live import Live
 from mloc.services.intake.commands import exit_codes as codes
 from mloc.services.intake.commands.output import age, one_line, print_json, say
 from mloc.services.intake.commands.progress import Changes, Part, Reading, drawing, folded
-from mloc.services.intake.commands.source import Source, UnknownTask, Unreachable, View, has_ended, milliseconds
+from mloc.services.intake.commands.source import Source, Unreachable, View, has_ended, milliseconds
 from mloc.services.intake.streams.line_text import line_text
+from mloc.services.intake.task_names import UnknownTask
 from mloc.services.intake.task_requests import words
 from mloc.services.log.event_log import LogUnavailable
 

@@ -158,8 +158,10 @@ class Cli:
         return [fields[b"type"].decode() for _, fields in self._client.xrange(self._stream)]
 
     def append(self, *events: Event) -> None:
-        for event in events:
-            self._client.xadd(self._stream, {"type": type_of(event), "data": encode(event)})
+        with self._client.pipeline(transaction=False) as together:
+            for event in events:
+                together.xadd(self._stream, {"type": type_of(event), "data": encode(event)})
+            together.execute()
 
     def submit_echo(self) -> str:
         Path("hello.yaml").write_text(ECHO)

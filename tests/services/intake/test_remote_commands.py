@@ -11,7 +11,17 @@ import pytest
 from aiohttp import web
 from msgspec import Raw
 
-from mloc.core.events import AttemptFailed, AttemptSucceeded, Error, ResultPublished, TaskDeadLettered, TaskDispatched, WorkerRegistered
+from mloc.core.events import (
+    AttemptFailed,
+    AttemptSucceeded,
+    Error,
+    Need,
+    ResultPublished,
+    TaskDeadLettered,
+    TaskDispatched,
+    TaskSubmitted,
+    WorkerRegistered,
+)
 from tests.services.intake.conftest import ECHO, PIPELINE, WORKER, Cli
 from tests.services.intake.served import Served, app_of
 
@@ -54,6 +64,22 @@ def test_every_read_gives_the_same_json_over_the_api_as_beside_the_log(cli: Cli,
         here = (cli(*command, "--json"), cli.out)
         there = (cli(*command, "--json", "--url", remote.url), cli.out.replace(f" --url {remote.url}", ""))
         assert there == here, command
+
+
+def test_a_task_is_found_by_its_name_and_by_the_start_of_its_id_however_many_came_after_it(cli: Cli, remote: Served) -> None:
+    old = cli.submit_echo()
+    later = {"name": "later", "task_type": "echo", "need": Need("echo", light=True), "spec": Raw(b"{}")}
+    cli.append(*(TaskSubmitted(task=f"later-{number}", **later) for number in range(10_001)))
+    deadline = time.monotonic() + 20
+    while cli("show", "later-10000", "--url", remote.url) != 0:
+        assert time.monotonic() < deadline
+    for text in ("hello", old[:-1]):
+        assert cli.json("show", text, "--url", remote.url)["task_id"] == old
+    assert cli("show", "later-1000", "--url", remote.url) == 0
+    unknown = {"later-": "is the start of at least 21 ids", "latr": 'did you mean "later"?', "?": f"`mloc-intake list --url {remote.url}`"}
+    for text, said in unknown.items():
+        assert cli("show", text, "--url", remote.url) == 2
+        assert said in cli.err
 
 
 def test_a_submission_over_the_api_has_the_same_answer_and_repeating_it_gives_the_first_tasks(cli: Cli, remote: Served) -> None:

@@ -14,6 +14,7 @@ from mloc.core.task import Phase, Task
 from mloc.services.intake import task_requests
 from mloc.services.intake.http.endpoint import Call, Endpoint
 from mloc.services.intake.http.responses import ApiError
+from mloc.services.intake.task_names import UnknownTask, task_meant
 from mloc.services.intake.task_query import MAX_PAGE_SIZE, SORTS, QueryError, TaskQuery, matches, parse_query
 from mloc.services.intake.task_requests import RequestRefused
 from mloc.services.intake.views import TaskPage, TaskView, task_page, task_view
@@ -42,6 +43,15 @@ class TaskListAsked(TasksAsked, frozen=True):
 
 class OfTask(Struct, frozen=True, kw_only=True):
     id: Annotated[str, Meta(description="Id of the task")]
+
+
+class OfName(Struct, frozen=True, kw_only=True):
+    name: Annotated[str, Meta(description="Id of a task, or its name, or how its id begins")]
+
+
+class TaskNamed(Struct, frozen=True):
+    ok: bool
+    task_id: str
 
 
 class Cancellation(Struct, frozen=True, forbid_unknown_fields=True):
@@ -130,6 +140,16 @@ async def show_task(call: Call[OfTask, None]) -> TaskShown:
     return TaskShown(ok=True, **msgspec.structs.asdict(task_page(state.cluster, task, parts, await state.index.spec(task))))
 
 
+async def show_name(call: Call[OfName, None]) -> TaskNamed:
+    """However old it is: names and ids of all tasks are looked up, no list is gone through."""
+    state, name = call.state, call.parameters.name
+    await state.reach_end()
+    try:
+        return TaskNamed(True, task_meant(name, state.cluster, state.index).id)
+    except UnknownTask as error:
+        raise ApiError(404, "unknown_task", str(error), path=name) from error
+
+
 async def show_explanation(call: Call[OfTask, None]) -> TaskExplained:
     task = await call.state.task(call.parameters.id)
     said = explain(call.state.cluster, task)
@@ -171,6 +191,10 @@ async def _query_of(call: Call[TasksAsked, None] | Call[TaskListAsked, None]) ->
 ENDPOINTS = (
     Endpoint("GET", "/api/v1/tasks", list_tasks, "Tasks: filtered, sorted, paged", TaskListAsked, answers={200: TaskList}),
     Endpoint("GET", "/api/v1/tasks/{id}", show_task, "One task with its parts and its spec", OfTask, answers={200: TaskShown}),
+    Endpoint(
+        "GET", "/api/v1/names/{name}", show_name, "Which task is meant: that of this id, the newest so named, or the only one whose id begins so",
+        OfName, answers={200: TaskNamed},
+    ),
     Endpoint("GET", "/api/v1/tasks/{id}/explain", show_explanation, "Why it waits, worker by worker", OfTask, answers={200: TaskExplained}),
     Endpoint(
         "POST", "/api/v1/tasks/{id}/cancel", cancel_task, "Stop it for good; 409 where it has ended", OfTask, Cancellation,
