@@ -90,8 +90,8 @@ async def test_every_endpoint_answers_as_the_document_says_in_every_state_of_a_t
         if path == "/api/v1/events":  # it has no end: test_http_streams
             continue
         for id in (published, dead, running, waiting, pipeline, "w", "nothing"):
-            asked = path.replace("names/{name}", f"names/{id}").replace("{id}", id).replace("{name}", "responses.json").replace("{attempt}", "1").replace("{upload}", upload)
-            asked = asked.replace("{of_sha256}", sha256(b"").hexdigest())
+            asked = path.replace("names/{name}", f"names/{id}").replace("{id}", id).replace("{name}", "responses.json")
+            asked = asked.replace("{attempt}", "1").replace("{upload}", upload).replace("{of_sha256}", sha256(b"").hexdigest())
             body = next((body for end, body in BODIES.items() if path.endswith(end)), None)
             if path == "/api/v1/results":
                 body = json.dumps({"task_id": id, "result": {"ok": True}})
