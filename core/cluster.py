@@ -107,6 +107,13 @@ class Cluster:
         """JSON of an open task's spec."""
         return self.specs.get(task.parent if task.shard else task.id, b"")
 
+    def next_attempt(self, task: Task) -> int:
+        """A number that no attempt of the task has or had, in this log, in its tail that was lost, or in one that was lost as a whole."""
+        base = self.attempt_base
+        if task.attempts_after:  # counted from 1970, as its numbers are
+            base = max(task.attempts_after, self.first_ms + base)
+        return max(task.last, base) + 1
+
     def due_backoffs(self, now_ms: int) -> Iterator[Task]:
         for due, id in _until(self.backoffs, now_ms):
             task = self.tasks.get(id)

@@ -167,6 +167,7 @@ class TaskSubmitted(Event, frozen=True):
     model: str = ""  # name of the model that the task starts from, for statistics
     idempotency_key: str = ""
     body_sha256: str = ""
+    sent_before: bool = False  # the sender got no answer at first: an attempt may run of which this log knows nothing, since it is a new one
 
 
 class CancelRequested(Event, frozen=True):

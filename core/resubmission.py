@@ -1,4 +1,4 @@
-"""A task of the log once more: the events of its submission under new ids, as if its file had been submitted again."""
+"""A submission once more: a task of the log under new ids, as if its file had been submitted again; or the same events, where no answer came."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from mloc.core.events import TaskSubmitted
+from mloc.core.events import Event, TaskSubmitted
 from mloc.core.needs.engine_key import engine_key
 
 
@@ -24,6 +24,11 @@ def submitted_again(
     return tuple(_again(event, family, ids, met) for event in family), ids
 
 
+def sent_again(events: Sequence[Event]) -> list[Event]:
+    """The same events under the same ids, for who got no answer and does not know whether the log has them."""
+    return [replace(event, sent_before=True) if isinstance(event, TaskSubmitted) else event for event in events]
+
+
 def _again(event: TaskSubmitted, family: Sequence[TaskSubmitted], ids: Mapping[str, str], met: Mapping[str, str]) -> TaskSubmitted:
     depends_on = tuple(ids.get(id, id) for id in event.depends_on)
     stages = {other.stage: ids[other.task] for other in family if other.stage and other.task in event.depends_on}
@@ -32,5 +37,5 @@ def _again(event: TaskSubmitted, family: Sequence[TaskSubmitted], ids: Mapping[s
         need = replace(need, engine=engine_key(event.task_type, bytes(event.spec), stages))
     return replace(
         event, task=ids[event.task], parent=ids.get(event.parent, ""), children=tuple(ids[id] for id in event.children), depends_on=depends_on,
-        met={id: met[id] for id in depends_on if id in met}, need=need, idempotency_key="", body_sha256="",
+        met={id: met[id] for id in depends_on if id in met}, need=need, idempotency_key="", body_sha256="", sent_before=False,
     )  # fmt: skip

@@ -83,6 +83,7 @@ class Task(Struct, frozen=True, omit_defaults=True, gc=False):
     current: int = 0  # the attempt that is dispatched or runs
     last: int = 0  # the highest attempt number used up
     tries: int = 0  # dispatches so far
+    attempts_after: int = 0  # numbers up to this one may have been used in a log that was lost as a whole
     over: tuple[int, ...] = ()  # the newest attempts whose own last event the log has: never to be adopted again
     failures: int = 0  # counted against max_attempts
     worker: str = ""  # of the present or last attempt
@@ -120,7 +121,7 @@ def submitted(event: TaskSubmitted, order: int, pending: int, now_ms: int) -> Ta
         items=event.items, max_attempts=event.max_attempts, backoff_sec=event.backoff_sec, timeout_sec=event.timeout_sec,
         phase="waiting" if pending or is_parent else "ready", since_ms=now_ms, submitted_ms=now_ms,
         callbacks=waiting(event.receivers) if event.receivers else (), has_secrets=event.has_secrets, model=event.model,
-        ttl_ms=int(event.ttl_sec * 1000),
+        ttl_ms=int(event.ttl_sec * 1000), attempts_after=now_ms if event.sent_before else 0,
     )  # fmt: skip
 
 

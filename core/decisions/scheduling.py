@@ -146,7 +146,6 @@ def _dispatches(cluster: Cluster, now_ms: int, lost: Mapping[str, int]) -> Itera
             worker, devices = place
             rooms[worker].take(need, devices)
             rule = rule.after(worker)
-            attempt = max(task.last, cluster.attempt_base) + 1
             yield TaskDispatched(
-                task=task.id, attempt=attempt, worker=worker, incarnation=rooms[worker].worker.incarnation, devices=devices
+                task=task.id, attempt=cluster.next_attempt(task), worker=worker, incarnation=rooms[worker].worker.incarnation, devices=devices
             )

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from mloc.core import log_ids
 from mloc.core.events import Event
+from mloc.core.resubmission import sent_again
 from mloc.services.clock import Clock
 from mloc.services.intake.submission import Submission
 from mloc.services.log.event_log import BacklogFull, EventLog, KeyConflict, LogError, LogUnavailable, Submitted
@@ -26,7 +27,8 @@ class _Waiting(NamedTuple):
 
 
 class Submitter:
-    """Repeats a call whose reply was lost: the tasks' ids make that harmless, since the fold takes each id once."""
+    """Repeats a call whose reply was lost: the tasks' ids make that harmless, since the fold takes each id once. A repeat says that it is one:
+    the log that took the first may be lost as a whole, and a worker may still run what that one had dispatched."""
 
     def __init__(self, log: EventLog, clock: Clock, backlog_limit: int) -> None:
         self._log = log
@@ -93,11 +95,13 @@ class Submitter:
                     self._coming -= sum(len(waiting.events) for waiting in together)
 
     async def _send_together(self, together: list[_Waiting]) -> None:
-        left = together
+        left, is_repeat = together, False
 
         async def send() -> None:
-            nonlocal left
-            answers = await self._log.try_each([waiting.events for waiting in left], backlog_limit=self._backlog_limit)
+            nonlocal left, is_repeat
+            submissions = [sent_again(waiting.events) if is_repeat else waiting.events for waiting in left]
+            is_repeat = True
+            answers = await self._log.try_each(submissions, backlog_limit=self._backlog_limit)
             fresh = [
                 (answer.last_id, len(one.events))
                 for one, answer in zip(left, answers, strict=True)

@@ -1,7 +1,7 @@
 """Old logs replay for ever: each golden log folds to the digest that it had when it was kept.
 
-A log is added when events or the fold change; none is ever rewritten. `python -m tests.golden.test_old_logs NAME` keeps a new one: the history of
-`rows_engines_receivers.py` where the name begins like that, else one of the simulation.
+A log is added when events or the fold change; none is ever rewritten. `python -m tests.golden.test_old_logs NAME [SEED]` keeps a new one: the history
+of `rows_engines_receivers.py` where the name begins like that, else one of the simulation: with a seed that one, whose server loses what is newest.
 """
 
 import json
@@ -68,12 +68,13 @@ def test_no_further_struct_of_the_state_outgrows_the_short_head_of_a_map():
     assert {name for name, fields in seen.items() if fields > 15} == {"Stored", "Task", "Worker"}
 
 
-def from_the_simulation() -> list[tuple[str, bytes]]:
-    """A random history of the simulation with enough trouble to hold all that it ever has."""
+def from_the_simulation(seed: str) -> list[tuple[str, bytes]]:
+    """A random history of the simulation, without a seed one with enough trouble to hold all that it ever has."""
     from tests.simulation.world import run_history
 
-    histories = [run_history(seed).server.state.entries for seed in range(60)]
-    richest = max(histories, key=lambda entries: len({entry.type for entry in entries}))
+    histories = [run_history(int(seed), lose_tails=True)] if seed else [run_history(seed) for seed in range(60)]
+    logs = [history.server.state.entries for history in histories]
+    richest = max(logs, key=lambda entries: len({entry.type for entry in entries}))
     return [(entry.id, entry.payload) for entry in richest]
 
 
@@ -84,8 +85,8 @@ def written_down() -> list[tuple[str, bytes]]:
     return [(id, codec.encode(event)) for id, event in history_of_them().entries]
 
 
-def keep(name: str) -> None:
-    entries = written_down() if name.startswith("rows_engines_receivers") else from_the_simulation()
+def keep(name: str, seed: str = "") -> None:
+    entries = written_down() if name.startswith("rows_engines_receivers") else from_the_simulation(seed)
     lines = [f'["{id}",{payload.decode()}]' for id, payload in entries]
     cluster = fold(lines)
     with (FOLDER / f"{name}.jsonl").open("x") as file:
@@ -95,4 +96,4 @@ def keep(name: str) -> None:
 
 
 if __name__ == "__main__":
-    keep(sys.argv[1])
+    keep(*sys.argv[1:])

@@ -4,11 +4,13 @@ A failing seed replays: `MLOC_SEEDS=17 python -m pytest tests/simulation -k brea
 """
 
 import os
+from unittest.mock import patch
 
 import pytest
 
+from mloc.core import codec
 from tests.simulation.mutants import MUTANTS, mutant
-from tests.simulation.world import Violation, run_history
+from tests.simulation.world import EPOCH_MS, Violation, run_history
 
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # of the dead processes
 
@@ -41,6 +43,16 @@ def test_the_same_seed_gives_the_same_history():
     first, second = run_history(7), run_history(7)
     assert first.server.state.entries == second.server.state.entries
     assert first.server.state.entries != run_history(8).server.state.entries
+
+
+def test_no_attempt_number_comes_twice_where_the_log_is_lost_as_a_whole():
+    # in this one a submission is dispatched, its answer is lost, and all of the log with it; the client then sends it again
+    seed = 508
+    again = run_history(seed, lose_tails=True)
+    dispatched = [codec.decode(entry.type, entry.payload) for entry in again.server.state.entries if entry.type == "TaskDispatched"]
+    assert max(event.attempt for event in dispatched) > EPOCH_MS
+    with patch("tests.simulation.world.sent_again", list), pytest.raises(Violation, match="was dispatched twice"):
+        run_history(seed, lose_tails=True)
 
 
 @pytest.mark.deep

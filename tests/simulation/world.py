@@ -29,6 +29,7 @@ from mloc.core.events import (
     WorkerDrainRequested,
     raw,
 )
+from mloc.core.resubmission import sent_again
 from mloc.core.task import FINAL
 from mloc.services.log.event_log import LogError, WorkerRefused
 from mloc.services.log.memory_server import MemoryServer
@@ -199,6 +200,7 @@ class World:
             try:
                 await asyncio.wait_for(log.submit(events), 5.0)
             except (LogError, TimeoutError):
+                events = sent_again(events)
                 await asyncio.sleep(0.2)
             else:
                 self.submitted += [event.task for event in events if isinstance(event, TaskSubmitted)]
