@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
+import io
 import json
 import os
 import subprocess
@@ -25,6 +25,8 @@ from types import MappingProxyType
 from typing import Any
 
 from measuring import free_port, peak_mib
+
+from mloc.services.intake.published_results import LARGE_BYTES
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "benchmarks" / "results" / "rows.json"
@@ -57,21 +59,21 @@ def measure(rows: int, shards: int, workers: int) -> dict[str, Any]:
             published = time.monotonic()
             fetched = _download(f"{cell.url}/api/v1/results/{id}")
             downloaded = time.monotonic()
-            printed = cell.print_result(id)
+            printed, command_mib = cell.print_result(id)
             exported = cell.export()
             peaks = cell.peaks()
         finally:
             cell.close()
         _check(fetched, rows)
-        if printed["sha256"] != fetched["sha256"]:
+        if not _is_same(printed, fetched):
             raise RuntimeError("the command gives another result than the API")
         if exported["indices"] != list(range(rows)):
             raise RuntimeError(f"{len(exported['indices'])} rows were exported of {rows}, or not in order")
         return {
-            "rows": rows, "shards": shards, "workers": workers, "source_mib": _mib(source.stat().st_size), "result_mib": _mib(fetched["bytes"]),
+            "rows": rows, "shards": shards, "workers": workers, "source_mib": _mib(source.stat().st_size), "result_mib": _mib(len(fetched)),
             "submitted_to_published_sec": round(published - began, 1), "rows_per_sec": round(rows / (published - began)),
             "download_sec": round(downloaded - published, 1),
-            "peak_rss_mib": peaks | {"command": printed["peak_rss_mib"], "export": exported["peak_rss_mib"]},
+            "peak_rss_mib": peaks | {"command": command_mib, "export": exported["peak_rss_mib"]},
         }  # fmt: skip
 
 
@@ -113,17 +115,16 @@ class Cell:
 
         self.until(ended)
 
-    def print_result(self, id: str) -> dict[str, Any]:
-        """`mloc-intake result` into a pipe: digest of what it printed, and its own peak."""
+    def print_result(self, id: str) -> tuple[bytes, float]:
+        """`mloc-intake result` into a pipe: what it printed, and its own peak in MiB."""
         command = (sys.executable, "-m", "mloc.services.intake.cli", "result", id)
         with subprocess.Popen(command, env=self._environ, cwd=self._folder, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
-            digest, last, peak = hashlib.sha256(), b"", 0.0
+            text, peak = bytearray(), 0.0
             while chunk := process.stdout.read(1 << 20):
-                digest.update(last)
-                last, peak = chunk, max(peak, peak_mib(process.pid))
-            digest.update(last.removesuffix(b"\n"))  # the command ends its last line
-        return {"sha256": digest.hexdigest(), "peak_rss_mib": peak}
+                text += chunk
+                peak = max(peak, peak_mib(process.pid))
+        return bytes(text.removesuffix(b"\n")), peak  # the command ends its last line
 
     def export(self) -> dict[str, Any]:
         """`mloc export results`: the rows' numbers in its table, and its own peak."""
@@ -165,22 +166,23 @@ def _task(source: Path, shards: int) -> str:
     )  # fmt: skip
 
 
-def _download(url: str) -> dict[str, Any]:
-    """Read in pieces: digest, size, and the rows by their lines."""
-    digest, size, indices, rest = hashlib.sha256(), 0, [], b""
+def _download(url: str) -> bytes:
     with urllib.request.urlopen(url, timeout=600) as answer:
-        while chunk := answer.read(1 << 20):
-            digest.update(chunk)
-            size += len(chunk)
-            lines = (rest + chunk).split(b"\n")
-            rest = lines.pop()
-            indices += [int(line[9 : line.index(b",")]) for line in lines if line.startswith(b'{"index":')]
-    return {"sha256": digest.hexdigest(), "bytes": size, "indices": indices}
+        return bytes(answer.read())
 
 
-def _check(fetched: dict[str, Any], rows: int) -> None:
-    if fetched["indices"] != list(range(rows)):
-        raise RuntimeError(f"{len(fetched['indices'])} rows came back of {rows}, or not in order")
+def _is_same(printed: bytes, fetched: bytes) -> bool:
+    """The command lays a small result out for people and sends a large one on as it is."""
+    return printed == fetched if len(fetched) > LARGE_BYTES else bool(json.loads(printed) == json.loads(fetched))
+
+
+def _check(fetched: bytes, rows: int) -> None:
+    if b"\n" in fetched:  # a row a line
+        indices = [int(line[9 : line.index(b",")]) for line in io.BytesIO(fetched) if line.startswith(b'{"index":')]
+    else:  # so small that the log holds it
+        indices = [item["index"] for item in json.loads(fetched)["items"]]
+    if indices != list(range(rows)):
+        raise RuntimeError(f"{len(indices)} rows came back of {rows}, or not in order")
 
 
 def _descendants(pid: int) -> list[int]:
