@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mloc.executors.contract import Context, ExecutorError
+from mloc.executors.ranks import rank
 
 OWN_NAMES = frozenset({"auto_deepspeed", "auto_deepspeed_stage", "zero_stage"})
 STAGES = (0, 1, 2, 3)
@@ -56,3 +58,25 @@ def check_fsdp(training: Mapping[str, Any]) -> None:
     for word in words:
         if word not in FSDP_WORDS:
             raise ExecutorError("BadSetting", f"training.fsdp: {word!r} is none of {', '.join(sorted(FSDP_WORDS))}")
+
+
+def shard_between(config: Any) -> None:
+    """Have accelerate shard by FSDP between processes of the CPU too. It looks for FSDP only where processes have devices, and would give each of
+    them the whole model otherwise, without a word; told that they have some, it asks torch, which shards over gloo. `config`: the trainer's.
+
+    Raises ExecutorError for the older FSDP, which cannot do that."""
+    from accelerate.utils import DistributedType
+
+    if config.fsdp and config.distributed_state.distributed_type == DistributedType.MULTI_CPU:
+        if int(config.fsdp_config.get("version", 2)) < 2:
+            raise ExecutorError("BadSetting", "training.fsdp_config: version 1 shards between GPUs only; leave it out, version 2 runs on the CPU too")
+        config.distributed_state.distributed_type = DistributedType.MULTI_GPU  # until FSDP takes its place; the device stays the CPU
+
+
+def save_gathered(trainer: Any, final: Path) -> None:
+    """Whole weights in the folder, of a trainer whose every rank holds a part of them; each rank has to come here."""
+    if trainer.is_fsdp_enabled:
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")  # checkpoints may be kept in parts, these not
+    trainer.save_model(str(final))
+    if rank() == 0:
+        (final / "training_args.bin").unlink(missing_ok=True)  # a pickle with this machine's paths

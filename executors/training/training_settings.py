@@ -41,6 +41,7 @@ def trainer_config(config_class: Any, spec: TaskSpec, context: Context, defaults
         config = config_class(**{**_defaults(spec, context), **defaults, **given, **_ours(context)})
         if config.n_gpu > 1:  # more devices than are to be used: the trainer would spread its threads over all of them
             config._n_gpu = 1
+        parallelism.shard_between(config)
         return config, notes
     except (TypeError, ValueError) as error:
         raise ExecutorError("BadSetting", f"training: {config_class.__name__} refuses these settings: {error}") from error

@@ -27,7 +27,7 @@ from mloc.executors.training.best_weights import find_best
 from mloc.executors.training.evaluation import Evaluation, evaluation_of, held_out, outcome
 from mloc.executors.training.meters import Meter
 from mloc.executors.training.model_card import Trained
-from mloc.executors.training.parallelism import wants_deepspeed
+from mloc.executors.training.parallelism import save_gathered, wants_deepspeed
 from mloc.executors.training.rank_launch import launch_of, run_ranks
 from mloc.executors.training.saved_checkpoints import usable_checkpoint
 from mloc.executors.training.trackers import tracked, trackers_of
@@ -141,7 +141,7 @@ def _saved(trainer: Any, loaded: LoadedModel, about: Trained, context: Context) 
     if about.spec.training.get("save_model", True):
         checkpoints = None if about.spec.training.get("keep_checkpoints") else Path(trainer.args.output_dir)
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-            trainer.save_model(str(final))  # every rank holds a part of the weights
+            save_gathered(trainer, final)
         if rank() == 0:
             save_final(_whole(trainer), loaded.tokenizer, final, checkpoints, about)
     return final

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from pipeline_run import published_result
 from mloc.core.host_frames import CheckpointDone, Failed, RunTask, Stopped, Telemetry
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
-from mloc.executors.training.parallelism import check_fsdp, deepspeed_settings
+from mloc.executors.training.parallelism import check_fsdp, deepspeed_settings, shard_between
 from mloc.executors.training.rank_launch import Launch, launch_of
 
 SCRATCH = {"type": "scratch", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 300}
@@ -72,6 +73,17 @@ def test_fsdp_is_told_in_its_own_words() -> None:
         check_fsdp({"fsdp": "full_shared"})
 
 
+@pytest.mark.models
+def test_the_older_fsdp_is_refused_on_the_cpu() -> None:
+    from accelerate.utils import DistributedType
+
+    ranks = SimpleNamespace(distributed_type=DistributedType.MULTI_CPU)
+    with pytest.raises(ExecutorError, match="version 1 shards between GPUs only"):
+        shard_between(SimpleNamespace(fsdp=True, fsdp_config={"version": 1}, distributed_state=ranks))
+    shard_between(SimpleNamespace(fsdp=None, fsdp_config=None, distributed_state=ranks))
+    assert ranks.distributed_type == DistributedType.MULTI_CPU  # nothing asks for it
+
+
 def training(name: str, folder: Path, task_type: str = "sft", **given: Any) -> RunTask:
     settings = {
         "nproc_per_node": 2, "max_steps": 6, "per_device_train_batch_size": 4, "logging_steps": 1, "learning_rate": 1e-2, "save_strategy": "steps",
@@ -112,6 +124,41 @@ def test_two_ranks_train_one_model_and_only_rank_0_reports(warm_host: DrivenHost
     assert saved == [2, 4, 6]
     assert (Path(result["final_model_path"]) / "README.md").is_file()
     assert ranks_of(warm_host) == []
+
+
+@pytest.mark.models
+@pytest.mark.deep
+@pytest.mark.timeout(600)
+def test_ranks_that_share_the_weights_train_as_one_rank_does_and_go_on_from_a_checkpoint(warm_host: DrivenHost, tmp_path: Path) -> None:
+    # given what one rank makes of eight rows a step
+    learn = {"fsdp": True, "keep_checkpoints": True, "lr_scheduler_type": "constant"}
+    warm_host.send(training("alone", tmp_path, training={**learn, "fsdp": False, "nproc_per_node": 1, "per_device_train_batch_size": 8}))
+    alone = published_result(warm_host, "alone", tmp_path)
+    # when two ranks have half of the weights each, from the beginning and from a checkpoint on
+    warm_host.send(training("shared", tmp_path, training=learn))
+    shared = published_result(warm_host, "shared", tmp_path)
+    checkpoint = tmp_path / "shared" / "artifacts" / "checkpoints" / "checkpoint-4"
+    warm_host.send(training("resumed", tmp_path, run_checkpoint=str(checkpoint), training=learn))
+    resumed = published_result(warm_host, "resumed", tmp_path)
+    # then the curve is that of one rank, and the weights are whole
+    for result in (shared, resumed):
+        assert losses_of(result) == pytest.approx(losses_of(alone), abs=1e-4)
+        weights = weights_of(result)
+        for name, tensor in weights_of(alone).items():
+            assert tensor.allclose(weights[name], atol=1e-4), name
+    assert (checkpoint / "pytorch_model_fsdp.bin").is_file()
+    assert not (Path(shared["final_model_path"]) / "training_args.bin").exists()
+    assert "training from step 4 to 6" in [line for frame in warm_host.frames if isinstance(frame, Telemetry) for line in frame.lines]
+
+
+def losses_of(result: dict[str, Any]) -> list[float]:
+    return [point["loss"] for point in result["training"]["history"] if "loss" in point]
+
+
+def weights_of(result: dict[str, Any]) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(Path(result["final_model_path"]) / "model.safetensors")
 
 
 @pytest.mark.models
