@@ -70,9 +70,9 @@ def test_no_further_struct_of_the_state_outgrows_the_short_head_of_a_map():
 
 def from_the_simulation(seed: str) -> list[tuple[str, bytes]]:
     """A random history of the simulation, without a seed one with enough trouble to hold all that it ever has."""
-    from tests.simulation.world import run_history
+    from tests.simulation.world import TAILS, run_history
 
-    histories = [run_history(int(seed), lose_tails=True)] if seed else [run_history(seed) for seed in range(60)]
+    histories = [run_history(int(seed), may_lose=TAILS)] if seed else [run_history(seed) for seed in range(60)]
     logs = [history.server.state.entries for history in histories]
     richest = max(logs, key=lambda entries: len({entry.type for entry in entries}))
     return [(entry.id, entry.payload) for entry in richest]

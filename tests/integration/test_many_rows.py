@@ -17,6 +17,14 @@ MOST_MIB = {"host": 60, "result writer": 45, "worker": 80, "aggregator": 75, "in
 
 
 @pytest.mark.deep
+@pytest.mark.skipif(sys.platform != "linux", reason="reads peaks from /proc")
+@pytest.mark.parametrize(("rows", "shards"), [(10, 1), (20_000, 2)])
+def test_fewer_rows_are_measured_as_well(rows: int, shards: int) -> None:
+    # a small result is one line in the log, a larger one a file that the command lays out for people
+    assert measure(rows, shards, workers=1)["rows"] == rows
+
+
+@pytest.mark.deep
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads peaks from /proc")
 @pytest.mark.parametrize("shards", [1, 16])

@@ -10,11 +10,11 @@ import pytest
 
 from mloc.core import codec
 from tests.simulation.mutants import MUTANTS, mutant
-from tests.simulation.world import EPOCH_MS, Violation, run_history
+from tests.simulation.world import EPOCH_MS, TAILS, WHOLE_LOGS, Violation, run_history
 
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # of the dead processes
 
-QUICK, DEEP, LOST_TAILS = 30, 300, 60
+QUICK, DEEP, LOST_TAILS, LOST_LOGS = 30, 300, 60, 40
 MUTANT_SEEDS = 400
 
 
@@ -48,11 +48,11 @@ def test_the_same_seed_gives_the_same_history():
 def test_no_attempt_number_comes_twice_where_the_log_is_lost_as_a_whole():
     # in this one a submission is dispatched, its answer is lost, and all of the log with it; the client then sends it again
     seed = 508
-    again = run_history(seed, lose_tails=True)
+    again = run_history(seed, may_lose=TAILS)
     dispatched = [codec.decode(entry.type, entry.payload) for entry in again.server.state.entries if entry.type == "TaskDispatched"]
     assert max(event.attempt for event in dispatched) > EPOCH_MS
     with patch("tests.simulation.world.sent_again", list), pytest.raises(Violation, match="was dispatched twice"):
-        run_history(seed, lose_tails=True)
+        run_history(seed, may_lose=TAILS)
 
 
 @pytest.mark.deep
@@ -63,7 +63,12 @@ def test_many_histories_break_no_invariant():
 
 @pytest.mark.deep
 def test_histories_in_which_the_server_loses_its_tail_break_no_invariant():
-    assert broken(seeds_of(LOST_TAILS), lose_tails=True) == []
+    assert broken(seeds_of(LOST_TAILS), may_lose=TAILS) == []
+
+
+@pytest.mark.deep
+def test_histories_in_which_the_server_loses_all_of_its_log_break_no_invariant():
+    assert broken(seeds_of(LOST_LOGS), may_lose=WHOLE_LOGS) == []
 
 
 @pytest.mark.deep

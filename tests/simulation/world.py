@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -39,7 +39,7 @@ from mloc.services.worker.agent import Agent, WorkerPlan
 from mloc.services.worker.hardware import Usage
 from mloc.services.worker.input_resolution import InputResolver
 from mloc.services.worker.ledger import Ledger
-from tests.simulation.audit import Audit, EndlessLog
+from tests.simulation.audit import MOST_ENTRIES, Audit, EndlessLog
 from tests.simulation.faults import Chances, FaultyLog, Life, LifeClock
 from tests.simulation.hosts import Machine, MemoryLedgerStore, SimulatedLauncher
 from tests.simulation.virtual_loop import Stalled, VirtualLoop
@@ -48,6 +48,7 @@ EPOCH_MS = 1_700_000_000_000
 TROUBLE_SEC = 25.0
 PATIENCE_SEC = 400.0
 TTL_SEC = 3.0
+TAILS, WHOLE_LOGS = (0, 1, 5, 25), (0, 3, MOST_ENTRIES)  # what a history's restarts may lose
 TASK_TYPES = ("echo", "sft", "inference")
 
 
@@ -88,9 +89,9 @@ class SimulatedAggregator:
 
 
 class World:
-    """`without` takes protections of the log out, for mutants. `lose_tails`: restarts of the server may lose its newest entries."""
+    """`without` takes protections of the log out, for mutants. `may_lose`: how many of its newest entries the server may lose at a restart."""
 
-    def __init__(self, seed: int, loop: VirtualLoop, *, without: frozenset[str] = frozenset(), lose_tails: bool = False) -> None:
+    def __init__(self, seed: int, loop: VirtualLoop, *, without: frozenset[str] = frozenset(), may_lose: Sequence[int] = ()) -> None:
         self.seed = seed
         self.random = Random(seed)
         self.loop = loop
@@ -108,7 +109,7 @@ class World:
             "scheduler-a": self._scheduler, "scheduler-b": self._scheduler, "aggregator-a": self._aggregator, "aggregator-b": self._aggregator,
             **dict.fromkeys(self.machines, self._worker),
         }  # fmt: skip
-        self.lose_tails = lose_tails
+        self.may_lose = may_lose
         self.over = False
         self.rate = self.random.choice([0.3, 1.0, 3.0])  # troubles a second
 
@@ -249,7 +250,7 @@ class World:
             life.paused_until = life.cut_off_until = 0.0
 
     def _restart_server(self) -> None:
-        lost = self.random.choice([0, 1, 5, 25]) if self.lose_tails else 0
+        lost = self.random.choice(self.may_lose) if self.may_lose else 0
         self.server.restart(lost)
         if lost:
             self.audit.go_back(self.server.state.entries)
