@@ -35,6 +35,17 @@ def any_rank(flag: bool) -> bool:
     return bool(told.item())
 
 
+def sum_of_ranks(number: int) -> int:
+    """Of what each rank has: the same answer on all of them. All call it together."""
+    import torch
+
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return number
+    told = torch.tensor([number], device="cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
+    torch.distributed.all_reduce(told)
+    return int(told.item())
+
+
 def wait_for_all() -> None:
     """Return when every rank is here."""
     import torch

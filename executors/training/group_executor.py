@@ -13,6 +13,7 @@ from mloc.core.language.spec import TaskSpec, decode_spec
 from mloc.executors.contract import Context, ExecutorError, Report
 from mloc.executors.rows.rows import Row, conversation
 from mloc.executors.training.rewards.reward_terms import Answer, Term, reward_terms, rewards_of
+from mloc.executors.training.sampled_tokens import count_sampled
 from mloc.executors.training.trl_training import Prepared, Recipe, train
 
 MEASURES = {"loss": "loss", "reward": "reward", "kl": "kl"}
@@ -73,11 +74,24 @@ def _trainer(trainer_class: Any, made: Prepared, terms: list[Term]) -> Any:
     config = made.given["args"]
     if config.reward_weights is None:
         config.reward_weights = [term.weight for term in terms]
-    functions = [_reward_function(term, made.rows) for term in terms]
     given, learned = dict(made.given), len(made.examples)
+    functions = [_reward_function(term, made.rows) for term in terms]
+    functions[0] = _counting(functions[0], learned)
     if "eval_dataset" in given:  # its rows come after those that are learned from
         given["eval_dataset"] = given["eval_dataset"].map(lambda example: {ROW: example[ROW] + learned})
     return trainer_class(train_dataset=Dataset.from_list(made.examples), reward_funcs=functions, **given)
+
+
+def _counting(reward: Callable[..., list[float]], learned: int) -> Callable[..., list[float]]:
+    """Counts what is learned from; what is only evaluated stands in rows from `learned` on."""
+
+    def counted(**given: Any) -> list[float]:
+        if given[ROW][0] < learned:
+            count_sampled(given["trainer_state"], given["completion_ids"])
+        return reward(**given)
+
+    counted.__name__ = reward.__name__
+    return counted
 
 
 def _reward_function(term: Term, rows: list[Row]) -> Callable[..., list[float]]:

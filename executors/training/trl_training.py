@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from mloc.core.host_frames import RunTask
 from mloc.core.language.spec import TaskSpec, decode_spec
+from mloc.core.usage import of_training
 from mloc.executors.contract import Context, ExecutorError, Progress, Report, Result
 from mloc.executors.models.model_loading import LoadedModel, load_model
 from mloc.executors.ranks import in_rank, own_devices, rank
@@ -29,6 +30,7 @@ from mloc.executors.training.meters import Meter
 from mloc.executors.training.model_card import Trained
 from mloc.executors.training.parallelism import save_gathered, wants_deepspeed
 from mloc.executors.training.rank_launch import launch_of, run_ranks
+from mloc.executors.training.sampled_tokens import sampled_tokens
 from mloc.executors.training.saved_checkpoints import usable_checkpoint
 from mloc.executors.training.trackers import tracked, trackers_of
 from mloc.executors.training.trained_weights import adapter_of, final_folder, is_quantized, prepared, save_final
@@ -224,7 +226,5 @@ def _result(
         "training": told,
         **({f"{final.name}_path": context.final_path(final)} if final.is_dir() else {}),
         "output_dir": str(context.final_folder),
-        "usage": {
-            "prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens, "latency_sec": round(seconds, 3), "num_requests": 0,
-        },
-    }  # fmt: skip
+        "usage": of_training(tokens, sampled_tokens(trainer.state), seconds),
+    }

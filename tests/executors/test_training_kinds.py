@@ -78,6 +78,15 @@ def rewards_told(result: dict[str, Any]) -> tuple[float, float]:
     return sum(told[:5]) / 5, sum(told[-5:]) / 5
 
 
+def tokens_asked(result: dict[str, Any], prompts: list[str]) -> int:
+    """Of these prompts in the model's own form."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(result["final_model_path"])
+    turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    return sum(len(tokenizer(text)["input_ids"]) for text in tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+
+
 @pytest.mark.parametrize("kind", ["grpo", "rloo"])
 def test_a_group_of_answers_raises_the_reward(train: Train, kind: str) -> None:
     learn = {"max_steps": 25, "per_device_train_batch_size": 32, "num_generations": 8, "learning_rate": 2e-3}
@@ -85,6 +94,10 @@ def test_a_group_of_answers_raises_the_reward(train: Train, kind: str) -> None:
     first, last = rewards_told(result)
     assert 0.2 < first < 0.8
     assert last > 0.95
+    usage, steps = result["usage"], [point for point in result["training"]["history"] if "completions/mean_length" in point]
+    assert usage["prompt_tokens"] == tokens_asked(result, ASKED) * 25 * 32 // len(ASKED)
+    assert usage["completion_tokens"] == round(sum(32 * point["completions/mean_length"] for point in steps))
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] == steps[-1]["num_tokens"]
 
 
 def test_ppo_raises_the_score_of_a_reward_model_that_was_trained_before(train: Train) -> None:
@@ -101,6 +114,9 @@ def test_ppo_raises_the_score_of_a_reward_model_that_was_trained_before(train: T
     told = [point["rewards/regex"] for point in result["training"]["history"]]
     assert sum(told[-5:]) / 5 > 0.95 > 0.7 > told[0]
     assert result["training"]["final_kl"] > 0
+    assert result["usage"]["prompt_tokens"] == tokens_asked(result, ASKED) * 25 * 32 // len(ASKED)
+    written = sum(32 * point["answer_tokens"] for point in result["training"]["history"])
+    assert result["usage"]["completion_tokens"] == pytest.approx(written, abs=1)
 
 
 def test_dpo_raises_the_margin(train: Train) -> None:
@@ -168,6 +184,8 @@ def test_a_ppo_training_stopped_midway_and_resumed_equals_a_straight_one(
     assert without_time == expected
     assert all(resumed["training"][name] == straight["training"][name] for name in ("best_step", "best_metric", "final_eval_reward"))
     assert weights_of(resumed) == weights_of(straight)
+    counted = ("prompt_tokens", "completion_tokens", "total_tokens")
+    assert [resumed["usage"][name] for name in counted] == [straight["usage"][name] for name in counted]
 
 
 @pytest.mark.parametrize(

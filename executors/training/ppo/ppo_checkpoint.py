@@ -32,6 +32,7 @@ class Progressed(Struct):
     best_metric: float | None = None
     best_step: int = 0
     worse: int = 0
+    sampled_tokens: int = 0  # of `tokens`
 
 
 def random_state() -> dict[str, Any]:
@@ -54,6 +55,7 @@ def save(folder: Path, model: Any, optimizer: Any, scheduler: Any, at: Progresse
     told = {
         "global_step": at.step, "kl_coef": at.kl_coef, "num_input_tokens_seen": at.tokens, "log_history": at.history, "evaluated": at.evaluated,
         "best_metric": at.best_metric, "best_global_step": at.best_step, "worse": at.worse,
+        "sampled_tokens": at.sampled_tokens,
     }  # fmt: skip
     (place / SEAL).write_text(json.dumps(told))
     return place, sync_tree(place)
@@ -72,8 +74,11 @@ def restore(place: Path, model: Any, optimizer: Any, scheduler: Any, ranks: int 
         random = [state["random"]] if isinstance(state["random"], dict) else state["random"]  # once there was one rank only
         if len(random) == ranks:
             _set_random(random[rank])
-        best = (told.get("evaluated", -1), told.get("best_metric"), told.get("best_global_step", 0), told.get("worse", 0))  # once there were none
-        return Progressed(told["global_step"], told["kl_coef"], told["num_input_tokens_seen"], told["log_history"], *best)
+        added = ("evaluated", "worse", "sampled_tokens", "best_metric")  # once there were none
+        return Progressed(
+            told["global_step"], told["kl_coef"], told["num_input_tokens_seen"], told["log_history"],
+            best_step=told.get("best_global_step", 0), **{name: told[name] for name in added if name in told},
+        )  # fmt: skip
     except (OSError, KeyError, RuntimeError, ValueError, EOFError) as error:
         raise ExecutorError("BadCheckpoint", f"the checkpoint {place} cannot be gone on from: {error}") from error
 

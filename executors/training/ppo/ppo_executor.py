@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from mloc.core.host_frames import RunTask
 from mloc.core.language.spec import TaskSpec, decode_spec
+from mloc.core.usage import of_training
 from mloc.executors.contract import Context, ExecutorError, Progress, Report, Result
 from mloc.executors.ranks import in_rank, own_devices, rank
 from mloc.executors.rows.data_loading import load_rows
@@ -202,9 +203,7 @@ def _finished(about: Trained, course: Course, at: Progressed, seconds: float) ->
             "training": told,
             **({f"{final.name}_path": context.final_path(final)} if final.is_dir() else {}),
             "output_dir": str(context.final_folder),
-            "usage": {
-                "prompt_tokens": at.tokens, "completion_tokens": 0, "total_tokens": at.tokens, "latency_sec": round(seconds, 3), "num_requests": 0,
-            },
+            "usage": of_training(at.tokens, at.sampled_tokens, seconds),
         },
         files=True,
     )  # fmt: skip

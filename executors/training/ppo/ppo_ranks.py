@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-SUMMED = ("tokens", "tokens_per_sec")  # of all ranks together; everything else is their mean
+SUMMED = ("tokens", "sampled_tokens", "tokens_per_sec")  # of all ranks together; everything else is their mean
 
 
 def of_all_ranks(told: dict[str, float], accelerator: Any) -> dict[str, float]:

@@ -61,11 +61,13 @@ def update(learner: Learner, batch: list[tuple[Row, str]], at: Progressed, stopp
     tokens = int(rollouts.attention.sum())
     told |= {
         "reward": sum(totals) / len(totals), "reward_std": _deviation(totals), "kl_coef": at.kl_coef, **(terms if len(terms) > 1 else {}), **learned,
-        "learning_rate": learner.scheduler.get_last_lr()[0], "tokens_per_sec": tokens / (time.monotonic() - began), "tokens": tokens,
+        "learning_rate": learner.scheduler.get_last_lr()[0], "tokens_per_sec": tokens / (time.monotonic() - began),
+        "tokens": tokens, "sampled_tokens": int(rollouts.mask.sum()),
         "answer_tokens": float(rollouts.mask.sum(1).mean()), "ended": float(rollouts.ended.float().mean()),
     }  # fmt: skip
     told = of_all_ranks(told, learner.accelerator)
     at.tokens += round(told.pop("tokens"))
+    at.sampled_tokens += round(told.pop("sampled_tokens"))
     learner.scheduler.step()
     if settings.adap_kl_ctrl:
         count = len(batch) * learner.accelerator.num_processes
