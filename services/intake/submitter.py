@@ -7,12 +7,15 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeVar
 
+from msgspec.structs import replace
+
 from mloc.core import log_ids
 from mloc.core.events import Event
 from mloc.core.resubmission import sent_again
 from mloc.services.clock import Clock
 from mloc.services.intake.submission import Submission
 from mloc.services.log.event_log import BacklogFull, EventLog, KeyConflict, LogError, LogUnavailable, Submitted
+from mloc.services.log.limits import submitted_tasks
 
 MAX_TOGETHER = 256  # submissions in one round trip
 PATIENCE_SEC = 5.0
@@ -50,8 +53,11 @@ class Submitter:
         except (KeyConflict, BacklogFull):
             await self._forget_secrets(submission)
             raise
-        if submitted.repeated:
-            await self._forget_secrets(submission)
+        if not submitted.repeated:
+            return submitted
+        if submitted.tasks == submitted_tasks(submission.events):  # taken at the first try, whose reply was lost
+            return replace(submitted, repeated=False)
+        await self._forget_secrets(submission)
         return submitted
 
     async def _append(self, submission: Submission, open_tasks: int) -> Submitted:
