@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from mloc.core.host_frames import RunTask
+from mloc.services.artifacts.digests import file_sha256
 from mloc.services.results.folders import ARTIFACTS, attempt_folder
 from mloc.services.transfers.progress_uploads import CHECKPOINTS, LIST_SUFFIX, ROWS, Complete
 from mloc.services.transfers.remote_files import RemoteFiles, Say
@@ -26,6 +27,8 @@ _PIECE = re.compile(rf"{ROWS}/(attempt-\d+)\.(\d{{15}})\.jsonl")
 OWN_CHECKPOINTS = f"{ARTIFACTS}/{CHECKPOINTS}"  # where a training writes them, in its attempt's folder
 _CHECKPOINT = re.compile(rf"/([^/]+)/(\d+)/{OWN_CHECKPOINTS}/([^/]+)$")
 
+_OF_CHECKPOINT = re.compile(rf"{OWN_CHECKPOINTS}/([^/]+)/|{CHECKPOINTS}/([^/]+){re.escape(LIST_SUFFIX)}$")
+
 
 class Left(Struct, frozen=True):
     """A file in an attempt's folder: of those that say how far it was."""
@@ -33,6 +36,24 @@ class Left(Struct, frozen=True):
     attempt: int
     name: str
     size: int
+
+
+class Saved(Struct, frozen=True):
+    """A checkpoint, by its folder's name."""
+
+    attempt: int
+    name: str
+
+    @property
+    def listing(self) -> str:
+        """The list of its files as a worker uploaded it."""
+        return f"{CHECKPOINTS}/{self.name}{LIST_SUFFIX}"
+
+    @property
+    def step(self) -> int:
+        """-1 where the name tells none."""
+        number = self.name.rpartition("-")[2]
+        return int(number) if number.isdecimal() else -1
 
 
 class LeftFiles(Struct, frozen=True):
@@ -128,35 +149,44 @@ class Resuming:
     # --- checkpoints ---
 
     async def _checkpoint(self, frame: RunTask, left: list[Left], say: Say, *, is_shared: bool) -> Path | None:
-        """The folder on this disk; None where there is none that is complete."""
+        """The folder on this disk; None where there is none that is complete. Of those at the API the next older one serves where one is damaged."""
         match = _CHECKPOINT.search(frame.checkpoint)
         if match is None or match[1] != frame.task:
             return None
-        attempt, name = int(match[2]), match[3]
-        own = self._results_dir / attempt_folder(frame.task, attempt)
-        if (own / OWN_CHECKPOINTS / name).is_dir():  # the same folder under another mount
-            return own / OWN_CHECKPOINTS / name
-        listing = f"{CHECKPOINTS}/{name}{LIST_SUFFIX}"
-        is_listed = any((file.attempt, file.name) == (attempt, listing) for file in left)
+        newest = Saved(int(match[2]), match[3])
+        own = self._results_dir / attempt_folder(frame.task, newest.attempt)
+        if (own / OWN_CHECKPOINTS / newest.name).is_dir():  # the same folder under another mount
+            return own / OWN_CHECKPOINTS / newest.name
         if is_shared:
-            return own / CHECKPOINTS / name if is_listed else None
-        if is_listed:
-            return await self._uploaded_checkpoint(frame.task, attempt, name, own / CHECKPOINTS / name, say)
-        inside = f"{OWN_CHECKPOINTS}/{name}/"
-        files = [file for file in left if file.attempt == attempt and file.name.startswith(inside)]
-        for file in files:
-            await self._remote.fetch_to(self._url(frame.task, attempt, file.name), own / CHECKPOINTS / name / _inside(file.name[len(inside) :]), say)
-        return own / CHECKPOINTS / name if files else None
+            is_listed = any((file.attempt, file.name) == (newest.attempt, newest.listing) for file in left)
+            return own / CHECKPOINTS / newest.name if is_listed else None
+        for saved in (newest, *_older(newest, left)):
+            try:
+                if (found := await self._fetched(frame.task, saved, left, say)) is not None:
+                    return found
+            except (TransferError, msgspec.MsgspecError) as error:
+                if isinstance(error, TransferError) and error.retryable:
+                    raise
+                say(f"{saved.name} of attempt {saved.attempt} cannot be had whole: {error}")
+        return None
 
-    async def _uploaded_checkpoint(self, task: str, attempt: int, name: str, folder: Path, say: Say) -> Path:
-        listing = f"{CHECKPOINTS}/{name}{LIST_SUFFIX}"
-        listed = folder.with_name(f"{name}{LIST_SUFFIX}")
-        await self._remote.fetch_to(self._url(task, attempt, listing), listed, say)
-        for file in msgspec.json.decode(listed.read_bytes(), type=Complete).files:
-            target = folder / _inside(file.path)
-            if not target.is_file():
-                await self._remote.fetch_to(self._url(task, attempt, f"{CHECKPOINTS}/{name}/{file.path}"), target, say, file.sha256)
-        return folder
+    async def _fetched(self, task: str, saved: Saved, left: list[Left], say: Say) -> Path | None:
+        """Each file with the digest that it was sent with; those of an attempt that ran at the API itself are compared by whoever reads them."""
+        folder = self._results_dir / attempt_folder(task, saved.attempt) / CHECKPOINTS / saved.name
+        names = [file.name for file in left if file.attempt == saved.attempt]
+        if saved.listing in names:
+            listed = folder.with_name(f"{saved.name}{LIST_SUFFIX}")
+            await self._remote.fetch_to(self._url(task, saved.attempt, saved.listing), listed, say)
+            for file in msgspec.json.decode(listed.read_bytes(), type=Complete).files:
+                target = folder / _inside(file.path)
+                if not target.is_file() or await asyncio.to_thread(file_sha256, target) != file.sha256:
+                    await self._remote.fetch_to(self._url(task, saved.attempt, f"{CHECKPOINTS}/{saved.name}/{file.path}"), target, say, file.sha256)
+            return folder
+        inside = f"{OWN_CHECKPOINTS}/{saved.name}/"
+        files = [name for name in names if name.startswith(inside)]
+        for name in files:
+            await self._remote.fetch_to(self._url(task, saved.attempt, name), folder / _inside(name[len(inside) :]), say)
+        return folder if files else None
 
     # --- the API ---
 
@@ -169,6 +199,12 @@ class Resuming:
     def _url(self, task: str, attempt: int, name: str) -> str:
         assert self._remote.api is not None
         return self._remote.api.attempt_file(task, attempt, name)
+
+
+def _older(newest: Saved, left: list[Left]) -> list[Saved]:
+    """Other checkpoints at the API, the furthest first."""
+    found = {Saved(file.attempt, match[1] or match[2]) for file in left if (match := _OF_CHECKPOINT.match(file.name))}
+    return sorted((saved for saved in found if 0 <= saved.step < newest.step), key=lambda saved: (saved.step, saved.attempt), reverse=True)
 
 
 def _inside(path: str) -> str:
