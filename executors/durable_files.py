@@ -26,17 +26,17 @@ def write_durably(path: Path, chunks: Iterable[bytes]) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def sync_tree(root: Path) -> str:
-    """Make every file below `root` durable, and the names that lead to it. Returns a digest of names and contents (sha256 in hex)."""
-    digest = hashlib.sha256()
+def sync_tree(root: Path) -> dict[str, str]:
+    """Make every file below `root` durable, and the names that lead to it. Returns the sha256 of each, in hex, by its path below `root`."""
+    found: dict[str, str] = {}
     for path in sorted(root.rglob("*")):
         if path.is_dir():
             sync_folder(path)
         else:
-            digest.update(f"{path.relative_to(root)}\0{_sync_file(path)}\n".encode())
+            found[path.relative_to(root).as_posix()] = _sync_file(path)
     sync_folder(root)
     sync_folder(root.parent)
-    return digest.hexdigest()
+    return found
 
 
 def link_or_copy(file: Path, to: Path) -> None:

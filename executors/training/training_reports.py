@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mloc.executors.contract import Checkpoint, Context, ExecutorError, Progress
-from mloc.executors.durable_files import sync_tree
 from mloc.executors.ranks import any_rank, rank, wait_for_all
 from mloc.executors.training.best_weights import carry_best, find_best
 from mloc.executors.training.meters import Meter
+from mloc.executors.training.saved_checkpoints import seal
 
 MAX_HISTORY = 500
 SHOWN_FIRST = ("loss", "reward", "eval_loss", "learning_rate", "tokens_per_sec")
@@ -50,7 +50,7 @@ def reporting_callback(context: Context, meter: Meter) -> Any:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             if rank() == 0 and folder.is_dir():
                 carry_best(folder, state)
-                context.report(Checkpoint(state.global_step, folder, sync_tree(folder)))
+                context.report(Checkpoint(state.global_step, folder, seal(folder)))
 
     return Reporting()
 

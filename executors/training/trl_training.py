@@ -99,7 +99,7 @@ def _train_here(task: RunTask, spec: TaskSpec, context: Context, recipe: Recipe)
     }  # fmt: skip
     with _values_refused():
         trainer = _trainer(loaded, Prepared(task, spec, context, [*rows, *kept], examples, given), recipe)
-    checkpoint, notes = usable_checkpoint(context.checkpoint)
+    checkpoint, notes = usable_checkpoint(context.checkpoint, context.folder.parent)
     yield Progress((f"{sum(p.numel() for p in trainer.model.parameters() if p.requires_grad):,} weights to train", *notes))
     reporting.resumed = checkpoint
     with _values_refused():

@@ -177,7 +177,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_that_is_said(warm_
     folder = tmp_path / "kept" / "artifacts" / "checkpoints"
     weights = folder / "checkpoint-6" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    assert usable_checkpoint(folder / "checkpoint-6")[0] == folder / "checkpoint-4"
+    assert usable_checkpoint(folder / "checkpoint-6", folder)[0] == folder / "checkpoint-4"
     result = train(warm_host, "goes-on", tmp_path, training=settings, run_checkpoint=str(folder / "checkpoint-6"))
     said = [line for frame in warm_host.frames if isinstance(frame, Telemetry) and frame.task == "goes-on" for line in frame.lines]
     assert any("checkpoint-6 cannot be gone on from: model.safetensors" in line for line in said)

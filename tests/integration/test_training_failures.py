@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,19 +51,23 @@ def ended(cell: WholeCell, task: str) -> dict[str, Any]:
     return found
 
 
-def hosts(cell: WholeCell) -> list[int]:
-    """Pids of the hosts that are not for light tasks, of the one worker."""
+def workers(cell: WholeCell) -> set[int]:
+    """The pid of the one worker."""
     record = read_up_record(cell.state)
     assert record is not None
-    workers = {pid for name, pid in record.services.items() if name.startswith("worker")}
-    found = []
+    return {pid for name, pid in record.services.items() if name.startswith("worker")}
+
+
+def hosts(cell: WholeCell) -> list[int]:
+    """Pids of the hosts that are not for light tasks, of the one worker."""
+    own, found = workers(cell), []
     for place in Path("/proc").glob("[0-9]*"):
         try:
             command = (place / "cmdline").read_bytes()
             parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, IndexError, ValueError):
             continue
-        if parent in workers and b"mloc.executors.host" in command and b"--light" not in command:
+        if parent in own and b"mloc.executors.host" in command and b"--light" not in command:
             found.append(int(place.name))
     return found
 
@@ -155,3 +159,69 @@ def test_a_training_whose_process_dies_goes_on_with_the_curve_of_one_that_did_no
     assert curve == losses(cell, straight)
     events = cell.http("GET", f"/api/v1/tasks/{task}/events")[1]
     assert signal.Signals(number).name in str(events)
+
+
+EACH = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}  # steps so long that what is seen of the first is not of the last
+SAVING = {**EACH, "max_steps": 120, "save_strategy": "steps", "save_steps": 10, "save_total_limit": 4, "lr_scheduler_type": "constant"}
+
+
+@pytest.fixture(scope="module")
+def straight(cell: WholeCell) -> dict[int, float]:
+    """The curve of a training that nothing happened to."""
+    task = submit(cell, "straight", "sft", training=SAVING)
+    assert ended(cell, task)["state"] == "published"
+    return losses(cell, task)
+
+
+def told_of(cell: WholeCell, task: str) -> list[int]:
+    """Steps of the checkpoints that the log knows."""
+    status, told = cell.http("GET", f"/api/v1/tasks/{task}/events?limit=500")
+    return [event["step"] for event in told["events"] if event["type"] == "CheckpointSaved"] if status == 200 else []
+
+
+def finished_checkpoints(cell: WholeCell, task: str) -> dict[int, Path]:
+    """Those of the first attempt on disk, by their steps."""
+    found = [sums.parent for sums in cell.results.glob(f".attempts/{task}/1/artifacts/checkpoints/checkpoint-*/SHA256SUMS")]
+    return {int(folder.name.removeprefix("checkpoint-")): folder for folder in found}
+
+
+def cut_off(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def garble(file: Path) -> None:
+    """Other bytes at the end: its length and its head are as they were."""
+    content = file.read_bytes()
+    file.write_bytes(content[:-64] + bytes(byte ^ 0xFF for byte in content[-64:]))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "file", "is_every_one"),
+    [("garbled", garble, "model.safetensors", False), ("all-cut-off", cut_off, "optimizer.pt", True)],
+)  # fmt: skip
+def test_a_damaged_checkpoint_gives_way_to_what_is_whole_and_the_curve_is_the_same(
+    cell: WholeCell, straight: dict[int, float], name: str, damage: Callable[[Path], None], file: str, is_every_one: bool
+) -> None:
+    # given a training with several checkpoints, whose host is held
+    before = workers(cell)
+    task = submit(cell, name, "sft", training=SAVING)
+    cell.until(lambda: len(told_of(cell, task)) >= 2, DEADLINE_SEC)
+    kill_host(cell, signal.SIGSTOP)
+    # when those that the next attempt is told of, or all, are damaged on disk, and the host is killed
+    newest, there = max(told_of(cell, task)), finished_checkpoints(cell, task)
+    whole = 0 if is_every_one else max(step for step in there if step < newest)
+    for step, checkpoint in there.items():
+        if step > whole:
+            damage(checkpoint / file)
+    kill_host(cell, signal.SIGKILL)
+    # then the next attempt says what is wrong, and goes on from the one before, or from the beginning
+    shown = ended(cell, task)
+    assert (shown["state"], shown["attempt"]) == ("published", 2)
+    said = [line.get("line", "") for line in cell.http("GET", f"/api/v1/tasks/{task}/logs?limit=5000")[1]["lines"]]
+    assert any(f"cannot be gone on from: {file} is damaged" in line for line in said)
+    assert [int(line.split()[3]) for line in said if line.startswith("training from step")] == [0, whole]
+    assert ("training from the beginning: there is no checkpoint that is whole" in said) == is_every_one
+    assert losses(cell, task) == straight
+    # and the same worker goes on with the next task
+    assert workers(cell) == before
+    assert ended(cell, submit(cell, f"{name}-next", "sft"))["state"] == "published"

@@ -14,11 +14,11 @@ from typing import Any
 from msgspec import Struct
 
 from mloc.executors.contract import ExecutorError
-from mloc.executors.durable_files import link_or_copy, sync_tree
+from mloc.executors.durable_files import link_or_copy
+from mloc.executors.training.saved_checkpoints import SEAL, seal
 
 STATE_FILE = "ppo_state.pt"
 BEST_FILE = "best_weights.pt"  # of the evaluation that was best: beside the checkpoints, and in each, so that one is enough to go on from
-SEAL = "trainer_state.json"  # written last: a folder without it was not finished
 
 
 class Progressed(Struct):
@@ -58,7 +58,7 @@ def save(folder: Path, model: Any, optimizer: Any, scheduler: Any, at: Progresse
         "sampled_tokens": at.sampled_tokens,
     }  # fmt: skip
     (place / SEAL).write_text(json.dumps(told))
-    return place, sync_tree(place)
+    return place, seal(place)
 
 
 def restore(place: Path, model: Any, optimizer: Any, scheduler: Any, ranks: int = 1, rank: int = 0) -> Progressed:

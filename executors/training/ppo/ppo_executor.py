@@ -111,7 +111,7 @@ def _trained(task: RunTask, spec: TaskSpec, made: Made, context: Context, began:
 
 def _progress_so_far(learner: Learner, context: Context) -> tuple[Progressed, list[str]]:
     """(where to go on, what to say of it); what the checkpoint of an earlier attempt holds is in the learner then."""
-    saved, notes = usable_checkpoint(context.checkpoint)
+    saved, notes = usable_checkpoint(context.checkpoint, context.folder.parent)
     if saved is None:
         return Progressed(kl_coef=learner.settings.kl_coef), notes
     if rank() == 0:
