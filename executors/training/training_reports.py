@@ -10,6 +10,7 @@ from typing import Any
 from mloc.executors.contract import Checkpoint, Context, ExecutorError, Progress
 from mloc.executors.ranks import any_rank, rank, wait_for_all
 from mloc.executors.training.best_weights import carry_best, find_best
+from mloc.executors.training.held_state import save_held, take_back
 from mloc.executors.training.meters import Meter
 from mloc.executors.training.saved_checkpoints import seal
 
@@ -23,12 +24,15 @@ def reporting_callback(context: Context, meter: Meter) -> Any:
 
     class Reporting(TrainerCallback):  # the class of a library that is imported late
         stopped = False
+        trainer: Any = None  # the one that calls back
         resumed: Path | None = None  # the checkpoint that it goes on from
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self._speed = TokenSpeed()
-            if self.resumed is not None and (lost := find_best(self.resumed, state)) is not None:
-                context.report(Progress((lost,)))
+            if self.resumed is not None:
+                take_back(self.trainer, self.resumed)
+                if (lost := find_best(self.resumed, state)) is not None:
+                    context.report(Progress((lost,)))
+            self._speed = TokenSpeed(tokens_so_far(state))
             context.report(Progress((f"training from step {state.global_step} to {state.max_steps}",), state.global_step, state.max_steps))
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
@@ -46,8 +50,9 @@ def reporting_callback(context: Context, meter: Meter) -> Any:
             return control
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            wait_for_all()  # each rank writes a part
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            save_held(self.trainer, folder)
+            wait_for_all()  # each rank writes a part
             if rank() == 0 and folder.is_dir():
                 carry_best(folder, state)
                 context.report(Checkpoint(state.global_step, folder, seal(folder)))
@@ -69,11 +74,16 @@ def refuse_divergence(logs: dict[str, Any], step: int) -> None:
             raise ExecutorError("Diverged", f"the {name} is {value} at step {step}: {remedy}")
 
 
+def tokens_so_far(state: Any) -> float:
+    """What the trainer counted until it last told of it."""
+    return next((float(entry["num_tokens"]) for entry in reversed(state.log_history) if "num_tokens" in entry), 0.0)
+
+
 class TokenSpeed:
     """Tokens a second between one log entry and the next."""
 
-    def __init__(self) -> None:
-        self._seen, self._at = 0.0, time.monotonic()
+    def __init__(self, seen: float = 0.0) -> None:
+        self._seen, self._at = seen, time.monotonic()
 
     def after(self, num_tokens: float | None) -> dict[str, float]:
         """The speed as a metric; nothing where the trainer counts no tokens."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from mloc.executors.rows.data_loading import load_rows
 from mloc.executors.rows.rows import Row, texts
 from mloc.executors.training.best_weights import find_best
 from mloc.executors.training.evaluation import Evaluation, evaluation_of, held_out, outcome
+from mloc.executors.training.held_state import begin_at_pass, keep_precision
 from mloc.executors.training.meters import Meter
 from mloc.executors.training.model_card import Trained
 from mloc.executors.training.parallelism import save_gathered, wants_deepspeed
@@ -101,7 +103,7 @@ def _train_here(task: RunTask, spec: TaskSpec, context: Context, recipe: Recipe)
         trainer = _trainer(loaded, Prepared(task, spec, context, [*rows, *kept], examples, given), recipe)
     checkpoint, notes = usable_checkpoint(context.checkpoint, context.folder.parent)
     yield Progress((f"{sum(p.numel() for p in trainer.model.parameters() if p.requires_grad):,} weights to train", *notes))
-    reporting.resumed = checkpoint
+    reporting.trainer, reporting.resumed = weakref.proxy(trainer), checkpoint  # which has the callback: the memory of both is free at once
     with _values_refused():
         _train(trainer, checkpoint)
     if reporting.stopped and trainer.state.global_step < trainer.state.max_steps:
@@ -191,8 +193,10 @@ def _train(trainer: Any, checkpoint: Path | None) -> None:
     if checkpoint is None:
         trainer.train()
         return
+    keep_precision(trainer)
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     if state.global_step < state.max_steps:
+        begin_at_pass(trainer, int(state.epoch or 0))
         trainer.train(resume_from_checkpoint=str(checkpoint))
     else:
         trainer._load_from_checkpoint(str(checkpoint))
