@@ -29,28 +29,32 @@ def seal(folder: Path) -> str:
 
 def usable_checkpoint(newest: Path | None, attempts: Path) -> tuple[Path | None, list[str]]:
     """(checkpoint to go on from or None, what to say). Where files of the newest are damaged, cut off or missing, the next older one serves, of
-    whichever attempt. `attempts`: the folder with those of all attempts."""
+    whichever attempt. Where all of it is gone, it may have made room for the one after it just before an end. `attempts`: the folder of all."""
     if newest is None:
         return None, []
     said: list[str] = []
-    for folder in (newest, *_older(newest, attempts)):
+    for folder in (newest, *_others(newest, attempts)):
         if (problem := _problem(folder)) is None:
             return folder, [*said, *([f"going on from {folder.name} instead"] if said else [])]
         said.append(f"the checkpoint {folder.name} cannot be gone on from: {problem}")
     return None, [*said, "training from the beginning: there is no checkpoint that is whole"]
 
 
-def _older(newest: Path, attempts: Path) -> list[Path]:
-    """Those that were finished, the furthest first. An attempt that could not go on from the newest begins at an older step: its own count too."""
+def _others(newest: Path, attempts: Path) -> list[Path]:
+    """Those that serve in its place and were finished, the furthest first. An attempt that could not go on from the newest begins at an older
+    step: its own count too."""
     if (match := _NUMBERED.fullmatch(newest.name)) is None:
         return []
+    is_gone = not newest.is_dir()
     beside = {*newest.parent.glob("checkpoint-*"), *attempts.glob("*/artifacts/checkpoints/checkpoint-*")}
     found = [(int(other[1]), str(path), path) for path in beside if (other := _NUMBERED.fullmatch(path.name)) and (path / SEAL).is_file()]
-    return [path for step, _, path in sorted(found, reverse=True) if step < int(match[1])]
+    return [path for step, _, path in sorted(found, reverse=True) if is_gone or step < int(match[1])]
 
 
 def _problem(folder: Path) -> str | None:
     """What is wrong with a checkpoint's files; None where each is as it was written."""
+    if not folder.is_dir():
+        return "it is gone"
     return _differing(folder) if (folder / SUMS).is_file() else _unreadable(folder)
 
 

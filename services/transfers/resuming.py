@@ -100,7 +100,8 @@ class Resuming:
         if frame.checkpoint and not Path(frame.checkpoint).is_dir():
             found = await self._checkpoint(frame, left, say, is_shared=is_shared)
             frame = msgspec.structs.replace(frame, checkpoint=str(found) if found else "")
-            say(f"going on from {found.name}" if found else "the checkpoint of the earlier attempt is not to be had; beginning anew")
+            if found is None or found.is_dir():  # else the training says what there is beside it
+                say(f"going on from {found.name}" if found else "the checkpoint of the earlier attempt is not to be had; beginning anew")
         return frame
 
     # --- rows ---
@@ -159,6 +160,8 @@ class Resuming:
             return own / OWN_CHECKPOINTS / newest.name
         if is_shared:
             is_listed = any((file.attempt, file.name) == (newest.attempt, newest.listing) for file in left)
+            if not is_listed and (own / OWN_CHECKPOINTS).is_dir():  # it made room for the one after it, which the log was not told of
+                return own / OWN_CHECKPOINTS / newest.name
             return own / CHECKPOINTS / newest.name if is_listed else None
         for saved in (newest, *_older(newest, left)):
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,6 +95,16 @@ def test_of_all_attempts_the_furthest_one_serves_that_was_finished(tmp_path: Pat
     # then it goes on from the second's
     assert found == further
     assert [line.split()[2] for line in said[:2]] == ["checkpoint-30", "checkpoint-20"]
+
+
+def test_one_that_made_room_for_the_next_leads_to_that(tmp_path: Path) -> None:
+    # given a training that was ended after it removed a checkpoint, and before the log was told of the next
+    gone, further = saved(tmp_path, 1, 20), saved(tmp_path, 1, 30)
+    shutil.rmtree(gone)
+    # then the next is found, and that is said
+    assert usable_checkpoint(gone, tmp_path) == (
+        further, ["the checkpoint checkpoint-20 cannot be gone on from: it is gone", "going on from checkpoint-30 instead"]
+    )  # fmt: skip
 
 
 def test_where_none_is_whole_training_begins_anew_and_that_is_said(tmp_path: Path) -> None:

@@ -79,12 +79,12 @@ class Uploaded:
         there = [left for left in self._left if f"api/v1/tasks/t1/attempts/1/files/{left.name}" in self._files]
         self._files["api/v1/tasks/t1/attempts/files"] = msgspec.json.encode(LeftFiles(there))
 
-    async def bring(self) -> Path | None:
+    async def bring(self, *, is_shared: bool = False) -> Path | None:
         """The checkpoint that the second attempt is given."""
         frame = RunTask(
             "t1", 2, "sft", b"{}", rows_folder=str(self.results / "rows"), checkpoint="/far/.attempts/t1/1/artifacts/checkpoints/checkpoint-20"
         )
-        brought = await Resuming(self.results, self.remote).bring(frame, self.lines.append, is_shared=False)
+        brought = await Resuming(self.results, self.remote).bring(frame, self.lines.append, is_shared=is_shared)
         return Path(brought.checkpoint) if brought.checkpoint else None
 
 
@@ -142,3 +142,11 @@ async def test_an_api_that_cannot_give_it_now_is_no_reason_to_begin_anew(uploade
     with pytest.raises(TransferError) as raised:
         await uploaded.bring()
     assert raised.value.retryable
+
+
+async def test_in_a_shared_folder_the_training_itself_looks_beside_a_checkpoint_that_is_gone(uploaded: Uploaded) -> None:
+    own = uploaded.results / ".attempts" / "t1" / "1" / "artifacts" / "checkpoints"
+    assert await uploaded.bring(is_shared=True) is None
+    (own / "checkpoint-30").mkdir(parents=True)
+    assert await uploaded.bring(is_shared=True) == own / "checkpoint-20"
+    assert uploaded.lines == ["the checkpoint of the earlier attempt is not to be had; beginning anew"]
