@@ -16,6 +16,11 @@ def rank() -> int:
     return int(os.environ["RANK"]) if in_rank() else 0
 
 
+def threads_each(processes: int) -> int:
+    """How many threads each of so many processes computes with, so that they do not wait for each other on the cores that the host has."""
+    return max(1, int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1) // processes)
+
+
 def own_devices(context: Context) -> tuple[int, ...]:
     """The devices that this process computes on: in a rank one of those that the attempt has."""
     if not context.devices or not in_rank():

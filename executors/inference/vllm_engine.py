@@ -12,8 +12,9 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mloc.executors.contract import ExecutorError
 from mloc.executors.inference.output_tail import OutputTail
 from mloc.executors.models.image_models import image_processor
 from mloc.executors.models.weights import Weights
+from mloc.executors.ranks import threads_each
 
 STOP_SEC = 20.0
 LOOK_SEC = 0.1  # for how long nobody asks whether the engine is alive, and whether to stop
@@ -61,7 +63,7 @@ class VllmEngine:
         config = _engine_config({**lora, **arguments})
         self._thread.start()
         try:
-            with self._tail.catching():
+            with self._tail.catching(), _threads_shared(1 if on_device else config.parallel_config.world_size):
                 self._llm = self._call(_started(config, keeps_statistics=arguments.get("disable_log_stats") is False))
         except Exception as error:
             self._end_loop()
@@ -218,6 +220,20 @@ class VllmEngine:
         return ExecutorError("EngineDied", f"{what}: {cause or 'one of its processes was killed'}", retryable=True)
 
 
+@contextmanager
+def _threads_shared(workers: int) -> Iterator[None]:
+    """For the start of an engine whose several workers compute on the same cores; each takes what it finds in the environment."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    if workers > 1:
+        os.environ["OMP_NUM_THREADS"] = str(threads_each(workers))
+    try:
+        yield
+    finally:
+        if workers > 1:
+            os.environ.pop("OMP_NUM_THREADS")
+            os.environ.update({} if before is None else {"OMP_NUM_THREADS": before})
+
+
 def _engine_config(arguments: Mapping[str, Any]) -> Any:
     """vLLM's configuration, which it checks before any process is started. Raises ExecutorError."""
     from vllm.engine.arg_utils import AsyncEngineArgs
@@ -237,7 +253,10 @@ def _engine_config(arguments: Mapping[str, Any]) -> Any:
         # as vLLM batches for offline work: without a context that it knows, its batch is a fraction of that (128 requests, also on a large GPU)
         return AsyncEngineArgs(**arguments).create_engine_config(UsageContext.LLM_CLASS)
     except (ValueError, TypeError, OSError, NotImplementedError, ImportError, AssertionError) as error:
-        said = f"vLLM does not take the model {arguments['model']} with these settings: {_first_reason(error)}"
+        hint = ""
+        if arguments.get("quantization") == "bitsandbytes" and "bitsandbytes" in str(error):
+            hint = "; this vLLM makes no weights of four bits while it loads: name a model that has them (awq, gptq), or load_in_8bit"
+        said = f"vLLM does not take the model {arguments['model']} with these settings: {_first_reason(error)}{hint}"
         raise ExecutorError("ModelNotLoaded", said) from error
 
 

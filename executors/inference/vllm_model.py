@@ -52,7 +52,20 @@ def start(served: Served, arguments: Mapping[str, Any], context: Context, write:
     if served.revision and "revision" not in arguments:
         arguments["revision"] = served.revision
     with _folder_of(served, write) as model:
+        if "dtype" not in arguments:  # on the CPU; weights that are quantized have kernels for their own precision, often not for float32
+            arguments["dtype"] = "auto" if arguments.get("quantization") or is_quantized(model, served.revision) else "float32"
         return VllmEngine({"model": model, **arguments}, lora_rank, MAX_LORAS, on_device=bool(context.devices))
+
+
+def is_quantized(model: str, revision: str | None) -> bool:
+    """Whether the weights were quantized before they were saved."""
+    from transformers import PretrainedConfig
+
+    try:
+        config, _ = PretrainedConfig.get_config_dict(model, revision=revision)
+    except (OSError, ValueError):
+        return False  # the engine itself says what is wrong with it
+    return any("quantization_config" in part or "compression_config" in part for part in (config, config.get("text_config") or {}))
 
 
 def served_identity(served: Served, arguments: Mapping[str, Any], lora_rank: int = 0) -> str:

@@ -20,6 +20,7 @@ STRUCTURED = {"backend": "guidance", "disable_any_whitespace": True}  # llguidan
 MAX_MEMORY_SHARE = 0.9  # of a device
 MIN_MEMORY_SHARE = 0.05  # too little for any model: vLLM then says itself what is short
 
+_AT_LOADING = {"load_in_4bit": "bitsandbytes", "load_in_8bit": "int8_per_channel_weight_only"}  # of model.config → vLLM's name for it
 _GENERATING = {"enable_prefix_caching": True, "max_logprobs": -1, "structured_outputs_config": STRUCTURED}
 _POOLING = {"runner": "pooling"}  # caches are as the model takes them
 
@@ -44,18 +45,27 @@ def engine_arguments(
     arguments = {**(_POOLING if pools else _GENERATING), **_precision(spec, context), **given}
     if context.devices:
         arguments |= _on_devices(spec, context, given, device_bytes, beside_bytes)
-    elif "gpu_memory_utilization" not in given and "kv_cache_memory_bytes" not in given:
-        arguments["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
+    else:
+        arguments |= _on_cpu(given)
     return arguments
 
 
 def _precision(spec: TaskSpec, context: Context) -> dict[str, Any]:
     config = spec.model.config
-    if config.get("load_in_8bit"):
-        raise ExecutorError("UnsupportedSetting", "model.config.load_in_8bit: not possible with vLLM; set model.vllm.quantization")
     chosen = config.get("dtype") or ("bfloat16" if config.get("bf16") else "float16" if config.get("fp16") else None)
-    made = {"dtype": chosen or ("auto" if context.devices else "float32")}
-    return {**made, "quantization": "bitsandbytes"} if config.get("load_in_4bit") else made
+    made = {"dtype": chosen or "auto"} if chosen or context.devices else {}  # on the CPU by the weights, once they are there
+    quantized = next((method for name, method in _AT_LOADING.items() if config.get(name)), None)
+    return {**made, "quantization": quantized} if quantized else made
+
+
+def _on_cpu(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Several workers on the same cores, where the task asks for them; each has its part of the cache."""
+    if int(given.get("pipeline_parallel_size") or 1) > 1:
+        said = "vLLM's engine for the CPU dies of its first request then; use tensor_parallel_size"
+        raise ExecutorError("UnsupportedSetting", f"model.vllm.pipeline_parallel_size: {said}")
+    if "gpu_memory_utilization" in given or "kv_cache_memory_bytes" in given:
+        return {}
+    return {"kv_cache_memory_bytes": CPU_CACHE_BYTES // int(given.get("tensor_parallel_size") or 1)}
 
 
 def _on_devices(spec: TaskSpec, context: Context, given: Mapping[str, Any], device_bytes: int, beside_bytes: int) -> dict[str, Any]:

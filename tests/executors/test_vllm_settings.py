@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mloc.core.language.spec import TaskSpec, decode_spec
 from mloc.core.needs.engine_wish import wish_of
 from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.inference import engine_choice
+from mloc.executors.inference.vllm_model import is_quantized
 from mloc.executors.inference.vllm_settings import (
     engine_arguments,
     identity,
@@ -75,7 +77,7 @@ def test_prefix_caching_is_on_and_the_cpu_does_not_take_all_memory() -> None:
     made = engine_arguments(spec(), place())
     assert made["enable_prefix_caching"]
     assert made["kv_cache_memory_bytes"] == 1 << 30
-    assert made["dtype"] == "float32"
+    assert "dtype" not in made  # float32, unless the weights are quantized
     own = engine_arguments(spec(model={"vllm": {"gpu_memory_utilization": 0.3, "enable_prefix_caching": False, "dtype": "bfloat16"}}), place())
     assert "kv_cache_memory_bytes" not in own
     assert (own["enable_prefix_caching"], own["dtype"], own["gpu_memory_utilization"]) == (False, "bfloat16", 0.3)
@@ -95,8 +97,25 @@ def test_an_engine_spans_the_devices_that_the_task_was_given() -> None:
 
 def test_quantization_of_the_models_config_is_asked_of_vllm() -> None:
     assert engine_arguments(spec(model={"config": {"load_in_4bit": True, "bf16": True}}), place())["quantization"] == "bitsandbytes"
-    with pytest.raises(ExecutorError, match="load_in_8bit"):
-        engine_arguments(spec(model={"config": {"load_in_8bit": True}}), place())
+    assert engine_arguments(spec(model={"config": {"load_in_8bit": True}}), place())["quantization"] == "int8_per_channel_weight_only"
+
+
+def test_workers_on_the_cpu_share_what_one_would_have_of_the_memory() -> None:
+    made = engine_arguments(spec(model={"vllm": {"tensor_parallel_size": 2}}), place())
+    assert (made["tensor_parallel_size"], made["kv_cache_memory_bytes"]) == (2, 1 << 29)
+    with pytest.raises(ExecutorError, match=r"pipeline_parallel_size.*use tensor_parallel_size"):
+        engine_arguments(spec(model={"vllm": {"pipeline_parallel_size": 2}}), place())
+
+
+def test_weights_that_are_quantized_are_seen_before_the_engine_starts(tmp_path: Path) -> None:
+    def precision(**config: Any) -> bool:
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
+        return is_quantized(str(tmp_path), None)
+
+    assert not precision()
+    assert precision(quantization_config={"quant_method": "awq"})
+    assert precision(text_config={"quantization_config": {"quant_method": "gptq"}})
+    assert not is_quantized(str(tmp_path / "nothing"), None)
 
 
 def test_an_engine_with_room_for_adapters_serves_smaller_ones_and_none() -> None:
