@@ -35,6 +35,7 @@ from mloc.core import task as tasks
 from mloc.core.cluster import Cluster
 from mloc.core.events import CancelRequested, Event, RetryRequested
 from mloc.services.log.event_log import LogError
+from mloc.services.piped_output import ends_with_its_reader
 from mloc.services.settings import SettingsError, load_settings
 from mloc.services.shell_completion import SHELLS, script
 
@@ -274,6 +275,7 @@ class ConsoleApp(App[None]):
         self.refresh_bindings()
 
 
+@ends_with_its_reader
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; gives the exit code: 0, or 2 where the command line or a setting is wrong."""
     about = "The cluster in a terminal: tasks, workers, events, live and as they were at any event."

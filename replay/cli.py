@@ -32,6 +32,7 @@ from mloc.replay.what_if import Variant, what_if
 from mloc.services.intake.commands.log_session import results_dir
 from mloc.services.log.connection import open_log
 from mloc.services.log.event_log import EventLog, LogError
+from mloc.services.piped_output import ends_with_its_reader
 from mloc.services.server.address import NoServerError
 from mloc.services.settings import Settings, SettingsError, load_settings
 from mloc.services.shell_completion import add_completion, script
@@ -56,6 +57,7 @@ exit codes: 0 it is so; 1 it differs or is not there; 2 wrong command line or se
 """
 
 
+@ends_with_its_reader
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; gives the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
@@ -66,9 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return OK
     try:
         return asyncio.run(_run(parsed))
-    except BrokenPipeError:  # `mloc-replay at … | head`
-        sys.stderr.close()
-        return OK
+    except BrokenPipeError:
+        raise
     except SettingsError as error:
         return _failed(error, USAGE)
     except (NoServerError, LogError) as error:

@@ -14,6 +14,7 @@ from msgspec import structs
 from mloc.services.check import command as check
 from mloc.services.exit_codes import FAILED, MISCONFIGURED, UNAVAILABLE, USAGE
 from mloc.services.exports.arguments import add_commands as add_exports
+from mloc.services.piped_output import ends_with_its_reader
 from mloc.services.settings import Settings, SettingsError, load_settings, read_environment
 from mloc.services.shell_completion import add_completion, script
 
@@ -41,6 +42,7 @@ settings come from the environment and .env; docs/settings.md lists them
 """
 
 
+@ends_with_its_reader
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; gives the exit code (see `exit_codes`)."""
     parsed = _parser().parse_args(arguments)
@@ -50,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(parsed, error, MISCONFIGURED)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if (code := _clear_failure(error)) is None:
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +21,14 @@ from mloc.services.intake.task_names import UnknownTask
 from mloc.services.intake.task_query import QueryError
 from mloc.services.intake.task_requests import RequestRefused
 from mloc.services.log.event_log import BacklogFull, KeyConflict, LogUnavailable
+from mloc.services.piped_output import end_output, ends_with_its_reader
 from mloc.services.server.address import NoServerError
 from mloc.services.service_logs import configure_logs
 from mloc.services.settings import Settings, SettingsError, load_settings
 from mloc.services.shell_completion import script
 
 
+@ends_with_its_reader
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; gives the exit code (see `commands.exit_codes`)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -43,9 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except KeyboardInterrupt:
         return codes.INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has seen enough
-        _end_output()
-        return codes.OK
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if (code_and_text := _clear_failure(error)) is None:
             raise
@@ -100,15 +100,10 @@ def _failed(asked: argparse.Namespace, code: int, text: str) -> int:
             print_json({"ok": False, "error": {"message": text}})
         sys.stdout.flush()
     except OSError:  # it is the output itself that failed
-        _end_output()
+        end_output()
     for line in text.splitlines():
         say(f"mloc-intake {asked.command}: {line}")
     return code
-
-
-def _end_output() -> None:
-    """What is still to be written goes nowhere: writing it at exit would fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,44 @@
+"""Commands whose output another program reads, and which it stops reading before the end."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mloc.services.piped_output import ends_with_its_reader
+
+COMMANDS = (
+    ("services.command_line", "doctor", "--json"),
+    ("services.command_line", "completion", "bash"),
+    ("services.command_line", "--help"),
+    ("services.intake.cli", "templates"),
+    ("services.intake.cli", "completion", "bash"),
+    ("replay.cli", "completion", "bash"),
+    ("replay.cli", "--help"),
+    ("console.app", "--completion", "bash"),
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_command_whose_output_nobody_reads_ends_without_a_word(command: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    module, *arguments = command
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-m", f"mloc.{module}", *arguments], stdout=writer, stderr=subprocess.PIPE, text=True, env=environment,
+            cwd=tmp_path_factory.mktemp("empty"), timeout=120, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_another_pipe_that_broke_is_not_taken_for_the_output() -> None:
+    def main() -> int:
+        raise BrokenPipeError("a socket")
+
+    with pytest.raises(BrokenPipeError, match="a socket"):
+        ends_with_its_reader(main)()
