@@ -1,20 +1,22 @@
-"""What a model was made for, read off its config before any weights are."""
+"""What a model was made for, read off its config, or its adapter's, before any weights are."""
 
 from __future__ import annotations
 
 from mloc.core.language.model_spec import ScratchSource
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context
+from mloc.executors.models.classifiers import is_classifier_adapter, scoring_weights
 from mloc.executors.models.model_loading import not_loaded
 from mloc.executors.models.scratch_model import Head
-from mloc.executors.models.weights import find_weights
 
 
 def head_of(spec: TaskSpec, context: Context) -> Head:
     """`score` for a classifier, `causal` for a language model, `none` for an encoder. Raises ExecutorError where there is no model."""
     from transformers import AutoConfig
 
-    weights = find_weights(spec, context)
+    weights = scoring_weights(spec, context)
+    if weights.adapter is not None and is_classifier_adapter(weights.adapter):
+        return "score"
     try:
         config = AutoConfig.from_pretrained(weights.model, revision=weights.revision, trust_remote_code=weights.trust_remote_code)
     except (OSError, ValueError) as error:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mloc.core.language.model_spec import ScratchSource
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
+from mloc.executors.models.classifiers import load_classifier_of, scoring_weights
 from mloc.executors.models.model_loading import device_of, model_name, not_loaded, pretrained_settings
 from mloc.executors.models.scratch_model import make_scratch_model
-from mloc.executors.models.weights import find_weights
 from mloc.executors.pooling.encoder import Encoder, embedding_of, load_encoder, named_source
 from mloc.executors.pooling.model_head import head_of
 
@@ -32,19 +33,18 @@ def load_reranker(spec: TaskSpec, context: Context) -> Reranker:
     if isinstance(source, ScratchSource):
         model, tokenizer = make_scratch_model(source, (), "score")
         return _cross_encoder(model.to(device_of(context)), tokenizer, batch_size, source.identifier or "scratch")
-    if head_of(spec, context) != "score":
+    asked = replace(spec, model=replace(spec.model, source=source))
+    if head_of(asked, context) != "score":
         return by_angle(load_encoder(spec, source, context))
-    return _loaded(spec, batch_size, context)
+    return _loaded(asked, batch_size, context)
 
 
 def _loaded(spec: TaskSpec, batch_size: int, context: Context) -> Reranker:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    weights = find_weights(spec, context)
-    settings = {**pretrained_settings(spec, context), "revision": weights.revision, "trust_remote_code": weights.trust_remote_code}
+    weights, settings = scoring_weights(spec, context), pretrained_settings(spec, context)
+    settings.pop("trust_remote_code", None)
+    settings.pop("revision", None)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(weights.model, revision=weights.revision, trust_remote_code=weights.trust_remote_code)
-        model = AutoModelForSequenceClassification.from_pretrained(weights.model, **settings)
+        model, tokenizer = load_classifier_of(weights, settings)
     except (OSError, ValueError) as error:
         raise not_loaded(weights, error) from error
     return _cross_encoder(model.to(device_of(context)), tokenizer, batch_size, model_name(weights, context))

@@ -13,12 +13,11 @@ from msgspec.structs import replace
 
 from mloc.core.host_frames import RunTask
 from mloc.core.language.spec import TaskSpec, decode_spec
-from mloc.core.language.training_spec import RewardModel
 from mloc.executors.contract import Context, ExecutorError, Report
 from mloc.executors.inference.engine_choice import choose_engine
 from mloc.executors.inference.vllm_engine import VllmEngine
+from mloc.executors.models.classifiers import scoring_weights
 from mloc.executors.models.model_loading import load_model, model_name
-from mloc.executors.models.weights import find_weights
 from mloc.executors.pooling.encoder import embedding_of
 from mloc.executors.pooling.likelihood import likelihoods
 from mloc.executors.pooling.model_head import is_classifier
@@ -28,7 +27,7 @@ from mloc.executors.pooling.vllm_scoring import open_scoring, scoring_identities
 from mloc.executors.rows.data_loading import load_rows
 from mloc.executors.rows.row_work import RowWork, do_rows, open_work, record_error, record_together
 from mloc.executors.rows.rows import Row
-from mloc.executors.training.rewards.reward_models import load_scorer
+from mloc.executors.training.rewards.reward_models import scorer_on
 
 
 def identities(task: RunTask, context: Context) -> list[str]:
@@ -81,4 +80,5 @@ def _language_model(spec: TaskSpec, context: Context) -> ScoringModel:
 
 
 def _classifier(spec: TaskSpec, context: Context) -> ScoringModel:
-    return classifier_model(model_name(find_weights(spec, context), context), load_scorer(RewardModel(source=spec.model.source), context))
+    weights = scoring_weights(spec, context)
+    return classifier_model(model_name(weights, context), scorer_on(weights, context))

@@ -18,7 +18,7 @@ from mloc.executors.pooling.encoder import Encoded, Encoder, Kind, embedding_of,
 from mloc.executors.pooling.model_head import head_of
 from mloc.executors.pooling.pooling_files import PoolingFiles, pooling_files
 from mloc.executors.pooling.reranker import Reranker, by_angle, chances, check_labels, pairs_encoded
-from mloc.executors.pooling.vllm_pooling import logits, pooling_identities, start_pooling, vectors
+from mloc.executors.pooling.vllm_pooling import logits, pooling_identities, start_pooling, vectors, write_whole_classifier
 
 _POOLING = {"mean": "MEAN", "cls": "CLS", "last": "LAST"}
 _LAYERS = ("Dense",)  # of sentence-transformers, that vLLM has itself
@@ -56,13 +56,13 @@ def open_encoder(spec: TaskSpec, source: ModelSource | None, engine: VllmEngine,
 
 def reranker_identities(spec: TaskSpec, source: ModelSource | None, context: Context) -> list[str]:
     """As `encoder_identities`, for passages that are to be sorted."""
-    asked = _of(spec, source)
+    asked = _reranking(spec, source)
     return pooling_identities(asked, context, {}) if _is_classifier(asked, context) else encoder_identities(spec, source, context)
 
 
 def start_reranker(spec: TaskSpec, source: ModelSource | None, context: Context) -> VllmEngine:
     """A classifier is a cross-encoder, any other model gives vectors. Raises ExecutorError."""
-    asked = _of(spec, source)
+    asked = _reranking(spec, source)
     if not _is_classifier(asked, context):
         return start_encoder(spec, source, context)
     return start_pooling(asked, context, {}, lambda folder: _write(asked, context, folder, "score"))
@@ -70,7 +70,7 @@ def start_reranker(spec: TaskSpec, source: ModelSource | None, context: Context)
 
 def open_reranker(spec: TaskSpec, source: ModelSource | None, engine: VllmEngine, context: Context) -> Reranker:
     """The engine's scores, for this task."""
-    asked = _of(spec, source)
+    asked = _reranking(spec, source)
     if not _is_classifier(asked, context):
         return by_angle(open_encoder(spec, source, engine, context))
     name = served_model(asked, context).name
@@ -107,6 +107,11 @@ def _of(spec: TaskSpec, source: ModelSource | None) -> TaskSpec:
     return replace(spec, model=replace(spec.model, source=source, adapters=()))
 
 
+def _reranking(spec: TaskSpec, source: ModelSource | None) -> TaskSpec:
+    """With its adapters: one of them may be the classifier."""
+    return replace(spec, model=replace(spec.model, source=source))
+
+
 def _files(asked: TaskSpec, context: Context) -> PoolingFiles:
     if _is_scratch(asked):
         return PoolingFiles()
@@ -124,6 +129,8 @@ def _write(asked: TaskSpec, context: Context, folder: Path, head: Head) -> None:
     source = asked.model.source
     if isinstance(source, ScratchSource) and _is_scratch(asked):
         model, tokenizer = make_scratch_model(source, (), head)
+    elif head == "score":
+        return write_whole_classifier(asked, context, folder)
     else:
         model, tokenizer = with_adapter(asked, replace(context, devices=()))
     model.save_pretrained(folder)

@@ -14,6 +14,8 @@ from mloc.executors.engine_facts import engine_key_of, identity_of
 from mloc.executors.inference.engine_choice import choose_engine
 from mloc.executors.inference.vllm_engine import VllmEngine
 from mloc.executors.inference.vllm_model import arguments_of, merged_served, served_identity, start
+from mloc.executors.models.classifiers import scoring_weights, write_classifier
+from mloc.executors.models.model_loading import not_loaded
 
 
 def by_vllm(spec: TaskSpec, context: Context) -> bool:
@@ -34,6 +36,15 @@ def pooling_identities(spec: TaskSpec, context: Context, pooler: dict[str, Any])
 def start_pooling(spec: TaskSpec, context: Context, pooler: dict[str, Any], write: Callable[[Path], None]) -> VllmEngine:
     """`write` makes the model in a folder, where it must be made first. Raises ExecutorError."""
     return start(merged_served(spec, context), _arguments(spec, context, pooler), context, write)
+
+
+def write_whole_classifier(spec: TaskSpec, context: Context, folder: Path) -> None:
+    """Of a classifier that is an adapter: vLLM puts none with a head of its own on top. Raises ExecutorError."""
+    weights = scoring_weights(spec, context)
+    try:
+        write_classifier(weights, {"dtype": "auto"}, folder)
+    except (OSError, ValueError) as error:
+        raise not_loaded(weights, error) from error
 
 
 def vectors(engine: VllmEngine, texts: Sequence[list[int]]) -> Any:

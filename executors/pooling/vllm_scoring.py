@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from mloc.core.language.spec import TaskSpec
@@ -13,7 +12,7 @@ from mloc.executors.inference.vllm_engine import VllmEngine
 from mloc.executors.pooling.likelihood import Likelihood, scored_tokens
 from mloc.executors.pooling.model_head import is_classifier
 from mloc.executors.pooling.scoring_model import ScoringModel, classifier_model, likelihood_model
-from mloc.executors.pooling.vllm_pooling import logits, pooling_identities, start_pooling
+from mloc.executors.pooling.vllm_pooling import logits, pooling_identities, start_pooling, write_whole_classifier
 from mloc.executors.training.rewards.reward_models import scorer_of
 
 
@@ -25,7 +24,7 @@ def scoring_identities(spec: TaskSpec, context: Context) -> list[str]:
 def start_scoring(spec: TaskSpec, context: Context) -> VllmEngine:
     """Raises ExecutorError."""
     if is_classifier(spec, context):
-        return start_pooling(spec, context, {}, _never)
+        return start_pooling(spec, context, {}, lambda folder: write_whole_classifier(spec, context, folder))
     return vllm_model.load(spec, context)
 
 
@@ -68,7 +67,3 @@ def _of_answer(places: Sequence[Any], tokens: list[int], start: int) -> Likeliho
     """`places`: for each token of the prompt {token: its logprob}."""
     logprob = sum(places[at][tokens[at]].logprob for at in range(start, len(tokens)))
     return Likelihood(float(logprob), len(tokens) - start, start)
-
-
-def _never(_: Path) -> None:
-    raise AssertionError("a classifier has weights of its own")

@@ -10,6 +10,7 @@ from mloc.core.language.model_spec import Adapter
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.durable_files import sync_tree
+from mloc.executors.models.classifiers import CLASSIFIER
 from mloc.executors.models.model_loading import LoadedModel
 from mloc.executors.models.weights import FINAL_LORA, FINAL_MODEL
 from mloc.executors.training.model_card import Trained, write_card
@@ -37,7 +38,8 @@ def prepared(loaded: LoadedModel, wanted: Adapter | None) -> tuple[Any, Any]:
         return whole.requires_grad_(True), None  # the adapter had frozen what lies below it
     if loaded.weights is None:
         raise ExecutorError("BadModel", "an adapter needs weights to go on top of, and a scratch model has none; train it with sft first")
-    return loaded.model, None if is_adapted else lora_config(wanted)
+    is_classifier = type(loaded.model).__name__.endswith("ForSequenceClassification")  # then its new head belongs to the adapter
+    return loaded.model, None if is_adapted else lora_config(wanted, CLASSIFIER if is_classifier else None)
 
 
 def lora_config(adapter: Adapter, task_type: str | None = None) -> Any:

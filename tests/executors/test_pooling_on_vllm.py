@@ -41,7 +41,23 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 model.classifier.weight *= 50  # so that the marks differ
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
+    _write_reward_adapter(folder / "writer", folder / "reward")
     return folder
+
+
+def _write_reward_adapter(base: Path, folder: Path) -> None:
+    """As a training of type `reward` leaves one: LoRA on a language model, with a head of its own."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.manual_seed(3)
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    adapted = get_peft_model(model, LoraConfig(r=4, task_type="SEQ_CLS", target_modules="all-linear", init_lora_weights=False))
+    with torch.no_grad():
+        adapted.base_model.model.score.modules_to_save.default.weight *= 50
+    adapted.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
 
 
 @pytest.fixture
@@ -101,6 +117,19 @@ def test_a_classifiers_number_is_the_same_and_its_engine_is_the_one_that_sorts(v
     assert len({round(score, 3) for score in scores[0]}) == 3
     assert by_vllm["items"][3]["error"]["type"] == "NoText"
     assert not before or processes_of(vllm_host, "EngineCore") == before
+
+
+def test_a_reward_model_that_is_an_adapter_gives_the_same_numbers_and_sorts_the_same(vllm_host: DrivenHost, both: Any) -> None:
+    rows = [{"prompt": "one", "response": "fox"}, {"prompt": "one", "response": "dog"}, {"text": "the lazy dog"}]
+    scores = [[item["score"] for item in result["items"]] for result in both("score", "reward", rows)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+    assert len({round(score, 3) for score in scores[0]}) == 3
+    engine = processes_of(vllm_host, "EngineCore")
+    by_vllm, by_transformers = both("rerank", "reward", [{"query": "quick fox", "documents": ["lazy dogs", "the quick brown fox"]}])
+    assert [one["score"] for one in by_vllm["items"][0]["results"]] == pytest.approx(
+        [one["score"] for one in by_transformers["items"][0]["results"]], abs=1e-3
+    )
+    assert processes_of(vllm_host, "EngineCore") == engine
 
 
 def test_vllm_that_cannot_do_it_says_so(vllm_host: DrivenHost, models: Path, tmp_path: Path) -> None:

@@ -119,6 +119,34 @@ def test_ppo_raises_the_score_of_a_reward_model_that_was_trained_before(train: T
     assert result["usage"]["completion_tokens"] == pytest.approx(written, abs=1)
 
 
+def test_a_reward_model_that_is_an_adapter_scores_and_sorts_as_a_classifier(
+    train: Train, warm_host: DrivenHost, folder: Path, stages: dict[str, Any]
+) -> None:
+    learn = {"max_steps": 20, "learning_rate": 2e-2}
+    judge = train("judge-lora", "reward", data={"type": "list", "items": PAIRS}, training=learn, model={"adapter": {"r": 8}})
+    assert judge["final_lora_path"].endswith("final_lora")
+    assert judge["training"]["final_accuracy"] == 1.0
+    rows = [{"prompt": pair["prompt"], "response": pair[kind]} for kind in ("chosen", "rejected") for pair in PAIRS[:8]]
+    as_source = {"source": {"type": "stage", "identifier": "judge-lora"}}
+    as_adapter = {"source": {"type": "stage", "identifier": "base"}, "adapters": [{"taskId": "judge-lora"}]}
+    scores = []
+    for number, model in enumerate((as_source, as_adapter)):
+        name = f"scored-{number}"
+        warm_host.send(task(name, "score", folder, model=model, run_inputs=dict(stages), data={"type": "list", "items": rows}))
+        items = published_result(warm_host, name, folder)["items"]
+        assert not any("logprob" in item for item in items)
+        scores.append([item["score"] for item in items])
+    assert min(scores[0][:8]) > max(scores[0][8:]) + 1
+    assert scores[1] == pytest.approx(scores[0], abs=1e-4)
+    sorted_rows = [{"query": "Say one.", "documents": ["no, one.", "yes, one."]}]
+    for number, model in enumerate((as_source, as_adapter)):
+        name = f"sorted-{number}"
+        warm_host.send(task(name, "rerank", folder, model=model, run_inputs=dict(stages), data={"type": "list", "items": sorted_rows}))
+        (item,) = published_result(warm_host, name, folder)["items"]
+        assert [one["text"] for one in item["results"]] == ["yes, one.", "no, one."]
+        assert 0 <= item["results"][1]["score"] < item["results"][0]["score"] <= 1
+
+
 def test_dpo_raises_the_margin(train: Train) -> None:
     learn = {"max_steps": 20, "per_device_train_batch_size": 8, "learning_rate": 2e-3}
     told = train("dpo", "dpo", data={"type": "preferences", "preferences": PAIRS}, training=learn)["training"]

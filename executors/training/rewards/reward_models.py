@@ -9,6 +9,7 @@ from mloc.core.language.model_spec import HuggingFaceSource, Model, StageSource
 from mloc.core.language.spec import TaskSpec
 from mloc.core.language.training_spec import RewardModel
 from mloc.executors.contract import Context, ExecutorError
+from mloc.executors.models.classifiers import load_classifier_of
 from mloc.executors.models.model_loading import device_of
 from mloc.executors.models.weights import Weights, find_weights
 
@@ -21,14 +22,18 @@ AT_ONCE = 32  # texts of one forward pass
 
 
 def load_scorer(wanted: RewardModel, context: Context) -> Scorer:
-    """A scorer over the model that `wanted` names. Raises ExecutorError.
+    """A scorer over the model that `wanted` names. Raises ExecutorError."""
+    return scorer_on(reward_weights(wanted, context), context, trained=wanted.type == "trained")
+
+
+def scorer_on(weights: Weights, context: Context, *, trained: bool = False) -> Scorer:
+    """A scorer over a classifier. Raises ExecutorError.
 
     A model that was trained on preferences (type `trained`, or one logit and a chat template) scores the whole conversation with its own
     template; a classifier scores question and answer as plain text, and its score is the logit of the good label.
     """
     import torch
 
-    weights = reward_weights(wanted, context)
     model, tokenizer = _loaded(weights, context)
     longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length)
 
@@ -43,7 +48,7 @@ def load_scorer(wanted: RewardModel, context: Context) -> Scorer:
                 made.append(model(**encoded).logits.float())
         return torch.cat(made)
 
-    return scorer_of(model.config, tokenizer, weights.model, logits, trained=wanted.type == "trained")
+    return scorer_of(model.config, tokenizer, weights.model, logits, trained=trained)
 
 
 def scorer_of(config: Any, tokenizer: Any, named: str, logits: Callable[[Sequence[str], bool], Any], *, trained: bool = False) -> Scorer:
@@ -70,28 +75,12 @@ def reward_weights(wanted: RewardModel, context: Context) -> Weights:
 
 
 def _loaded(weights: Weights, context: Context) -> tuple[Any, Any]:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    trust = weights.trust_remote_code
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(weights.adapter or weights.model), padding_side="right", truncation_side="left", trust_remote_code=trust
-        )
-        model = AutoModelForSequenceClassification.from_pretrained(
-            weights.model, revision=weights.revision, dtype="bfloat16" if context.devices else "float32", trust_remote_code=trust,
-            **({"num_labels": 1} if weights.adapter else {}),
-        )  # fmt: skip
+        model, tokenizer = load_classifier_of(weights, {"dtype": "bfloat16" if context.devices else "float32"})
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ExecutorError("ModelNotLoaded", f"reward_model: {weights.model} could not be loaded as a classifier: {reason}") from error
-    if weights.adapter is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(weights.adapter))
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
+    tokenizer.padding_side, tokenizer.truncation_side = "right", "left"
     return model.to(device_of(context)).eval().requires_grad_(False), tokenizer
 
 
