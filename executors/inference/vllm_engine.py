@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from mloc.executors.contract import ExecutorError
 from mloc.executors.inference.output_tail import OutputTail
+from mloc.executors.models.hub import hub_trouble
 from mloc.executors.models.image_models import image_processor
 from mloc.executors.models.weights import Weights
 from mloc.executors.ranks import threads_each
@@ -253,6 +254,8 @@ def _engine_config(arguments: Mapping[str, Any]) -> Any:
         # as vLLM batches for offline work: without a context that it knows, its batch is a fraction of that (128 requests, also on a large GPU)
         return AsyncEngineArgs(**arguments).create_engine_config(UsageContext.LLM_CLASS)
     except (ValueError, TypeError, OSError, NotImplementedError, ImportError, AssertionError) as error:
+        if (trouble := hub_trouble(str(arguments["model"]), error)) is not None:
+            raise trouble from error
         hint = ""
         if arguments.get("quantization") == "bitsandbytes" and "bitsandbytes" in str(error):
             hint = "; this vLLM makes no weights of four bits while it loads: name a model that has them (awq, gptq), or load_in_8bit"

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from mloc.core.language.model_spec import ScratchSource
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
+from mloc.executors.models.hub import hub_trouble
 from mloc.executors.models.image_models import image_processor
 from mloc.executors.models.scratch_model import make_scratch_model
 from mloc.executors.models.weights import Weights, find_adapter, find_weights
@@ -144,6 +145,8 @@ def not_loaded(weights: Weights, error: Exception) -> ExecutorError:
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         why = "is not in the local cache, and HF_HUB_OFFLINE is set on the worker"
         return ExecutorError("ModelNotFound", f"the model {weights.model!r} {why}; fetch it there first, or name a folder with type local")
+    if (trouble := hub_trouble(weights.model, error)) is not None:
+        return trouble
     missing = "not a valid model identifier" in str(error) or "gated" in str(error)
     return ExecutorError("ModelNotFound", f"the model {weights.model!r} could not be had from the hub: {reason}", retryable=not missing)
 

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from mloc.core.language.model_spec import HttpSource, HuggingFaceSource, LocalSource, ScratchSource, StageSource
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
+from mloc.executors.models.hub import watch_hub
 
 ADAPTER_FILE = "adapter_config.json"
 FINAL_MODEL, FINAL_LORA = "final_model", "final_lora"
@@ -29,6 +30,13 @@ class Weights(Struct, frozen=True):
 
 def find_weights(spec: TaskSpec, context: Context) -> Weights:
     """What the task's `checkpoint.load`, else its `model.source` names. Raises ExecutorError where that is not there."""
+    weights = _found(spec, context)
+    if not Path(weights.model).is_dir():
+        watch_hub()
+    return weights
+
+
+def _found(spec: TaskSpec, context: Context) -> Weights:
     load = spec.checkpoint.load
     if load is not None:
         folder = _first_there(load.path, load.task_id, load.url, context, "checkpoint.load")

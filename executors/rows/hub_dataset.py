@@ -11,6 +11,7 @@ from typing import Any
 
 from mloc.core.language.data_spec import DatasetData
 from mloc.executors.contract import ExecutorError
+from mloc.executors.models.hub import hub_trouble, watch_hub
 from mloc.executors.rows.row_split import parts_of, select_split
 from mloc.executors.rows.tables import Columns, Table
 
@@ -50,6 +51,8 @@ def _loaded(data: DatasetData, named: str, split: str) -> Any:
     except ImportError as error:
         raise ExecutorError("MissingDependency", 'datasets of a hub need the library datasets: pip install "mloc[training]"') from error
     folder = Path(named).expanduser()
+    if not folder.is_dir():
+        watch_hub()
     try:
         if any((folder / name).is_file() for name in SAVED):
             return _of_split(datasets.load_from_disk(str(folder)), named, split)
@@ -57,6 +60,8 @@ def _loaded(data: DatasetData, named: str, split: str) -> Any:
             str(folder) if folder.is_dir() else named, data.name, split=split, revision=data.revision, streaming=data.streaming
         )
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        if (trouble := hub_trouble(named, error)) is not None:
+            raise trouble from error
         offline = " (HF_HUB_OFFLINE is set, so only what is in the local cache is there)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
         retryable = isinstance(error, ConnectionError) and not offline
         raise ExecutorError("DatasetNotFound", f"the dataset {named!r} could not be read{offline}: {error}", retryable=retryable) from error

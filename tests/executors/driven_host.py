@@ -23,12 +23,12 @@ VLLM_DEADLINE_SEC = 600.0  # its engine takes minutes to start on two busy cores
 class DrivenHost:
     """Starts a host in a process group of its own; `close` kills what is left of the group."""
 
-    def __init__(self, *, light: bool = False, go: bool = True, deadline_sec: float = DEADLINE_SEC) -> None:
+    def __init__(self, *, light: bool = False, go: bool = True, deadline_sec: float = DEADLINE_SEC, environ: dict[str, str] | None = None) -> None:
         self._deadline_sec = deadline_sec
         from_test, self._to_host = os.pipe()
         self._from_host, to_test = os.pipe()
         command = [sys.executable, "-m", "mloc.executors.host", "--read-fd", str(from_test), "--write-fd", str(to_test)]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "1"}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "1", **(environ or {})}
         self.child = subprocess.Popen(
             command + ["--light"] * light, pass_fds=(from_test, to_test), start_new_session=True, env=environment, stdin=subprocess.DEVNULL
         )

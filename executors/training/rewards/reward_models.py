@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from mloc.core.language.model_spec import HuggingFaceSource, Model, StageSource
@@ -10,7 +11,7 @@ from mloc.core.language.spec import TaskSpec
 from mloc.core.language.training_spec import RewardModel
 from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.models.classifiers import load_classifier_of
-from mloc.executors.models.model_loading import device_of
+from mloc.executors.models.model_loading import device_of, not_loaded
 from mloc.executors.models.weights import Weights, find_weights
 
 Turn = dict[str, Any]
@@ -78,6 +79,8 @@ def _loaded(weights: Weights, context: Context) -> tuple[Any, Any]:
     try:
         model, tokenizer = load_classifier_of(weights, {"dtype": "bfloat16" if context.devices else "float32"})
     except (OSError, ValueError) as error:
+        if not Path(weights.model).is_dir():
+            raise not_loaded(weights, error) from error
         reason = str(error).strip().partition("\n")[0]
         raise ExecutorError("ModelNotLoaded", f"reward_model: {weights.model} could not be loaded as a classifier: {reason}") from error
     tokenizer.padding_side, tokenizer.truncation_side = "right", "left"
