@@ -15,7 +15,7 @@ from mloc.core.resubmission import sent_again
 from mloc.services.clock import Clock
 from mloc.services.intake.submission import Submission
 from mloc.services.log.event_log import BacklogFull, EventLog, KeyConflict, LogError, LogUnavailable, Submitted
-from mloc.services.log.limits import submitted_tasks
+from mloc.services.log.limits import submission_key, submitted_tasks
 
 MAX_TOGETHER = 256  # submissions in one round trip
 PATIENCE_SEC = 5.0
@@ -105,8 +105,8 @@ class Submitter:
 
         async def send() -> None:
             nonlocal left, is_repeat
-            submissions = [sent_again(waiting.events) if is_repeat else waiting.events for waiting in left]
-            is_repeat = True
+            repeats, is_repeat = is_repeat, True
+            submissions = [sent_again(waiting.events) if repeats else waiting.events for waiting in left]
             answers = await self._log.try_each(submissions, backlog_limit=self._backlog_limit)
             fresh = [
                 (answer.last_id, len(one.events))
@@ -120,7 +120,7 @@ class Submitter:
                 if isinstance(answer, LogUnavailable):
                     left.append(waiting)
                 elif not waiting.answer.done():
-                    _settle(waiting.answer, answer)
+                    _settle(waiting.answer, _of_a_repeat(waiting.events, answer) if repeats else answer)
             if left:
                 raise next(answer for answer in answers if isinstance(answer, LogUnavailable))
 
@@ -141,6 +141,13 @@ class Submitter:
                 if self._clock.monotonic() > deadline:
                     raise
                 await self._clock.sleep(PAUSE_SEC)
+
+
+def _of_a_repeat(events: Sequence[Event], answer: Submitted | LogError) -> Submitted | LogError:
+    """Without a key nobody knows whether the first try arrived, and is itself what fills the backlog."""
+    if isinstance(answer, BacklogFull) and not submission_key(events)[0]:
+        return LogUnavailable(f"the log gave no answer at first and refuses the repeat ({answer}): look whether the tasks were taken")
+    return answer
 
 
 def _settle(waiting: asyncio.Future[Submitted], answer: Submitted | LogError) -> None:

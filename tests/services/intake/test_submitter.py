@@ -70,6 +70,15 @@ async def test_a_repeat_of_its_own_first_try_is_no_repeat_for_the_caller_and_kee
     assert world.submitted() == [("a", False)]
 
 
+async def test_a_backlog_that_the_lost_first_try_has_filled_is_no_refusal_of_it() -> None:
+    world = World()
+    events = tuple(TaskSubmitted(task=f"t{number}", has_secrets=number == 0) for number in range(10))
+    with pytest.raises(LogUnavailable, match="whether the tasks were taken"):
+        await world.submitter.submit(Submission(events, {"t0": {"TOKEN": "s3"}}), 0)
+    assert world.submitted() == [(f"t{number}", False) for number in range(10)]
+    assert world.server.state.secrets == {"t0": {"TOKEN": "s3"}}
+
+
 async def test_what_never_gets_an_answer_is_given_up() -> None:
     async def wait(moment: str, call: str) -> None:
         raise LogUnavailable("nobody is there")
