@@ -41,13 +41,14 @@ class LoadedModel(Struct, frozen=True):
 
 
 def load_model(
-    spec: TaskSpec, context: Context, task_texts: Iterable[str] = (), *, trainable: bool = False, quantized: bool = False
+    spec: TaskSpec, context: Context, task_texts: Iterable[str] = (), *, trainable: bool = False, quantized: bool = False, dtype: str | None = None
 ) -> LoadedModel:
     """Load what `model.source` names, with its adapters. Raises ExecutorError.
 
-    `task_texts` train the tokenizer of a scratch model. `quantized`: weights of four bits, as QLoRA trains an adapter on.
+    `task_texts` train the tokenizer of a scratch model. `quantized`: weights of four bits, as QLoRA trains an adapter on. `dtype`: torch's
+    type of the weights, unless `model.transformers` names one; None: as `model.config` says, or what the device does best.
     """
-    settings = pretrained_settings(spec, context) | (_four_bits(spec, context) if quantized else {})
+    settings = pretrained_settings(spec, context, dtype) | (_four_bits(spec, context, dtype) if quantized else {})
     if isinstance(spec.model.source, ScratchSource) and spec.checkpoint.load is None:
         if spec.model.adapters:
             said = "model.adapters need the weights that they were trained on, and a scratch model has none of them: name those as model.source"
@@ -68,9 +69,8 @@ def load_model(
     return LoadedModel(_placed(model, context, settings), tokenizer, model_name(weights, context), weights, processor=processor)
 
 
-def load_classifier(spec: TaskSpec, context: Context, task_texts: Iterable[str] = ()) -> LoadedModel:
-    """The same model with a head that gives one number for a text, in place of the one that gives the next token. Raises ExecutorError."""
-    loaded = load_model(spec, context, task_texts, trainable=True)
+def as_classifier(loaded: LoadedModel) -> LoadedModel:
+    """The same model with a head that gives one number for a text, in place of the one that gives the next token."""
     whole = loaded.model.merge_and_unload() if hasattr(loaded.model, "peft_config") else loaded.model
     return LoadedModel(_with_score(whole, loaded.tokenizer), loaded.tokenizer, loaded.name, loaded.weights)
 
@@ -91,7 +91,7 @@ def device_of(context: Context) -> str:
     return f"cuda:{own_devices(context)[0]}" if context.devices else "cpu"
 
 
-def pretrained_settings(spec: TaskSpec, context: Context) -> dict[str, Any]:
+def pretrained_settings(spec: TaskSpec, context: Context, dtype: str | None = None) -> dict[str, Any]:
     """`model.transformers` and `model.config` as from_pretrained takes them. Raises ExecutorError for a name that it does not have."""
     given = dict(spec.model.transformers)
     for name in given:
@@ -99,15 +99,15 @@ def pretrained_settings(spec: TaskSpec, context: Context) -> dict[str, Any]:
             near = difflib.get_close_matches(name, ACCEPTED, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(ACCEPTED)}"
             raise ExecutorError("UnknownSetting", f"model.transformers.{name} is no setting of transformers' from_pretrained; {hint}")
-    dtype = given.pop("torch_dtype", None) or given.pop("dtype", None) or _dtype_of_config(spec.model.config)
-    return {**given, "dtype": dtype or ("bfloat16" if context.devices else "float32")}
+    named = given.pop("torch_dtype", None) or given.pop("dtype", None)
+    return {**given, "dtype": named or dtype or _dtype_of_config(spec.model.config) or ("bfloat16" if context.devices else "float32")}
 
 
-def _four_bits(spec: TaskSpec, context: Context) -> dict[str, Any]:
+def _four_bits(spec: TaskSpec, context: Context, dtype: str | None) -> dict[str, Any]:
     """Weights as normal floats of four bits, the constants quantised too (Dettmers et al. 2023, arXiv:2305.14314)."""
     from transformers import BitsAndBytesConfig
 
-    compute = _dtype_of_config(spec.model.config) or ("bfloat16" if context.devices else "float32")
+    compute = dtype or _dtype_of_config(spec.model.config) or ("bfloat16" if context.devices else "float32")
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute)
     own = {name: spec.model.transformers[name] for name in ("quantization_config", "device_map") if name in spec.model.transformers}
     return {"quantization_config": config, "device_map": {"": device_of(context)}, **own}

@@ -42,6 +42,15 @@ def prepared(loaded: LoadedModel, wanted: Adapter | None) -> tuple[Any, Any]:
     return loaded.model, None if is_adapted else lora_config(wanted, CLASSIFIER if is_classifier else None)
 
 
+def keep_whole(model: Any) -> None:
+    """Trained weights in half as float32: in half, small steps are lost in the rounding."""
+    import torch
+
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
+            parameter.data = parameter.data.float()
+
+
 def lora_config(adapter: Adapter, task_type: str | None = None) -> Any:
     """PEFT's configuration of an adapter."""
     from peft import LoraConfig

@@ -11,6 +11,7 @@ from typing import Any
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.training import evaluation, parallelism, rank_launch
+from mloc.executors.training.precision import precision_of
 from mloc.executors.training.trackers import trackers_of
 
 # Ours, not the trainer's: what they ask for is done around it.
@@ -48,15 +49,14 @@ def trainer_config(config_class: Any, spec: TaskSpec, context: Context, defaults
 
 
 def _defaults(spec: TaskSpec, context: Context) -> dict[str, Any]:
-    on_device = bool(context.devices)
-    config = spec.model.config
+    on_device, autocast = bool(context.devices), precision_of(spec, context).autocast
     return {
         "seed": context.seed,
         "logging_steps": 10,
         "save_total_limit": MAX_CHECKPOINTS,
-        "bf16": bool(config.get("bf16", on_device and not config.get("fp16"))),
-        "fp16": bool(config.get("fp16", False)),
-        "gradient_checkpointing": bool(config.get("gradient_checkpointing", on_device)),
+        "bf16": autocast == "bf16",
+        "fp16": autocast == "fp16",
+        "gradient_checkpointing": bool(spec.model.config.get("gradient_checkpointing", on_device)),
         "dataloader_pin_memory": on_device,
         "logging_nan_inf_filter": False,  # a loss that is no number any more is to be seen
     }

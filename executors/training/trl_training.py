@@ -31,11 +31,12 @@ from mloc.executors.training.held_state import begin_at_pass, keep_precision
 from mloc.executors.training.meters import Meter
 from mloc.executors.training.model_card import Trained
 from mloc.executors.training.parallelism import save_gathered, wants_deepspeed
+from mloc.executors.training.precision import precision_of
 from mloc.executors.training.rank_launch import launch_of, run_ranks
 from mloc.executors.training.sampled_tokens import sampled_tokens
 from mloc.executors.training.saved_checkpoints import usable_checkpoint
 from mloc.executors.training.trackers import tracked, trackers_of
-from mloc.executors.training.trained_weights import adapter_of, final_folder, is_quantized, prepared, save_final
+from mloc.executors.training.trained_weights import adapter_of, final_folder, is_quantized, keep_whole, prepared, save_final
 from mloc.executors.training.training_reports import history, reporting_callback
 from mloc.executors.training.training_settings import trainer_config
 
@@ -44,7 +45,7 @@ Load = Callable[[TaskSpec, Context, Iterable[str]], LoadedModel]
 
 def load_trainable(spec: TaskSpec, context: Context, task_texts: Iterable[str]) -> LoadedModel:
     """The model to train; of four bits where an adapter of type qlora goes on top."""
-    return load_model(spec, context, task_texts, trainable=True, quantized=is_quantized(spec))
+    return load_model(spec, context, task_texts, trainable=True, quantized=is_quantized(spec), dtype=precision_of(spec, context).weights)
 
 
 class Prepared(Struct, frozen=True):
@@ -134,9 +135,18 @@ def _trainer(loaded: LoadedModel, made: Prepared, recipe: Recipe) -> Any:
     reference = _on_disk(loaded, model, made.context) if recipe.needs_reference and lora is None else None
     made.given.update(model=model, peft_config=lora)
     trainer = recipe.trainer(made)
+    if hasattr(trainer.model, "peft_config") and not is_quantized(made.spec) and (trainer.args.bf16 or trainer.args.fp16):
+        _keep_whole(trainer)
     trainer.remove_callback(PrinterCallback)
     _discard(reference)
     return trainer
+
+
+def _keep_whole(trainer: Any) -> None:
+    """What is trained beside an adapter's own weights (a head, `modules_to_save`) in float32 too; peft leaves it as the frozen weights are. Not
+    where weights are kept in parts, which have to be alike."""
+    if not trainer.is_fsdp_enabled and not trainer.is_deepspeed_enabled:
+        keep_whole(trainer.model)
 
 
 def _saved(trainer: Any, loaded: LoadedModel, about: Trained, context: Context) -> Path:

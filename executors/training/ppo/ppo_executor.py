@@ -38,11 +38,12 @@ from mloc.executors.training.ppo.ppo_evaluation import best_metric_of
 from mloc.executors.training.ppo.ppo_rollouts import actor_critic
 from mloc.executors.training.ppo.ppo_settings import PpoSettings, evaluation_for_ppo, ppo_settings
 from mloc.executors.training.ppo.ppo_update import Learner
+from mloc.executors.training.precision import precision_of
 from mloc.executors.training.rank_launch import launch_of, run_ranks
 from mloc.executors.training.rewards.reward_terms import Term, reward_terms, rewards_of
 from mloc.executors.training.saved_checkpoints import usable_checkpoint
 from mloc.executors.training.trackers import of_accelerate, tracked, trackers_of
-from mloc.executors.training.trained_weights import adapter_of, final_folder, prepared, save_final
+from mloc.executors.training.trained_weights import adapter_of, final_folder, is_quantized, keep_whole, prepared, save_final
 from mloc.executors.training.trl_training import load_trainable
 
 DEFAULT_ANSWER_TOKENS = 64
@@ -66,6 +67,8 @@ def run(task: RunTask, engine: None, context: Context) -> Iterator[Report]:
     if not in_rank() and (launch := launch_of(spec, context)) is not None:
         yield from run_ranks(task, launch, context)
         return
+    autocast = precision_of(spec, context).autocast
+    settings = replace(settings, bf16=autocast == "bf16", fp16=autocast == "fp16")
     rows, kept = held_out(list(load_rows(spec, context)), evaluation.split, settings.seed, spec, context)
     yield Progress((*notes, f"{len(rows)} prompts{f', {len(kept)} to evaluate on' if kept else ''}; loading the models"))
     terms = reward_terms(rewards_of(spec), context)
@@ -140,6 +143,8 @@ def _learner(spec: TaskSpec, made: Made, context: Context) -> tuple[Learner, str
         from peft import get_peft_model
 
         policy = get_peft_model(policy, lora)
+        if (settings.bf16 or settings.fp16) and not is_quantized(spec):
+            keep_whole(policy)
     reference = None if hasattr(policy, "peft_config") else copy.deepcopy(policy).eval().requires_grad_(False)
     if settings.gradient_checkpointing:
         policy.gradient_checkpointing_enable()

@@ -53,7 +53,8 @@ def actor_critic(policy: Any) -> Any:
             logits = out.logits[:, width - 1 : -1].float() / temperature
             everything = logits.log_softmax(-1)
             logprobs = everything.gather(-1, sequences[:, width:, None])[..., 0]
-            values = self.value_head(out.hidden_states[-1][:, width - 1 : -1].float())[..., 0]
+            with torch.autocast(sequences.device.type, enabled=False):  # the policy may compute in half, what it is worth is a small difference
+                values = self.value_head(out.hidden_states[-1][:, width - 1 : -1].float())[..., 0]
             return logprobs, values, -(everything.exp() * everything).sum(-1)
 
     return ActorCritic()

@@ -47,7 +47,7 @@ class PpoSettings(Struct, frozen=True, forbid_unknown_fields=True):
     max_completion_length: int | None = None  # tokens; else generation.max_new_tokens
     max_length: int | None = None  # tokens of a prompt; longer ones keep their end
     gradient_checkpointing: bool = False
-    bf16: bool = False
+    bf16: bool = False  # precision.py has the last word on both
     fp16: bool = False
     seed: int = 0
     logging_steps: int = 1
@@ -105,7 +105,7 @@ def ppo_settings(spec: TaskSpec, context: Context, evaluated: Evaluation) -> tup
 
 
 def _of_config(config: dict[str, Any]) -> dict[str, Any]:
-    return {name: config[name] for name in ("bf16", "fp16", "gradient_checkpointing") if name in config}
+    return {name: config[name] for name in ("gradient_checkpointing",) if name in config}
 
 
 def _check(settings: PpoSettings) -> None:

@@ -80,7 +80,8 @@ def answered(
 ) -> tuple[Rollouts, list[float], dict[str, float]] | None:
     """(an answer to each prompt, the reward of each, each term's mean); None where it was stopped on the way."""
     prompts = [text for _, text in batch]
-    rollouts = sample(learner.bare.policy, learner.tokenizer, prompts, learner.sampling, learner.settings.max_length, stopping)
+    with learner.accelerator.autocast():
+        rollouts = sample(learner.bare.policy, learner.tokenizer, prompts, learner.sampling, learner.settings.max_length, stopping)
     if rollouts is None or stopping():
         return None
     answers = [Answer(conversation(row) or [], text, row) for (row, _), text in zip(batch, rollouts.texts, strict=True)]
