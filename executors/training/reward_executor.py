@@ -10,7 +10,7 @@ from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError, Report
 from mloc.executors.models.model_loading import LoadedModel, as_classifier
 from mloc.executors.training.preferences import preference_examples
-from mloc.executors.training.trained_weights import adapter_of
+from mloc.executors.training.trained_weights import adapter_of, is_quantized
 from mloc.executors.training.trl_training import Prepared, Recipe, load_trainable, train
 
 MEASURES = {"loss": "loss", "accuracy": "accuracy", "margin": "margin"}
@@ -31,6 +31,9 @@ def run(task: RunTask, engine: None, context: Context) -> Iterator[Report]:
 
 
 def _load(spec: TaskSpec, context: Context, task_texts: Iterable[str]) -> LoadedModel:
+    if is_quantized(spec):
+        said = "model.adapter.type qlora: the weights of a reward model are not kept in four bits; use type lora"
+        raise ExecutorError("UnsupportedSetting", said)
     loaded = load_trainable(spec, context, task_texts)
     if adapter_of(spec) is not None and loaded.weights is not None and loaded.weights.adapter is not None:
         said = "model.adapter of a reward model goes on top of whole weights, and model.source is an adapter already: train without model.adapter"

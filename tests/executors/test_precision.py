@@ -9,7 +9,7 @@ import pytest
 
 from mloc.core.language.model_spec import Adapter, Model
 from mloc.core.language.spec import TaskSpec
-from mloc.executors.contract import Context
+from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.models.model_loading import pretrained_settings
 from mloc.executors.training.precision import Precision, precision_of, suited
 
@@ -130,3 +130,11 @@ def test_what_an_adapter_saves_beside_its_own_weights_is_trained_in_full_precisi
     keep_whole(model)
     assert {parameter.dtype for parameter in model.parameters() if parameter.requires_grad} == {torch.float32}
     assert {parameter.dtype for parameter in model.parameters() if not parameter.requires_grad} == {torch.bfloat16}
+
+
+def test_a_reward_model_on_weights_of_four_bits_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    from mloc.executors.training import reward_executor
+
+    with pytest.raises(ExecutorError, match="use type lora") as raised:
+        reward_executor._load(TaskSpec("reward", model=Model(adapter=Adapter(type="qlora"))), context(tmp_path), ())
+    assert not raised.value.retryable
