@@ -4,7 +4,7 @@
     <parent>/shards/<i>/…                                           what the shards of a task add to it
     .attempts/<task>/<attempt>/…                                    what an attempt writes; moved as a whole when it is published
     .attempts/<task>/0/artifacts/                                   what was uploaded for the task; its tree takes it in once it is published
-    .inputs/<sha256>/<name>                                         what was uploaded for tasks that name it; `.used` beside it once one does
+    .inputs/<sha256>/<name>                                         what was uploaded for tasks that name it; `.used-<task>` beside it: who does
     .cache/                                                         what can be made again, kept for later tasks (indexes of documents)
     .blobs/, .uploads/                                              uploaded content by its sha256, and what has arrived of it so far
 """

@@ -1,4 +1,5 @@
 """What attempts left below RESULTS_DIR/.attempts of tasks that have ended: failed attempts, rows that were merged, trees that were replaced.
+And what was uploaded for such tasks to name.
 
 A dead-lettered task keeps its own, since a retry goes on with its rows and checkpoints. What no log knows and no published result vouches for is
 kept too: the folder may belong to another cell.
@@ -16,6 +17,7 @@ from msgspec import Struct
 
 from mloc.core.cluster import Cluster
 from mloc.core.task import FINAL
+from mloc.services.artifacts.inputs import Uploaded
 from mloc.services.results.folders import ATTEMPTS, final_folder, is_tree_complete, sealed
 from mloc.services.results.uploads import has_uploads
 
@@ -41,6 +43,7 @@ class Cleanup(Struct, frozen=True):
     size_bytes: int
     kept: int
     tasks: tuple[str, ...]
+    inputs: tuple[str, ...] = ()  # below RESULTS_DIR
     expiring: int = 0
     next_expiry_ms: int | None = None
 
@@ -49,15 +52,38 @@ def is_over(cluster: Cluster, results_dir: Path, task_id: str, now_ms: int, sett
     """Whether nobody needs what the attempts of a task left."""
     if has_uploads(results_dir, task_id):  # they are nobody's leftovers: a result takes them in
         return False
-    task = cluster.tasks.get(task_id)
-    if task is None:
-        return _was_published(results_dir, task_id, now_ms)
+    if task_id in cluster.tasks:
+        return has_settled(cluster, results_dir, task_id, now_ms, settled_sec)
+    return was_published(results_dir, task_id) and _is_old(results_dir / ATTEMPTS / task_id, now_ms)
+
+
+def is_input_over(cluster: Cluster, results_dir: Path, one: Uploaded, now_ms: int, settled_sec: float = SETTLED_SEC) -> bool:
+    """The same of an uploaded input: whether none of the tasks that name it needs it any more."""
+    if not one.tasks or now_ms / 1000 - one.touched <= settled_sec:  # those that no task ever named expire by themselves
+        return False
+    is_long_ago = now_ms / 1000 - one.touched > UNKNOWN_SEC
+    return all(
+        has_settled(cluster, results_dir, task, now_ms, settled_sec) if task in cluster.tasks
+        else bool(task) and is_long_ago and was_published(results_dir, task)
+        for task in one.tasks
+    )  # fmt: skip
+
+
+def has_settled(cluster: Cluster, results_dir: Path, task_id: str, now_ms: int, settled_sec: float = SETTLED_SEC) -> bool:
+    """Whether a task that is in memory, and all that it is a part of, has ended for good, so long ago, its result being where people look for it."""
+    task = cluster.tasks[task_id]
     family = [cluster.tasks[id] for id in _upwards(task_id) if id in cluster.tasks]
     if any(one.phase not in FINAL or now_ms - one.since_ms < settled_sec * 1000 for one in family):
         return False
     if any(key[0] == task_id for key in cluster.holdings.of(task.worker)):
         return False
     return task.phase != "published" or task.shard is not None or is_tree_complete(results_dir, task)
+
+
+def was_published(results_dir: Path, task_id: str) -> bool:
+    """Of a task that left memory: whether its tree, or that of what it is a part of, says so."""
+    trees = (sealed(results_dir / final_folder(id)) for id in _upwards(task_id))
+    return any(seal is not None and seal[1] for seal in trees)
 
 
 def names(results_dir: Path) -> list[str]:
@@ -95,13 +121,10 @@ def _unless_gone(function: object, path: str, error: tuple[type[BaseException], 
         raise error[1]
 
 
-def _was_published(results_dir: Path, task_id: str, now_ms: int) -> bool:
-    """Of a task that left memory: its tree, or that of what it is a part of, says so, and nothing changed for long."""
-    trees = (sealed(results_dir / final_folder(id)) for id in _upwards(task_id))
-    if not any(seal is not None and seal[1] for seal in trees):
-        return False
+def _is_old(folder: Path, now_ms: int) -> bool:
+    """Whether nothing in it changed for long."""
     try:
-        changed = max(os.stat(results_dir / ATTEMPTS / task_id).st_mtime, *_times_below(results_dir / ATTEMPTS / task_id))
+        changed = max(os.stat(folder).st_mtime, *_times_below(folder))
     except FileNotFoundError:
         return False
     return now_ms / 1000 - changed > UNKNOWN_SEC

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mloc.core.events import AttemptStarted, TaskCancelled, TaskDispatched
+from mloc.services.artifacts import inputs
 from mloc.services.retention import leftovers
 from mloc.services.retention.cleanup import clean_up
 from tests.services.intake.conftest import WORKER, Api
@@ -89,9 +91,64 @@ async def test_a_name_that_a_tree_has_as_a_file_is_no_folder_for_uploads(api: Ap
     assert (await api.post(f"/api/v1/results/{task}/files/folder/b", b"abc")).status == 201
 
 
+async def bring(api: Api, content: bytes) -> Path:
+    response = await api.post(f"/api/v1/inputs/{hashlib.sha256(content).hexdigest()}/rows.jsonl", content)
+    assert response.status == 201
+    return Path((await response.json())["path"])
+
+
+async def submit_over(api: Api, path: Path, key: str = "") -> str:
+    text = f"apiVersion: mloc/v1\nkind: EchoTask\nspec: {{taskType: echo, data: {{jsonl: {{path: {path}}}}}}}\n"
+    response = await api.post("/api/v1/tasks", text.encode(), headers={"Idempotency-Key": key} if key else {})
+    assert response.status == 201, await response.text()
+    return str((await response.json())["task_id"])
+
+
+async def test_an_input_goes_once_no_task_that_names_it_needs_it(api: Api) -> None:
+    await api.register()
+    alone, shared, failed, unused = [await bring(api, content) for content in (b"a", b"b", b"c", b"d")]
+    ended = [await submit_over(api, path, key=f"key-{path.parent.name}") for path in (alone, shared)]
+    assert await submit_over(api, alone, key=f"key-{alone.parent.name}") == ended[0]  # repeated, which makes no other task
+    waiting, dead = await submit_over(api, shared), await submit_over(api, failed)
+    for task in ended:
+        await api.run_to_result(task)
+        publish_tree(api, task)
+    await api.run_to_dead_letter(dead)
+    now_ms = int(time.time() * 1000)
+
+    assert (await clean_up(api.observer.cluster, api.results, now_ms, dry_run=False)).inputs == ()  # all of it happened only now
+    shown = await clean_up(api.observer.cluster, api.results, now_ms + HOUR_MS, dry_run=True)
+    assert shown.inputs == (str(alone.relative_to(api.results)),)
+    assert shown.size_bytes == 1
+    assert alone.exists()
+    done = await clean_up(api.observer.cluster, api.results, now_ms + HOUR_MS, dry_run=False)
+    assert done.inputs == shown.inputs
+    assert [path.exists() for path in (alone, shared, failed, unused)] == [False, True, True, True]
+    # when the other task that names it is not wanted any more either, and somebody has come back for it meanwhile
+    await api.append(TaskCancelled(task=waiting))
+    (seen,) = [one for one in inputs.uploaded(api.results) if one.sha256 == shared.parent.name]
+    os.utime(shared, (now_ms / 1000 + 60,) * 2)
+    inputs.remove(api.results, seen)
+    assert shared.exists()
+    done = await clean_up(api.observer.cluster, api.results, now_ms + HOUR_MS, dry_run=False)
+    assert done.inputs == (str(shared.relative_to(api.results)),)
+    assert not shared.exists()
+
+
+async def test_an_input_of_unknown_tasks_stays_until_a_result_vouches_for_them(api: Api) -> None:
+    old, foreign, once = [await bring(api, content) for content in (b"a", b"b", b"c")]
+    inputs.keep(api.results, [(old.parent.name, "old.one"), (foreign.parent.name, "of-another-cell")])
+    (once.parent / ".used").touch()  # as it was marked before it was told by whom
+    publish_tree(api, "old")
+    done = await clean_up(api.observer.cluster, api.results, int(time.time() * 1000) + 48 * HOUR_MS, dry_run=False)
+    assert done.inputs == (str(old.relative_to(api.results)),)
+    assert foreign.exists()
+    assert once.exists()
+
+
 async def test_the_api_cleans_up_too(api: Api) -> None:
     leave(api, "somebodys")
     response = await api.post("/admin/cleanup", b'{"dry_run": true}')
     assert response.status == 200
-    assert await response.json() == {"ok": True, "dry_run": True, "folders": 0, "size_bytes": 0, "kept": 1, "tasks": [], "expiring": 0}
+    assert await response.json() == {"ok": True, "dry_run": True, "folders": 0, "size_bytes": 0, "kept": 1, "tasks": [], "inputs": [], "expiring": 0}
     assert (await api.post("/admin/cleanup", b'{"settled_sec": 1}')).status == 422

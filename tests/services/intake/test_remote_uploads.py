@@ -32,7 +32,7 @@ def spec_of(cli: Cli, remote: Served, id: str) -> dict:
 
 
 def inputs_of(tmp_path: Path) -> list[Path]:
-    return sorted(path for path in (tmp_path / "results" / ".inputs").rglob("*") if path.is_file() and path.name != ".used")
+    return sorted(path for path in (tmp_path / "results" / ".inputs").rglob("*") if path.is_file() and not path.name.startswith(".used"))
 
 
 def test_a_data_file_is_brought_to_the_api_once_and_the_task_names_it_there(cli: Cli, remote: Served, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ class CleanupOrder(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CleanedUp(Struct, frozen=True):
-    """`tasks`: whose leftovers went, or would go. `kept`: how many folders are still needed, or are beyond the limit; `expiring`: results that go
-    by themselves when their `ttl_sec` is over."""
+    """`tasks`: whose leftovers went, or would go, and `inputs`, what was uploaded for such tasks. `kept`: how many folders are still needed, or are
+    beyond the limit; `expiring`: results that go by themselves when their `ttl_sec` is over."""
 
     ok: bool
     dry_run: bool
@@ -27,6 +27,7 @@ class CleanedUp(Struct, frozen=True):
     size_bytes: int
     kept: int
     tasks: tuple[str, ...]
+    inputs: tuple[str, ...]
     expiring: int
 
 
@@ -36,7 +37,7 @@ async def post_cleanup(call: Call[NoParameters, CleanupOrder]) -> CleanedUp:
     done = await clean_up(
         state.cluster, state.results_dir, await state.log.now_ms(), dry_run=order.dry_run, settled_sec=order.settled_sec, most=order.limit
     )
-    return CleanedUp(True, done.dry_run, done.folders, done.size_bytes, done.kept, done.tasks, done.expiring)
+    return CleanedUp(True, done.dry_run, done.folders, done.size_bytes, done.kept, done.tasks, done.inputs, done.expiring)
 
 
 ENDPOINTS = (

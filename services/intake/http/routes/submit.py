@@ -16,7 +16,7 @@ from mloc.core.explain import Explanation, explain_submission
 from mloc.core.language.errors import LanguageError
 from mloc.core.language.plan import Plan
 from mloc.core.language.reading import read_tasks
-from mloc.services.artifacts.inputs import inputs_in, keep
+from mloc.services.artifacts.inputs import inputs_in, keep, unkeep
 from mloc.services.intake.destinations import destination_warnings
 from mloc.services.intake.http.api_guard import reading_error
 from mloc.services.intake.http.api_state import READ_OWN_WRITES_SEC, ApiState
@@ -96,10 +96,11 @@ async def post_tasks(call: Call[SubmissionAsked, None]) -> Accepted | DryRun:
     warnings += unoffered_types(submission.events, state.cluster.workers.values())
     if call.parameters.dry_run:
         return DryRun(True, True, tuple(_placed(state.cluster, event) for event in submission.events), tuple(warnings))
-    if inputs := inputs_in(bytes(event.spec) for event in submission.events):
+    if inputs := {(sha256, event.task) for event in submission.events for sha256 in inputs_in([bytes(event.spec)])}:
         await asyncio.to_thread(keep, state.results_dir, inputs)
     submitted = await state.submitter.submit(submission, state.cluster.open_count(), state.cluster.position)
     if submitted.repeated:
+        await asyncio.to_thread(unkeep, state.results_dir, inputs)
         return await _repeated(state, submitted)
     return _accepted(submission, warnings)
 
