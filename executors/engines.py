@@ -1,8 +1,9 @@
 """The engines that a host keeps warm between tasks: loaded once, used again, the least recently used one put to sleep or dropped first.
 
 What a warm engine is made of (its identity) decides whether it serves a task; the key is the name under which placement knows it, and one
-engine may have several. An engine may bring `sleep`, `wake` and `close`, `alive`, which says whether it can still be used, and
-`takes_several`: tasks use it at the same time, each on a thread of its own. Any other serves one after the other.
+engine may have several, as one key may stand for two engines with different `ROOM`. An engine may bring `sleep`, `wake` and `close`, `alive`, which
+says whether it can still be used, `identity`, where only its start settles that, and `takes_several`: tasks use it at the same time, each on a thread
+of its own. Any other serves one after the other.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from mloc.core.host_frames import EngineLoaded
 MAX_ENGINES = 2
 MAX_ENGINES_ON_DEVICE = 1  # weights of two models rarely fit beside each other there
 MAX_ASLEEP = 2  # in main memory
+ROOM = " room for adapters of rank "
+"""Identities that are the same but for what follows are of the same files and settings: one of these engines does not make the other stale."""
+
 LOOK_SEC = 0.1  # for how long a task that waits does not ask whether it is to stop
 
 
@@ -93,8 +97,9 @@ class Engines:
             self._drop(kept)
         there = [one for one in identities if one in self._kept and self._kept[one].usable]
         identity = min(there, key=lambda one: self._kept[one].asleep, default=None)
+        same = identities[0].partition(ROOM)[0]
         for other, kept in list(self._kept.items()):
-            if key in kept.keys and other != identity:  # what is behind the key has changed
+            if key in kept.keys and other != identity and other.partition(ROOM)[0] != same:  # what is behind the key has changed
                 self._forget(key, kept)
         if identity is None:
             return self._load(key, identities[0], load, limit)
@@ -120,6 +125,7 @@ class Engines:
         seconds = _since(began)
         gc.collect()
         gc.freeze()  # libraries are millions of objects: to look through them again and again takes as long as a thousand rows do in the host
+        identity = getattr(engine, "identity", identity)
         if (dead := self._kept.pop(identity, None)) is not None:  # some of its tasks have not left it yet
             self._say_gone(dead, 0.0)
         kept = self._kept[identity] = _Kept(engine)
@@ -144,8 +150,13 @@ class Engines:
         kept.asleep = True
         seconds = _since(began)
         for key in kept.keys:
-            self._send(EngineLoaded(key, seconds, loaded=False, asleep=True))
+            if not self._stands_for_another(key, kept, awake=True):
+                self._send(EngineLoaded(key, seconds, loaded=False, asleep=True))
         return True
+
+    def _stands_for_another(self, key: str, kept: _Kept, *, awake: bool = False) -> bool:
+        """Whether placement finds an engine under the key all the same."""
+        return any(key in other.keys and not (awake and other.asleep) for other in self._kept.values() if other is not kept)
 
     def _forget(self, key: str, kept: _Kept) -> None:
         kept.keys.remove(key)
@@ -169,7 +180,10 @@ class Engines:
 
     def _say_gone(self, kept: _Kept, seconds: float) -> None:
         for key in kept.keys:
-            self._send(EngineLoaded(key, seconds, loaded=False))
+            if not self._stands_for_another(key, kept):
+                self._send(EngineLoaded(key, seconds, loaded=False))
+            elif not kept.asleep and not self._stands_for_another(key, kept, awake=True):
+                self._send(EngineLoaded(key, seconds, loaded=False, asleep=True))
         kept.keys.clear()
 
 

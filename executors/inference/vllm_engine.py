@@ -21,6 +21,7 @@ from typing import Any
 from msgspec import Struct
 
 from mloc.executors.contract import ExecutorError
+from mloc.executors.inference.adapter_room import room_is_cheap
 from mloc.executors.inference.output_tail import OutputTail
 from mloc.executors.models.hub import hub_trouble
 from mloc.executors.models.image_models import image_processor
@@ -49,11 +50,17 @@ class VllmEngine:
     """A running engine. `alive` turns false when one of its processes has died."""
 
     takes_several = True  # tasks at the same time, in one batch
+    identity: str  # what it is made of, which is settled when it has started
 
-    def __init__(self, arguments: Mapping[str, Any], lora_rank: int, max_loras: int, *, on_device: bool = False) -> None:
-        """Start it; `arguments` are those of vLLM's AsyncEngineArgs. Raises ExecutorError."""
+    def __init__(
+        self, arguments: Mapping[str, Any], lora_rank: int, max_loras: int, *, on_device: bool = False, only_if_cheap: bool = False
+    ) -> None:  # fmt: skip
+        """Start it; `arguments` are those of vLLM's AsyncEngineArgs. `only_if_cheap`: with room for adapters only then. Raises ExecutorError."""
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        if only_if_cheap and not room_is_cheap(arguments, on_device=on_device):
+            lora_rank = 0
+        self.lora_rank = lora_rank
         lora = {"enable_lora": True, "max_lora_rank": lora_rank, "max_loras": max_loras} if lora_rank else {}
         self._tail = OutputTail()
         self._numbers = itertools.count(1)

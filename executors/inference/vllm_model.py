@@ -21,6 +21,8 @@ from mloc.executors.inference.vllm_settings import MAX_LORAS, engine_arguments, 
 from mloc.executors.models.model_loading import load_model, model_name
 from mloc.executors.models.weights import ADAPTER_FILE, Weights, find_adapter, find_weights
 
+_UNSHARED = frozenset({"rag", "score"})  # their engines are found by tasks with the same adapters only
+
 
 class Served(Struct, frozen=True):
     """The model of a task as vLLM gets it. `made`: it must be written to a folder first (from scratch, or with adapters merged in)."""
@@ -42,19 +44,30 @@ def identities(spec: TaskSpec, context: Context) -> list[str]:
 def load(spec: TaskSpec, context: Context, beside_bytes: int = 0) -> VllmEngine:
     """Start the engine on the task's model. `beside_bytes`: what other models have of the device's memory."""
     served, arguments = served_model(spec, context), arguments_of(spec, context, beside_bytes)
-    rank = lora_ranks(_rank(served.adapter), spec.model.vllm)[0]
-    return start(served, arguments, context, lambda folder: _write_model(spec, context, folder), rank)
+    ranks = lora_ranks(_rank(served.adapter), spec.model.vllm)
+    is_plain = len(ranks) > 1 and ranks[0] == 0 and spec.task_type not in _UNSHARED
+    engine = start(served, arguments, context, lambda folder: _write_model(spec, context, folder), ranks[is_plain], only_if_cheap=is_plain)
+    engine.identity = served_identity(served, arguments_of(spec, context), engine.lora_rank)
+    return engine
 
 
-def start(served: Served, arguments: Mapping[str, Any], context: Context, write: Callable[[Path], None], lora_rank: int = 0) -> VllmEngine:
-    """`write` makes the model in a folder, where it must be made first."""
+def start(
+    served: Served, arguments: Mapping[str, Any], context: Context, write: Callable[[Path], None], lora_rank: int = 0, *, only_if_cheap: bool = False
+) -> VllmEngine:  # fmt: skip
+    """`write` makes the model in a folder, where it must be made first. `only_if_cheap`: none of its tasks has an adapter yet."""
     arguments = {**arguments, "trust_remote_code": served.trust_remote_code or bool(arguments.get("trust_remote_code"))}
     if served.revision and "revision" not in arguments:
         arguments["revision"] = served.revision
     with _folder_of(served, write) as model:
         if "dtype" not in arguments:  # on the CPU; weights that are quantized have kernels for their own precision, often not for float32
             arguments["dtype"] = "auto" if arguments.get("quantization") or is_quantized(model, served.revision) else "float32"
-        return VllmEngine({"model": model, **arguments}, lora_rank, MAX_LORAS, on_device=bool(context.devices))
+        named, on_device = {"model": model, **arguments}, bool(context.devices)
+        try:
+            return VllmEngine(named, lora_rank, MAX_LORAS, on_device=on_device, only_if_cheap=only_if_cheap)
+        except ExecutorError as error:
+            if not (only_if_cheap and error.retryable):
+                raise
+            return VllmEngine(named, 0, MAX_LORAS, on_device=on_device)  # no plain model is to fail of a room that nobody asked for
 
 
 def is_quantized(model: str, revision: str | None) -> bool:

@@ -11,6 +11,7 @@ import msgspec
 from mloc.core.language.inference_spec import Inference
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
+from mloc.executors.engines import ROOM
 from mloc.executors.inference.sampling import DEFAULT_MAX_TOKENS, longest_choice
 
 CPU_CACHE_BYTES = 1 << 30  # for keys and values, where the task says nothing: vLLM would take nearly all memory
@@ -89,11 +90,15 @@ def _on_devices(spec: TaskSpec, context: Context, given: Mapping[str, Any], devi
 def identity(model: str, revision: str | None, arguments: Mapping[str, Any], lora_rank: int) -> str:
     """What an engine is made of; `lora_rank` 0: it takes no adapters."""
     facts = msgspec.json.encode([model, revision, dict(arguments)], order="deterministic", enc_hook=str)
-    return f"vllm {hashlib.sha256(facts).hexdigest()[:16]} lora {lora_rank}"
+    return f"vllm {hashlib.sha256(facts).hexdigest()[:16]}{ROOM}{lora_rank}"
 
 
 def lora_ranks(needed: int, given: Mapping[str, Any]) -> tuple[int, ...]:
     """Ranks of engines that serve an adapter of rank `needed` (0: none), best first. Raises ExecutorError for a rank that is too large."""
+    if given.get("enable_lora") is False:
+        if needed:
+            raise ExecutorError("BadSetting", "model.vllm.enable_lora is false, and the task has an adapter to put on top: leave it out")
+        return (0,)
     if given.get("enable_lora") or given.get("max_lora_rank"):
         most = int(given.get("max_lora_rank") or LORA_RANKS[0])
         if needed > most:

@@ -11,14 +11,14 @@ from contextlib import suppress
 from typing import Any
 
 from mloc.core.host_frames import EngineLoaded
-from mloc.executors.engines import MAX_ASLEEP, Engines
+from mloc.executors.engines import MAX_ASLEEP, ROOM, Engines
 
 
 class Loaded:
     """An engine that notes what is done with it."""
 
     def __init__(self, name: str, *, can_sleep: bool = True) -> None:
-        self.name, self.alive, self.can_sleep = name, True, can_sleep
+        self.name, self.identity, self.alive, self.can_sleep = name, name, True, can_sleep
         self.done: list[str] = []
 
     def sleep(self) -> bool:
@@ -62,9 +62,46 @@ def test_one_engine_serves_several_keys_and_is_loaded_once() -> None:
     plain = place.use("base", "plain", "with room for adapters")
     room = place.use("lora", "with room for adapters")
     assert place.use("base", "plain", "with room for adapters") is room
-    assert plain.done == ["sleep", "close"]
+    assert plain.done == ["sleep"]
     assert place.loads == ["plain", "with room for adapters"]
-    assert place.told() == [("base", "ready"), ("base", "asleep"), ("lora", "ready"), ("base", "gone"), ("base", "ready")]
+    assert place.told() == [("base", "ready"), ("base", "asleep"), ("lora", "ready"), ("base", "ready")]
+
+
+def test_an_engine_with_more_room_stands_beside_the_plain_one_under_the_same_key() -> None:
+    none, some, more = (f"base{ROOM}{rank}" for rank in (0, 16, 64))
+    place = Place(limit=2)
+    plain = place.use("base", none, some, more)
+    room = place.use("base", some, more)
+    assert place.use("base", none, some, more) is plain
+    assert place.use("base", some, more) is room
+    assert plain.done == room.done == []
+    # and one of them leaves: the key is as warm as before
+    place.use("other", can_sleep=False)
+    assert place.told() == [("base", "ready"), ("base", "ready"), ("other", "ready")]
+    place.use("third")
+    assert place.told()[3:] == [("base", "asleep"), ("third", "ready")]
+
+
+def test_one_that_sleeps_under_a_key_says_so_when_the_one_awake_leaves() -> None:
+    some, more = f"base{ROOM}16", f"base{ROOM}64"
+    place = Place()
+    place.use("base", some, more)
+    place.use("base", more, can_sleep=False)
+    place.use("other")
+    assert place.told() == [("base", "ready"), ("base", "asleep"), ("base", "ready"), ("base", "asleep"), ("other", "ready")]
+    assert place.use("base", some, more).done == ["sleep", "wake"]
+
+
+def test_an_engine_whose_start_settles_what_it_is_made_of_is_kept_as_that() -> None:
+    none, some = f"base{ROOM}0", f"base{ROOM}16"
+    place = Place()
+
+    def load() -> Loaded:
+        return Loaded(some)
+
+    with place.engines.lease("base", [none, some], load, 1) as plain:
+        pass
+    assert place.use("base", some) is plain
 
 
 def test_what_must_leave_the_device_sleeps_where_it_can_and_wakes_when_it_is_needed() -> None:

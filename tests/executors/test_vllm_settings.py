@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -14,7 +15,8 @@ from mloc.core.language.inference_spec import Inference, names_for_vllm
 from mloc.core.language.spec import TaskSpec, decode_spec
 from mloc.core.needs.engine_wish import wish_of
 from mloc.executors.contract import Context, ExecutorError
-from mloc.executors.inference import engine_choice
+from mloc.executors.inference import engine_choice, vllm_model
+from mloc.executors.inference.adapter_room import takes_adapters
 from mloc.executors.inference.vllm_model import is_quantized
 from mloc.executors.inference.vllm_settings import (
     engine_arguments,
@@ -123,10 +125,63 @@ def test_an_engine_with_room_for_adapters_serves_smaller_ones_and_none() -> None
     assert lora_ranks(8, {})[0] == 16
     assert lora_ranks(48, {})[0] == 64
     assert lora_ranks(8, {"max_lora_rank": 32}) == (32,)
+    assert lora_ranks(0, {"enable_lora": False}) == (0,)
     for needed, given in ((64, {"max_lora_rank": 32}), (1024, {})):
         with pytest.raises(ExecutorError, match=f"rank {needed}"):
             lora_ranks(needed, given)
     assert identity("/m", None, {"a": 1, "b": 2}, 16) == identity("/m", None, {"b": 2, "a": 1}, 16) != identity("/m", None, {"a": 1}, 16)
+
+
+def test_an_adapter_on_an_engine_that_is_to_take_none_is_refused() -> None:
+    with pytest.raises(ExecutorError, match="enable_lora is false"):
+        lora_ranks(8, {"enable_lora": False})
+
+
+class Model:
+    """vLLM's ModelConfig, as far as room for adapters goes."""
+
+    is_moe = is_multimodal_model = is_quantized = False
+    quantization, architectures, vocabulary, takes = None, ["LlamaForCausalLM"], 32_000, True
+
+    def __init__(self, **facts: Any) -> None:
+        vars(self).update(facts)
+        self.registry = self
+
+    def get_vocab_size(self) -> int:
+        return self.vocabulary
+
+    def resolve_model_cls(self, architectures: list[str], config: Any) -> tuple[type, str]:
+        assert config is self
+        return type("Found", (), {"supports_lora": True} if self.takes else {}), architectures[0]
+
+
+@pytest.mark.parametrize("facts", [
+    {"is_moe": True}, {"is_multimodal_model": True}, {"is_quantized": True}, {"quantization": "bitsandbytes"}, {"vocabulary": 262_144},
+    {"takes": False},
+])  # fmt: skip
+def test_a_plain_model_has_room_for_adapters_where_that_costs_little(facts: dict[str, Any]) -> None:
+    assert takes_adapters(Model())
+    assert not takes_adapters(Model(**facts))
+
+
+def test_a_plain_model_starts_without_room_where_it_does_not_start_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started = []
+
+    def engine(arguments: dict[str, Any], rank: int, *given: Any, **more: Any) -> Any:
+        started.append(rank)
+        if rank:
+            raise ExecutorError("OutOfMemory", "too much", retryable=True)
+        return SimpleNamespace(lora_rank=rank)
+
+    monkeypatch.setattr(vllm_model, "VllmEngine", engine)
+    (tmp_path / "config.json").write_text("{}")
+    model = {"source": {"type": "local", "identifier": str(tmp_path)}}
+    loaded = vllm_model.load(spec(model=model), place())
+    assert started == [16, 0]
+    assert loaded.identity == vllm_model.identities(spec(model=model), place())[0]
+    # one that was asked for has to start
+    with pytest.raises(ExecutorError, match="too much"):
+        vllm_model.load(spec(model={**model, "vllm": {"enable_lora": True}}), place())
 
 
 @pytest.mark.parametrize(
