@@ -9,7 +9,7 @@ from typing import Any
 
 from mloc.executors.durable_files import link_or_copy
 
-FOLDER = "best"
+FOLDER = "best/weights"  # deeper than transformers looks for adapters: it would load one there in place of that which is trained
 _WEIGHTS = (".safetensors", ".bin")
 _FOR_RESUMING = re.compile(r"(optimizer|scheduler|scaler|rng_state|training_args|trainer_state)")
 
@@ -18,7 +18,7 @@ def carry_best(checkpoint: Path, state: Any) -> None:
     """Link the best weights into a new checkpoint; its own are not doubled. What a trainer keeps in parts (DeepSpeed, FSDP) is not carried."""
     if state.best_model_checkpoint is None or (best := Path(state.best_model_checkpoint)) == checkpoint or not _has_weights(best):
         return
-    (checkpoint / FOLDER).mkdir(exist_ok=True)
+    (checkpoint / FOLDER).mkdir(parents=True, exist_ok=True)
     for file in best.iterdir():
         if file.is_file() and not _FOR_RESUMING.match(file.name):
             link_or_copy(file, checkpoint / FOLDER / file.name)

@@ -12,6 +12,8 @@ from typing import Any
 
 from mloc.executors.ranks import rank
 
+ADAPTER = "adapter_model.safetensors"  # as PEFT calls it
+
 
 def save_held(trainer: Any, checkpoint: Path) -> None:
     """Into a checkpoint that is being written, beside the state of the random numbers."""
@@ -53,14 +55,16 @@ def take_back(trainer: Any, checkpoint: Path) -> None:
         reference.load_state_dict(held["reference"])
 
 
-def keep_precision(trainer: Any) -> None:
-    """Have the weights that are trained be of the same type after a checkpoint was loaded: PEFT makes an adapter's float32, and those on top of
-    four bits are trained in bfloat16, where the same steps round otherwise."""
+def load_as_trained(trainer: Any) -> None:
+    """Have a checkpoint's weights come back as they were. Of a checkpoint with other adapters in folders of their own (a reference's), transformers
+    leaves out the one that is trained; and PEFT makes adapters float32, though those on top of four bits are trained in bfloat16."""
     load = trainer._load_from_checkpoint
 
-    def loaded(*given: Any, **named: Any) -> None:
+    def loaded(checkpoint: str, *given: Any, **named: Any) -> None:
         types = {name: parameter.dtype for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
-        load(*given, **named)
+        load(checkpoint, *given, **named)
+        if hasattr(trainer.model, "peft_config") and (Path(checkpoint) / ADAPTER).is_file() and any(Path(checkpoint).glob(f"*/{ADAPTER}")):
+            trainer.model.load_adapter(checkpoint, trainer.model.active_adapters[0], is_trainable=True)
         for name, parameter in trainer.model.named_parameters():
             if name in types and parameter.dtype != types[name]:
                 parameter.data = parameter.data.to(types[name])

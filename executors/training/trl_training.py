@@ -27,7 +27,7 @@ from mloc.executors.rows.data_loading import load_rows
 from mloc.executors.rows.rows import Row, texts
 from mloc.executors.training.best_weights import find_best
 from mloc.executors.training.evaluation import Evaluation, evaluation_of, held_out, outcome
-from mloc.executors.training.held_state import begin_at_pass, keep_precision
+from mloc.executors.training.held_state import begin_at_pass, load_as_trained
 from mloc.executors.training.meters import Meter
 from mloc.executors.training.model_card import Trained
 from mloc.executors.training.parallelism import save_gathered, wants_deepspeed
@@ -203,7 +203,7 @@ def _train(trainer: Any, checkpoint: Path | None) -> None:
     if checkpoint is None:
         trainer.train()
         return
-    keep_precision(trainer)
+    load_as_trained(trainer)
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     if state.global_step < state.max_steps:
         begin_at_pass(trainer, int(state.epoch or 0))

@@ -16,8 +16,8 @@ from mloc.executors.training.saved_checkpoints import SUMS, seal, usable_checkpo
 def saved(attempts: Path, attempt: int, step: int, *, sealed: bool = True) -> Path:
     """A checkpoint as an attempt leaves it, with the best weights so far in it."""
     folder = attempts / str(attempt) / "artifacts" / "checkpoints" / f"checkpoint-{step}"
-    (folder / "best").mkdir(parents=True)
-    for name in ("model.safetensors", "optimizer.pt", "best/model.safetensors"):
+    (folder / "best" / "weights").mkdir(parents=True)
+    for name in ("model.safetensors", "optimizer.pt", "best/weights/model.safetensors"):
         (folder / name).write_bytes(f"{name} at {step}".encode() * 100)
     (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
     if sealed:
@@ -74,7 +74,7 @@ def test_a_damaged_seal_vouches_for_nothing(tmp_path: Path, damage: Callable[[Pa
 
 def test_best_weights_that_are_gone_cost_no_steps_and_those_that_are_damaged_are_not_ended_with(tmp_path: Path) -> None:
     older, newest = saved(tmp_path, 1, 10), saved(tmp_path, 1, 20)
-    best = newest / "best" / "model.safetensors"
+    best = newest / "best" / "weights" / "model.safetensors"
     garble(best)
     assert usable_checkpoint(newest, tmp_path)[0] == older
     best.unlink()
