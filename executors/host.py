@@ -32,6 +32,7 @@ from mloc.executors.frames import DuplexPipe, FrameInput, FrameOutput
 from mloc.executors.guard import kill_group, start_guard
 from mloc.executors.known_noise import silence_known_noise
 from mloc.executors.light_loop import run_light_loop
+from mloc.executors.ranks import forget_launcher, launchers_variables_kept
 
 PR_SET_PDEATHSIG = 1
 
@@ -77,7 +78,8 @@ class Host:
                 self._side_by_side.add(thread)
                 thread.start()
             else:
-                self._finish(task)
+                with launchers_variables_kept():
+                    self._finish(task)
         for thread in list(self._side_by_side):
             thread.join()
 
@@ -135,6 +137,7 @@ def _run_light(read_fd: int, write_fd: int) -> None:
 
 
 def _run_heavy(read_fd: int, write_fd: int) -> None:
+    forget_launcher()
     _set_up_libraries()
     output = FrameOutput(write_fd)
     streams = [AttemptStream(stream, output.send) for stream in (sys.stdout, sys.stderr)]

@@ -1,15 +1,48 @@
-"""Which rank of a distributed training this process is, by the variables that torchrun and accelerate use; alone it is rank 0 of 1."""
+"""Which rank of a distributed training this process is, by the variables that torchrun and accelerate use; alone it is rank 0 of 1.
+
+They count only beside a mark of ours: libraries set them for a single process too, and a worker may itself have been started by a launcher.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mloc.executors.contract import Context
+
+MARK = "MLOC_TRAINING_RANK"
+_LAUNCHERS = frozenset({
+    "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_WORLD_SIZE",
+    "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT", "MPI_LOCALRANKID", "MPI_LOCALNRANKS",
+})  # fmt: skip
+_OF_LAUNCHERS = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")  # beginnings of names
 
 
 def in_rank() -> bool:
     """Whether this process was started as one of several."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    return MARK in os.environ
+
+
+def forget_launcher() -> None:
+    """Take out of the environment what launchers of distributed trainings put there: libraries would take this process for one of theirs."""
+    for name in _told_by_launchers():
+        del os.environ[name]
+
+
+@contextmanager
+def launchers_variables_kept() -> Iterator[None]:
+    """What a library tells of ranks in the environment holds until the end of the attempt that it does so for."""
+    before = _told_by_launchers()
+    try:
+        yield
+    finally:
+        forget_launcher()
+        os.environ.update(before)
+
+
+def _told_by_launchers() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name in _LAUNCHERS or name.startswith(_OF_LAUNCHERS)}
 
 
 def rank() -> int:

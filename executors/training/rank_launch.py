@@ -24,7 +24,7 @@ from mloc.core.host_frames import CheckpointDone, Failed, FrameReader, RunTask, 
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Checkpoint, Context, ExecutorError, Progress, Report, Result, ResultFile
 from mloc.executors.frames import write_all
-from mloc.executors.ranks import threads_each
+from mloc.executors.ranks import MARK, threads_each
 
 OWN_NAMES = frozenset({"allow_multi_gpu", "visible_devices", "nproc_per_node"})
 LOOK_SEC = 0.2
@@ -176,7 +176,7 @@ def _environment(number: int, launch: Launch, port: int) -> dict[str, str]:
     chosen = {"CUDA_VISIBLE_DEVICES": ",".join(devices[device] for device in launch.devices)} if launch.devices else {}
     return {
         "RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(launch.count), "LOCAL_WORLD_SIZE": str(launch.count),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": str(threads_each(launch.count)), **chosen,
+        MARK: "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": str(threads_each(launch.count)), **chosen,
     }  # fmt: skip
 
 
