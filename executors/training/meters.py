@@ -18,6 +18,7 @@ class Meter:
         if devices:
             import torch
 
+            torch.cuda.init()  # the next call does not do so by itself, and fails before the first tensor
             for device in devices:
                 torch.cuda.reset_peak_memory_stats(device)
 

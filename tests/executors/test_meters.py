@@ -1,0 +1,24 @@
+"""What a training measures of devices that are not here: torch's calls are taken down in their order."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.mark.models
+def test_the_highest_memory_is_counted_from_the_start_also_where_nothing_was_on_the_device_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from mloc.executors.training import meters
+
+    is_up: list[bool] = []
+
+    def reset(device: int) -> None:
+        if not is_up:
+            raise RuntimeError("Invalid device argument 0: did you call init?")  # as torch says
+
+    monkeypatch.setattr(meters, "_nvml_handles", lambda devices: [])
+    monkeypatch.setattr(torch.cuda, "init", lambda: is_up.append(True))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: (device + 1) << 30)
+    assert meters.Meter((0, 1)).metrics() == {"gpu_memory_peak_gib": 2.0}
