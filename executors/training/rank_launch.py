@@ -39,7 +39,7 @@ class Launch(msgspec.Struct, frozen=True):
 
 
 def launch_of(spec: TaskSpec, context: Context, *, always: bool = False) -> Launch | None:
-    """What `training` asks for; None: this process trains by itself. `always`: also for a single rank. Raises ExecutorError."""
+    """What `training` asks for; None: this process trains by itself. `always`: also a single rank gets a process. Raises ExecutorError."""
     training, devices = spec.training, _visible(spec.training.get("visible_devices"), context)
     count = training.get("nproc_per_node")
     if count is None:
@@ -48,7 +48,8 @@ def launch_of(spec: TaskSpec, context: Context, *, always: bool = False) -> Laun
         raise ExecutorError("BadSetting", f"training.nproc_per_node must be at least 1, found {count!r}")
     if devices and count > len(devices):
         raise ExecutorError("BadSetting", f"training.nproc_per_node is {count}, and the task has {len(devices)} devices; ask for more in resources")
-    return Launch(count, devices[:count]) if count > 1 or always else None
+    here = context.devices[: len(devices[:count])]  # what this process would take by itself
+    return Launch(count, devices[:count]) if count > 1 or always or devices[:count] != here else None
 
 
 def _visible(given: Any, context: Context) -> tuple[int, ...]:

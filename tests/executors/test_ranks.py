@@ -34,7 +34,9 @@ def context(devices: int) -> Context:
     ("training", "devices", "launch"),
     [
         ({}, 0, None), ({}, 1, None), ({}, 4, Launch(4, (0, 1, 2, 3))), ({"allow_multi_gpu": False}, 4, None), ({"nproc_per_node": 2}, 0, Launch(2)),
-        ({"nproc_per_node": 2}, 4, Launch(2, (0, 1))), ({"visible_devices": "1,3"}, 4, Launch(2, (1, 3))), ({"visible_devices": [2]}, 4, None),
+        ({"nproc_per_node": 2}, 4, Launch(2, (0, 1))), ({"visible_devices": "1,3"}, 4, Launch(2, (1, 3))),
+        ({"visible_devices": [2]}, 4, Launch(1, (2,))), ({"visible_devices": 0}, 4, None),
+        ({"visible_devices": "2,3", "allow_multi_gpu": False}, 4, Launch(1, (2,))), ({"visible_devices": "1,0"}, 2, Launch(2, (1, 0))),
         ({"visible_devices": "0,1"}, 0, None),
     ],
 )  # fmt: skip
