@@ -35,7 +35,7 @@ from mloc.executors.training.ppo import ppo_checkpoint
 from mloc.executors.training.ppo.ppo_checkpoint import Progressed
 from mloc.executors.training.ppo.ppo_course import Course, Prompts, an_update, go_through
 from mloc.executors.training.ppo.ppo_evaluation import best_metric_of
-from mloc.executors.training.ppo.ppo_rollouts import actor_critic
+from mloc.executors.training.ppo.ppo_rollouts import actor_critic, checkpoint_gradients
 from mloc.executors.training.ppo.ppo_settings import PpoSettings, evaluation_for_ppo, ppo_settings
 from mloc.executors.training.ppo.ppo_update import Learner
 from mloc.executors.training.precision import precision_of
@@ -146,12 +146,11 @@ def _learner(spec: TaskSpec, made: Made, context: Context) -> tuple[Learner, str
         if (settings.bf16 or settings.fp16) and not is_quantized(spec):
             keep_whole(policy)
     reference = None if hasattr(policy, "peft_config") else copy.deepcopy(policy).eval().requires_grad_(False)
-    if settings.gradient_checkpointing:
-        policy.gradient_checkpointing_enable()
-        policy.enable_input_require_grads()
     precision = "bf16" if settings.bf16 else "fp16" if settings.fp16 else "no"
     accelerator = Accelerator(cpu=not context.devices, mixed_precision=precision, **of_accelerate(spec.training))
     model = actor_critic(policy).eval()  # no dropout (Huang et al. 2024, detail 11); gradients flow all the same
+    if settings.gradient_checkpointing:
+        checkpoint_gradients(policy)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, settings.learning_rate, eps=settings.adam_epsilon, weight_decay=settings.weight_decay)
     updates = _updates(settings, len(made.rows), accelerator.num_processes)

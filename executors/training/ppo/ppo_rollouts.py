@@ -11,6 +11,7 @@ from msgspec import Struct
 from mloc.executors.training.ppo.ppo_math import answer_mask
 
 Tensor = Any
+_AT_RANDOM = ("dropout", "layerdrop", "drop_path", "jitter_noise")  # ends of the names of what layers do at random while they are trained
 
 
 class Rollouts(Struct, frozen=True):
@@ -58,6 +59,19 @@ def actor_critic(policy: Any) -> Any:
             return logprobs, values, -(everything.exp() * everything).sum(-1)
 
     return ActorCritic()
+
+
+def checkpoint_gradients(policy: Any) -> None:
+    """Compute activations again on the way back, of a policy in evaluation mode: its library does so only where a layer is told that it is being
+    trained. Only those layers are, with no dropout and no noise of their own; what lies within them stays as it is, and so do all results."""
+    policy.gradient_checkpointing_enable()
+    policy.enable_input_require_grads()
+    for module in policy.modules():
+        if hasattr(module, "gradient_checkpointing"):
+            module.training = True  # its own flag, not that of the modules below it
+            for name, value in list(vars(module).items()):
+                if isinstance(value, float) and name.endswith(_AT_RANDOM):
+                    setattr(module, name, 0.0)
 
 
 def sample(
