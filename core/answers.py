@@ -26,7 +26,7 @@ class Dispatch(Struct, frozen=True, omit_defaults=True, gc=False):
     inputs: dict[str, InputRef] = {}  # stage name, or task id for a task of another file
     checkpoint: str = ""  # path of the newest checkpoint that the log shows
     secrets_task: str = ""  # the task whose secrets it may read
-    device_memory: int = 0  # bytes that it may use of each of its devices; 0: all of them, with nobody beside it
+    device_memory: int = 0  # bytes that it may use of each of its devices; 0: all of them, with nobody beside it but who joins its engine
 
 
 class Answer(Struct, frozen=True, gc=False):

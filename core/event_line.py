@@ -115,6 +115,7 @@ def _task(
             return f"into {event.count} shards" + (f" of {event.items} items" if event.items else "")
         case TaskDispatched():
             devices = f", device {', '.join(map(str, event.devices))}" if event.devices else ""
+            devices += ", joins the batch there" if event.joins else ""
             return f"attempt {event.attempt} to {event.worker}{devices}"
         case TaskRequeued():
             return event.reason + (f"; again in {event.delay_ms / 1000:g} s" if event.delay_ms else "")

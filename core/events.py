@@ -219,13 +219,17 @@ class TaskSharded(Event, frozen=True):
 
 
 class TaskDispatched(Event, frozen=True):
-    """Attempt `attempt` was sent to a worker's inbox; the inbox entry has this event's id."""
+    """Attempt `attempt` was sent to a worker's inbox; the inbox entry has this event's id.
+
+    `joins`: its devices are in use, by the engine that it wants, and it is answered in that engine's batch.
+    """
 
     task: str
     attempt: int
     worker: str
     incarnation: int
     devices: tuple[int, ...] = ()
+    joins: bool = False
 
 
 class AttemptRecalled(Event, frozen=True):
@@ -321,7 +325,10 @@ class WorkerRetired(Event, frozen=True):
 
 
 class EngineReady(Event, frozen=True):
-    """An engine is loaded and warm on the worker. `load_sec` is 0 where it had been loaded before, under another key."""
+    """An engine is loaded and warm on the worker. `load_sec` is 0 where it had been loaded before, under another key.
+
+    `takes_several`: tasks at a time, in one batch.
+    """
 
     worker: str
     incarnation: int
@@ -329,6 +336,7 @@ class EngineReady(Event, frozen=True):
     seconds: float = 0.0
     devices: tuple[int, ...] = ()
     load_sec: float = 0.0
+    takes_several: bool = False
 
 
 class EngineSlept(Event, frozen=True):
@@ -346,6 +354,7 @@ class EngineWoke(Event, frozen=True):
     incarnation: int
     engine: str
     seconds: float = 0.0
+    takes_several: bool = False
 
 
 class AttemptReport(Event, frozen=True, kw_only=True):

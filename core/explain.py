@@ -10,12 +10,15 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
+from mloc.core import log_ids
 from mloc.core.cluster import Cluster
 from mloc.core.decisions import dispatch_policy, placement
+from mloc.core.decisions.joining import first_in_line, may_join
 from mloc.core.decisions.nearest_fit import nearest_fit
 from mloc.core.decisions.placement import Room, Rule
 from mloc.core.events import Need, TaskSubmitted
 from mloc.core.needs.need import kind_of
+from mloc.core.order import rank
 from mloc.core.task import FINAL, Task
 from mloc.core.worker import Worker, not_offered
 
@@ -62,12 +65,16 @@ def explain_submission(cluster: Cluster, event: TaskSubmitted) -> Explanation | 
         return None
     open_ = _awaited(cluster, event.depends_on, event.met)
     own = f"{event.parent}." if event.parent else ""
-    return explain_need(cluster, event.need, f"it waits for {', '.join(id.removeprefix(own) for id in open_)}" if open_ else "")
+    held = f"it waits for {', '.join(id.removeprefix(own) for id in open_)}" if open_ else ""
+    return explain_need(cluster, event.need, held, priority=event.priority)
 
 
-def explain_need(cluster: Cluster, need: Need, held: str = "", task: Task | None = None) -> Explanation:
-    """Where a need would go now; `held` says what else keeps its task back. Without a task, a worker that tasks are tied to is not known."""
-    verdicts = tuple(_verdict(cluster, worker_id, need) for worker_id in sorted(cluster.workers))
+def explain_need(cluster: Cluster, need: Need, held: str = "", task: Task | None = None, priority: int = 50) -> Explanation:
+    """Where a need would go now; `held` says what else keeps its task back. Without a task, it would be the last one of that priority, and a
+    worker that tasks are tied to is not known."""
+    asking = task or Task("", need=need, priority=priority, order=cluster.submissions + 1)
+    rooms = _rooms_for(cluster, asking)
+    verdicts = tuple(_verdict(cluster, rooms[worker_id], need) for worker_id in sorted(cluster.workers))
     alive = [worker for worker in cluster.workers.values() if worker.phase == "alive"]
     if not alive:
         return Explanation("no_worker", "no worker is there; start one with `mloc worker`", verdicts)
@@ -83,12 +90,26 @@ def explain_need(cluster: Cluster, need: Need, held: str = "", task: Task | None
     rule = placement.rule_of(cluster)
     if task is None and rule.is_pinned:
         rule = Rule()
-    chosen = placement.choose({id: Room(cluster, cluster.workers[id]) for id in fitting}, fitting, task or Task("", need=need), rule)
+    chosen = placement.choose(rooms, fitting, asking, rule)
     if chosen is None:
         assert task is not None
         tied_to = dispatch_policy.pinned(rule.policy, task, fitting)
         return Explanation("busy", f"{tied_to}, which it is tied to by the dispatch policy {rule.policy}, is busy", verdicts)
-    return Explanation("next", "next in line", verdicts, worker=chosen[0])
+    return Explanation("next", "next in line", verdicts, worker=chosen.worker)
+
+
+def _rooms_for(cluster: Cluster, task: Task) -> dict[str, Room]:
+    """What the workers have free for it. Batches that it could join are closed to it where one that is placed before it waits for the devices."""
+    rooms = {worker.id: Room(cluster, worker) for worker in cluster.workers.values()}
+    if task.need is None or not may_join(task.need) or not any(room.join(task.need) for room in rooms.values()):
+        return rooms
+    rule = placement.rule_of(cluster)
+    for other in first_in_line(cluster, rank(task), log_ids.time_ms(cluster.position)):
+        assert other.need is not None
+        fitting = [id for id, room in rooms.items() if not placement.misfit(cluster, room.worker, other.need)]
+        if other.need.gpus and placement.choose(rooms, fitting, other, rule) is None:
+            placement.keep_for(rooms, fitting, other, rule)
+    return rooms
 
 
 def _remedies(alive: list[Worker], need: Need) -> str:
@@ -115,15 +136,18 @@ def _of_misfits(cluster: Cluster, need: Need, alive: list[Worker], verdicts: tup
     return Explanation("never_fits", f"no worker fits; {shown.worker}: {shown.why}", verdicts, change=change)
 
 
-def _verdict(cluster: Cluster, worker_id: str, need: Need) -> WorkerVerdict:
-    worker = cluster.workers[worker_id]
+def _verdict(cluster: Cluster, room: Room, need: Need) -> WorkerVerdict:
+    worker = room.worker
     if misfit := placement.misfit(cluster, worker, need):
-        return WorkerVerdict(worker_id, fits=False, has_room=False, why=misfit)
-    room = Room(cluster, worker)
+        return WorkerVerdict(worker.id, fits=False, has_room=False, why=misfit)
     if room.place(need) is not None:
-        return WorkerVerdict(worker_id, fits=True, has_room=True, why="it has room")
-    short = room.shortage(need)
-    return WorkerVerdict(worker_id, fits=True, has_room=False, why=f"it is busy: {short}" if short else "it is busy")
+        return WorkerVerdict(worker.id, fits=True, has_room=True, why="it has room")
+    if room.join(need) is not None:
+        return WorkerVerdict(worker.id, fits=True, has_room=True, why="it has room in the batch of the engine that the task wants")
+    why = room.shortage(need)
+    if not why and (earlier := room.kept_for(need)):
+        why = f"the engine that the task wants runs there, and {earlier}, which comes first, waits for its devices"
+    return WorkerVerdict(worker.id, fits=True, has_room=False, why=f"it is busy: {why}" if why else "it is busy")
 
 
 def _held(cluster: Cluster, task: Task) -> str:

@@ -131,10 +131,10 @@ def _evolve_seldom(cluster: Cluster, event: AnyEvent | UnknownEvent, now: int) -
             switch(cluster, event, now)
         case EngineReady():
             if worker := current_worker(cluster, event.worker, event.incarnation):
-                cluster.workers[worker.id] = workers.warmed(worker, event.engine, event.load_sec)
+                cluster.workers[worker.id] = workers.warmed(worker, event.engine, event.load_sec, event.takes_several)
         case EngineWoke():
             if worker := current_worker(cluster, event.worker, event.incarnation):
-                cluster.workers[worker.id] = workers.warmed(worker, event.engine, event.seconds)
+                cluster.workers[worker.id] = workers.warmed(worker, event.engine, event.seconds, event.takes_several)
         case EngineSlept():
             if worker := current_worker(cluster, event.worker, event.incarnation):
                 cluster.workers[worker.id] = workers.cooled(worker, event.engine, event.seconds, event.asleep)

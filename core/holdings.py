@@ -11,6 +11,7 @@ from math import fsum
 from msgspec.structs import replace
 
 from mloc.core.events import Device, Need
+from mloc.core.needs.engine_key import is_shared
 from mloc.core.worker import Attempt, AttemptKey
 
 
@@ -24,6 +25,7 @@ class Holdings:
         self._slots: dict[str, int] = {}
         self._devices: dict[str, dict[int, list[AttemptKey]]] = {}
         self._reserved: dict[str, dict[AttemptKey, tuple[float, int]]] = {}  # cores and bytes, of attempts whose tasks ask for some
+        self._shared: dict[str, dict[AttemptKey, str]] = {}  # engine, of attempts that have their devices for one that takes several tasks
 
     def find(self, worker: str, key: AttemptKey) -> Attempt | None:
         held = self.by_worker.get(worker)
@@ -57,6 +59,20 @@ class Holdings:
         memories = [self.by_worker[worker][key].device_memory for key in holders]
         return all(memories) and sum(memories) + need.gpu_memory <= device.memory
 
+    def batches(self, worker: str, engine: str) -> Iterator[tuple[tuple[int, ...], int]]:
+        """Devices on which the worker has that engine and nothing else, in the order of its host, and how many attempts are in its batch.
+
+        Not those where one of them is to end: it may have to be killed with its host, and nobody else's attempt is to be in there.
+        """
+        seen = set[tuple[int, ...]]()
+        for key, own in self._shared.get(worker, {}).items():
+            devices = self.by_worker[worker][key].devices
+            if own == engine and devices not in seen:
+                seen.add(devices)
+                together = {key for device in devices for key in self.on_device(worker, device)}
+                if all(self._is_in_batch(worker, key, engine, devices) and not self._is_to_end(worker, key) for key in together):
+                    yield devices, len(together)
+
     def reserved(self, worker: str) -> tuple[float, int]:
         """Cores and bytes of memory that the worker's attempts asked for."""
         asked = self._reserved.get(worker)
@@ -76,6 +92,8 @@ class Holdings:
             self._devices.setdefault(attempt.worker, {}).setdefault(device, []).append(key)
         if need is not None and (need.cpu or need.memory) and not attempt.light:
             self._reserved.setdefault(attempt.worker, {})[key] = (need.cpu, need.memory)
+        if need is not None and attempt.devices and not attempt.device_memory and is_shared(need.engine):
+            self._shared.setdefault(attempt.worker, {})[key] = need.engine
 
     def remove(self, worker: str, key: AttemptKey) -> Attempt | None:
         held = self.by_worker.get(worker)
@@ -89,6 +107,8 @@ class Holdings:
             self._devices[worker][device].remove(key)
         if reserved := self._reserved.get(worker):
             reserved.pop(key, None)
+        if shared := self._shared.get(worker):
+            shared.pop(key, None)
         return attempt
 
     def clear(self, worker: str) -> list[Attempt]:
@@ -111,7 +131,14 @@ class Holdings:
         other.unneeded, other._light, other._slots = dict(self.unneeded), dict(self._light), dict(self._slots)
         other._devices = {worker: {device: list(keys) for device, keys in devices.items()} for worker, devices in self._devices.items()}
         other._reserved = {worker: dict(asked) for worker, asked in self._reserved.items() if asked}
+        other._shared = {worker: dict(engines) for worker, engines in self._shared.items() if engines}
         return other
+
+    def _is_in_batch(self, worker: str, key: AttemptKey, engine: str, devices: tuple[int, ...]) -> bool:
+        return self._shared.get(worker, {}).get(key) == engine and self.by_worker[worker][key].devices == devices
+
+    def _is_to_end(self, worker: str, key: AttemptKey) -> bool:
+        return self.by_worker[worker][key].stop_asked or self.unneeded.get(key) == worker
 
     def _count(self, attempt: Attempt, by: int) -> None:
         if attempt.light:

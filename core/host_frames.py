@@ -64,13 +64,14 @@ class HostReady(Struct, frozen=True, tag=True, gc=False):
 
 
 class EngineLoaded(Struct, frozen=True, tag=True, omit_defaults=True, gc=False):
-    """An engine is warm (`loaded`; `woke`: it was asleep), or left its device (`asleep`) or the host (neither)."""
+    """An engine is warm (`loaded`; `woke`: it was asleep), or left its device (`asleep`) or the host (neither). `takes_several`: tasks at a time."""
 
     engine: str
     seconds: float
     loaded: bool = True
     woke: bool = False
     asleep: bool = False
+    takes_several: bool = False
 
 
 class Telemetry(Struct, frozen=True, tag=True, omit_defaults=True, gc=False):

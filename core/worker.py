@@ -37,6 +37,7 @@ class Worker(Struct, frozen=True, omit_defaults=True, gc=False):
     slots: int = 1
     cost_per_hour: float = 0.0
     engines: tuple[str, ...] = ()  # warm ones, the latest last
+    batching: tuple[str, ...] = ()  # of the warm ones, those that answer several tasks in one batch
     asleep: tuple[str, ...] = ()  # engines off their device, in main memory
     engine_sec: dict[str, float] = {}  # engine → seconds that it last took to load here, or to fall asleep or wake; the latest last
     registered_ms: int = 0
@@ -89,7 +90,7 @@ def is_silent(worker: Worker, silent_ms: int, ttl_ms: int) -> bool:
 
 
 def gone(worker: Worker, phase: Literal["lost", "retired"], now_ms: int) -> Worker:
-    return replace(worker, phase=phase, since_ms=now_ms, engines=(), asleep=())
+    return replace(worker, phase=phase, since_ms=now_ms, engines=(), batching=(), asleep=())
 
 
 def draining(worker: Worker, on: bool, now_ms: int) -> Worker:
@@ -100,10 +101,13 @@ def switched(worker: Worker, on: bool, now_ms: int) -> Worker:
     return replace(worker, disabled=not on, since_ms=now_ms)
 
 
-def warmed(worker: Worker, engine: str, seconds: float) -> Worker:
-    """The engine is ready for tasks."""
-    return replace(worker, engines=(*_without(worker.engines, engine), engine), asleep=_without(worker.asleep, engine),
-                   engine_sec=_timed(worker.engine_sec, engine, seconds))  # fmt: skip
+def warmed(worker: Worker, engine: str, seconds: float, takes_several: bool) -> Worker:
+    """The engine is ready for tasks, and `takes_several` of them at a time."""
+    batching = _without(worker.batching, engine)
+    return replace(
+        worker, engines=(*_without(worker.engines, engine), engine), batching=(*batching, engine) if takes_several else batching,
+        asleep=_without(worker.asleep, engine), engine_sec=_timed(worker.engine_sec, engine, seconds),
+    )  # fmt: skip
 
 
 def cooled(worker: Worker, engine: str, seconds: float, asleep: bool) -> Worker:
@@ -111,7 +115,10 @@ def cooled(worker: Worker, engine: str, seconds: float, asleep: bool) -> Worker:
     rest = _without(worker.asleep, engine)
     # what it took to take the weights off is what it will take to put them back, until that was measured
     times = _timed(worker.engine_sec, engine, seconds) if asleep else worker.engine_sec
-    return replace(worker, engines=_without(worker.engines, engine), asleep=(*rest, engine) if asleep else rest, engine_sec=times)
+    return replace(
+        worker, engines=_without(worker.engines, engine), batching=_without(worker.batching, engine),
+        asleep=(*rest, engine) if asleep else rest, engine_sec=times,
+    )  # fmt: skip
 
 
 def seconds_to_ready(worker: Worker, engine: str) -> float:

@@ -39,6 +39,10 @@ class _Kept:
         self.asleep = False
 
     @property
+    def takes_several(self) -> bool:
+        return bool(getattr(self.engine, "takes_several", False))
+
+    @property
     def usable(self) -> bool:
         return bool(getattr(self.engine, "alive", True))
 
@@ -48,6 +52,7 @@ class Engines:
 
     def __init__(self, send: Callable[[EngineLoaded], None]) -> None:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._waiting: list[object] = []  # for a place, in the order in which they came
         self._send = send
         self._changed = threading.Condition()
 
@@ -62,15 +67,15 @@ class Engines:
         one task at a time. Gives None where `stopping` came true before.
         """
         with self._changed:
-            while not has_place and self._is_full(identities, limit) and not stopping():
-                self._changed.wait(LOOK_SEC)
+            if not has_place:
+                self._await_place(identities, limit, stopping)
             kept = None if stopping() else self._warm(key, identities, load, limit)
             if kept is not None:
                 kept.users += 1
         if kept is None:
             yield None
             return
-        several = kept.engine is None or getattr(kept.engine, "takes_several", False)
+        several = kept.engine is None or kept.takes_several
         mine = several or _taken(kept.turn, stopping)
         try:
             yield kept.engine if mine else None
@@ -78,6 +83,17 @@ class Engines:
             if mine and not several:
                 kept.turn.release()
             self._leave(kept)
+
+    def _await_place(self, identities: Sequence[str], limit: int, stopping: Callable[[], bool]) -> None:
+        """Each in its turn: whose engine is in use would else keep one that came before from another for as long as more of them come."""
+        turn = object()
+        self._waiting.append(turn)
+        try:
+            while (self._waiting[0] is not turn or self._is_full(identities, limit)) and not stopping():
+                self._changed.wait(LOOK_SEC)
+        finally:
+            self._waiting.remove(turn)
+            self._changed.notify_all()
 
     def _leave(self, kept: _Kept) -> None:
         with self._changed:
@@ -112,10 +128,10 @@ class Engines:
             kept.asleep = False
             seconds = _since(began)
             for one in kept.keys:
-                self._send(EngineLoaded(one, seconds, woke=True))
+                self._send(EngineLoaded(one, seconds, woke=True, takes_several=kept.takes_several))
         if key not in kept.keys:
             kept.keys.append(key)
-            self._send(EngineLoaded(key, _since(began)))
+            self._send(EngineLoaded(key, _since(began), takes_several=kept.takes_several))
         return kept
 
     def _load(self, key: str, identity: str, load: Callable[[], Any], limit: int) -> _Kept:
@@ -130,7 +146,7 @@ class Engines:
             self._say_gone(dead, 0.0)
         kept = self._kept[identity] = _Kept(engine)
         kept.keys.append(key)
-        self._send(EngineLoaded(key, seconds))
+        self._send(EngineLoaded(key, seconds, takes_several=kept.takes_several))
         return kept
 
     def _make_room(self, keep: int) -> None:

@@ -137,15 +137,18 @@ def _dispatches(cluster: Cluster, now_ms: int, lost: Mapping[str, int]) -> Itera
         place = placement.choose(rooms, fitting[need], task, rule)
         if place is None:
             passed_over[need] += 1
-            if not rule.is_pinned or passed_over[need] >= MOST_PASSED_OVER or all(rooms[id].place(need) is None for id in fitting[need]):
+            if not rule.is_pinned or passed_over[need] >= MOST_PASSED_OVER or not any(rooms[id].has_room(need) for id in fitting[need]):
                 closed.add(need)
+            if need.gpus:
+                placement.keep_for(rooms, fitting[need], task, rule)
         elif task.parallel is not None and task.phase == "ready":
-            free = sum(rooms[id].place(need) is not None for id in fitting[need])
+            free = sum(rooms[id].has_room(need) for id in fitting[need])
             yield TaskSharded(task=task.id, count=shard_count(task.parallel, task.items, free), items=task.items)
         else:
-            worker, devices = place
-            rooms[worker].take(need, devices)
-            rule = rule.after(worker)
+            room = rooms[place.worker]
+            room.take(need, place.devices, joins=place.joins)
+            rule = rule.after(place.worker)
             yield TaskDispatched(
-                task=task.id, attempt=cluster.next_attempt(task), worker=worker, incarnation=rooms[worker].worker.incarnation, devices=devices
+                task=task.id, attempt=cluster.next_attempt(task), worker=place.worker, incarnation=room.worker.incarnation,
+                devices=place.devices, joins=place.joins,
             )

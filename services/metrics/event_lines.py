@@ -101,7 +101,7 @@ def _submission_words(event: TaskSubmitted) -> str:
 
 def _dispatch_words(event: TaskDispatched) -> str:
     devices = f" devices={','.join(map(str, event.devices))}" if event.devices else ""
-    return f"TaskDispatched task={event.task} attempt={event.attempt} worker={event.worker}{devices}"
+    return f"TaskDispatched task={event.task} attempt={event.attempt} worker={event.worker}{devices}{' joins' if event.joins else ''}"
 
 
 def _success_words(event: AttemptSucceeded) -> str:

@@ -25,6 +25,7 @@ class Attempt(Struct):
     incarnation: int  # of the inbox that the entry lies in
     dispatch: Dispatch
     devices: tuple[int, ...]
+    joins: bool = False  # its devices may be in use, by the engine that it wants
     stage: Literal["waiting", "starting", "preparing", "running", "delivering", "ended"] = "waiting"
     stop_reason: str | None = None
     secrets: tuple[str, ...] = ()

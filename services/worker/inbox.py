@@ -101,7 +101,7 @@ class Inbox:
         if event.incarnation != self.incarnation or key in self._refused:
             self.to_acknowledge.append(entry.id)
             return
-        attempt = Attempt(key, entry.id, event.incarnation, _decode_extra(entry.extra), event.devices)
+        attempt = Attempt(key, entry.id, event.incarnation, _decode_extra(entry.extra), event.devices, event.joins)
         (self._light if attempt.dispatch.light else self._heavy)[key] = attempt
 
     def _stop(self, event: AttemptStopRequested) -> Stop | None:

@@ -49,9 +49,10 @@ class Reports:
         outbox = self._outbox
         whose: dict[str, Any] = {"worker": outbox.worker, "incarnation": outbox.incarnation, "engine": frame.engine, "seconds": frame.seconds}
         if frame.woke:
-            outbox.put(EngineWoke(**whose))
+            outbox.put(EngineWoke(**whose, takes_several=frame.takes_several))
         elif frame.loaded:
-            outbox.put(EngineReady(**whose, devices=devices, load_sec=frame.seconds if frame.seconds > INSTANT_SEC else 0.0))
+            load_sec = frame.seconds if frame.seconds > INSTANT_SEC else 0.0
+            outbox.put(EngineReady(**whose, devices=devices, load_sec=load_sec, takes_several=frame.takes_several))
         else:
             outbox.put(EngineSlept(**whose, asleep=frame.asleep))
 

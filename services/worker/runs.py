@@ -33,7 +33,7 @@ from mloc.services.worker.device_table import DeviceTable
 from mloc.services.worker.hosts.exit_reasons import explain_exit
 from mloc.services.worker.hosts.host import Host
 from mloc.services.worker.hosts.host_link import HostExit
-from mloc.services.worker.hosts.host_pool import HostFailed, HostNeed, HostPool
+from mloc.services.worker.hosts.host_pool import DeviceInUse, HostFailed, HostNeed, HostPool
 from mloc.services.worker.input_resolution import InputResolver, ResolutionError
 from mloc.services.worker.light_runs import LightRuns, hand_over
 from mloc.services.worker.reports import Reports
@@ -202,8 +202,7 @@ class Runs:
             if attempt.stop_reason is None:
                 frame = await self._transfers.fetch(attempt, frame)
             if attempt.stop_reason is None:
-                need = HostNeed(self._family_of(attempt.dispatch.task_type), attempt.dispatch.engine, attempt.devices)
-                host = await self.pool.reserve(need)
+                host = await self.pool.reserve(self._need_of(attempt))
                 if attempt.stop_reason is None:
                     return self._run(host, attempt, frame)
                 self.pool.give_back(host)
@@ -212,9 +211,15 @@ class Runs:
             self._failed(None, attempt, Error("InputError", str(error), error.retryable), 0.0)
         except HostFailed as error:
             self._failed(None, attempt, Error("HostFailed", str(error)), 0.0)
+        except DeviceInUse as error:  # it goes back: what kept it from its place was not there when it was sent
+            self._stopped(None, attempt, attempt.stop_reason or str(error))
         except Exception as error:  # a mistake of ours must not leave the attempt running for ever
             _log.exception("an attempt cannot be prepared", task=attempt.key[0], attempt=attempt.key[1])
             self._failed(None, attempt, Error(type(error).__name__, str(error)), 0.0)
+
+    def _need_of(self, attempt: Attempt) -> HostNeed:
+        sent = attempt.dispatch
+        return HostNeed(self._family_of(sent.task_type), sent.engine, attempt.devices, alone=bool(attempt.devices) and not sent.device_memory)
 
     def _done_in(self, host: Host, attempt: Attempt) -> None:
         """The host is done with the attempt, which holds its devices until its last report."""

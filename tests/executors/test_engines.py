@@ -150,6 +150,28 @@ def test_an_engine_in_use_stays_and_another_waits_for_its_place() -> None:
     assert place.loads == ["a", "b"]
 
 
+def test_who_waits_for_another_engine_is_not_overtaken_by_later_ones_that_want_the_one_in_use() -> None:
+    place = Place()
+    first = place.lease("a")
+    first.__enter__()
+    asked, order = {name: threading.Event() for name in ("b", "a")}, list[str]()
+
+    def use(name: str) -> None:
+        with place.lease(name, stopping=lambda: asked[name].set() is not None) as engine:
+            order.append(engine.name)
+
+    with ThreadPoolExecutor(2) as others:
+        ended = []
+        for name in ("b", "a"):
+            ended.append(others.submit(use, name))
+            assert asked[name].wait(30)
+        assert order == []
+        first.__exit__(None, None, None)
+        for one in ended:
+            one.result(30)
+    assert order == ["b", "a"]
+
+
 def test_a_task_with_a_place_of_its_own_on_the_device_loads_beside_an_engine_in_use() -> None:
     place = Place()
     with place.lease("a") as first, place.engines.lease("b", ["b"], lambda: Loaded("b"), 1, has_place=True) as second:

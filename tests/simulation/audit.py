@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from mloc.core import codec
@@ -17,6 +18,7 @@ from mloc.core.events import (
     ServerRestarted,
     TaskCancelled,
     TaskDispatched,
+    TaskSubmitted,
     TaskTimedOut,
     WorkerRegistered,
 )
@@ -45,7 +47,9 @@ class Audit:
         self._started: set[tuple[str, int, int]] = set()
         self._recalled: set[tuple[str, int]] = set()
         self._stops: set[tuple[str, int, str, int]] = set()
-        self._on_device: dict[tuple[str, int], tuple[str, int]] = {}
+        self._engines: dict[str, str] = {}  # by task
+        self._devices_of: dict[tuple[str, str, int], tuple[int, ...]] = {}  # what (worker, task, attempt) holds
+        self.joined = 0  # dispatches to devices in use
         self._first_outcome: dict[str, tuple[str, str]] = {}
 
     def __call__(self, entry: Entry, writer: Writer) -> None:
@@ -74,6 +78,8 @@ class Audit:
 
     def _look(self, id: str, event: Event) -> None:
         match event:
+            case TaskSubmitted():
+                self._engines[event.task] = event.need.engine if event.need is not None and not event.need.gpu_memory else ""
             case TaskDispatched():
                 self._look_at_dispatch(event)
             case AttemptStarted():
@@ -82,24 +88,21 @@ class Audit:
                     self._violation(f"attempt {event.attempt} of {event.task} was recalled and started")
             case AttemptRecalled():
                 self._recalled.add((event.task, event.attempt))
-                self._free(event.worker, (event.task, event.attempt))
+                self._devices_of.pop((event.worker, event.task, event.attempt), None)
                 if any(key[:2] == (event.task, event.attempt) for key in self._started):
                     self._violation(f"attempt {event.attempt} of {event.task} was started and recalled")
             case AttemptStopRequested():
                 self._once(self._stops, (event.task, event.attempt, event.worker, event.incarnation), "asked to stop")
             case AttemptSucceeded() | AttemptFailed() | AttemptStopped():
-                self._free(event.worker, (event.task, event.attempt))
+                self._devices_of.pop((event.worker, event.task, event.attempt), None)
                 if isinstance(event, AttemptSucceeded) and event.task in self.cluster.tasks:
                     self._first_outcome.setdefault(event.task, ("published", id))
             case TaskCancelled() | TaskTimedOut():
                 self._first_outcome.setdefault(event.task, ("ended", id))
             case WorkerRegistered():
                 self._incarnations[event.worker] = event.incarnation
-                for key in [key for key in self._on_device if key[0] == event.worker]:
-                    del self._on_device[key]
-                for held in event.attempts:
-                    for device in held.devices:
-                        self._on_device[event.worker, device] = (held.task, held.attempt)
+                self._devices_of = {key: devices for key, devices in self._devices_of.items() if key[0] != event.worker}
+                self._devices_of |= {(event.worker, held.task, held.attempt): held.devices for held in event.attempts}
             case ServerRestarted():
                 self._incarnations.clear()  # a dispatch is right only after the next registration
 
@@ -107,15 +110,26 @@ class Audit:
         self._once(self._dispatched, (event.task, event.attempt), "dispatched")
         if self._incarnations.get(event.worker) != event.incarnation:
             return  # the registration came first: void
-        for device in event.devices:
-            holder = self._on_device.get((event.worker, device))
-            if holder is not None:
-                self._violation(f"{event.task}#{event.attempt} was dispatched to device {device} of {event.worker}, which {holder} holds")
-            self._on_device[event.worker, device] = (event.task, event.attempt)
+        others = {key: held for key, held in self._devices_of.items() if key[0] == event.worker and not set(held).isdisjoint(event.devices)}
+        self.joined += bool(others)
+        for (_, task, attempt), held in others.items():
+            if wrong := self._why_not_beside(event, task, attempt, held):
+                self._violation(f"{event.task}#{event.attempt} was dispatched to {event.devices} of {event.worker}, where {task}#{attempt} {wrong}")
+        self._devices_of[event.worker, event.task, event.attempt] = event.devices
 
-    def _free(self, worker: str, attempt: tuple[str, int]) -> None:
-        for key in [key for key, holder in self._on_device.items() if key[0] == worker and holder == attempt]:
-            del self._on_device[key]
+    def _why_not_beside(self, event: TaskDispatched, task: str, attempt: int, held: tuple[int, ...]) -> str:
+        """On devices in use only a task joins that wants the engine that has all of them, and none that is to end."""
+        if not event.joins:
+            return "is, and it was not to join that"
+        if held != event.devices:
+            return f"has {held}"
+        if not self._engine_of(event.task) or self._engine_of(task) != self._engine_of(event.task):
+            return f"has the engine {self._engine_of(task) or 'of its own'}, and not {self._engine_of(event.task)}"
+        to_end = any(stop[:3] == (task, attempt, event.worker) for stop in self._stops)
+        return "was asked to stop" if to_end else ""
+
+    def _engine_of(self, task: str) -> str:
+        return self._engines.get(re.sub(r"\.s\d+$", "", task), "")
 
     def _once(self, seen: set, key: tuple, what: str) -> None:
         if key in seen:

@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
+
 from mloc.core.events import Error
-from mloc.core.host_frames import Failed, Go, HostReady, RunTask, Stopped, StopTask, Succeeded, WorkerFrame
+from mloc.core.host_frames import EngineLoaded, Failed, Go, HostReady, RunTask, Stopped, StopTask, Succeeded, WorkerFrame
 from mloc.services.worker.hosts.host_link import HostExit, HostPlan, HostWatch
 from mloc.services.worker.ledger import HostStarted
 from tests.simulation.faults import Life
@@ -21,7 +23,7 @@ class Machine:
     def __init__(self, name: str, violation: Violation) -> None:
         self.name = name
         self.hosts: dict[int, SimulatedHost] = {}
-        self.devices: dict[int, tuple[int, str, int]] = {}  # device → (pid, task, attempt)
+        self.devices: dict[int, dict[tuple[str, int], tuple[int, str]]] = {}  # device → attempts there → (pid, engine that takes several)
         self.ran: set[tuple[str, int]] = set()
         self.violation = violation
         self._last_pid = 0
@@ -30,20 +32,25 @@ class Machine:
         self._last_pid += 1
         return self._last_pid
 
-    def begin(self, pid: int, frame: RunTask, *, light: bool) -> None:
+    def begin(self, pid: int, frame: RunTask, engine: str, *, light: bool) -> None:
         """A light host has many in hand and runs them one by one; when it dies, those that had not begun go to the next one."""
         if (frame.task, frame.attempt) in self.ran and not light:
             self.violation(f"attempt {frame.attempt} of {frame.task} ran twice on {self.name}")
         self.ran.add((frame.task, frame.attempt))
         for device in frame.devices:
-            if device in self.devices:
-                self.violation(f"two attempts on device {device} of {self.name}: {self.devices[device]} and {frame.task}#{frame.attempt}")
-            self.devices[device] = (pid, frame.task, frame.attempt)
+            there = self.devices.setdefault(device, {})
+            if any(not engine or (pid, engine) != other for other in there.values()):
+                self.violation(f"device {device} of {self.name} has {there}, and {frame.task}#{frame.attempt} begins there in {pid} with {engine}")
+            for host in self.hosts.values():
+                if host.pid != pid and host.may_go and device in host.plan.devices:
+                    self.violation(f"{frame.task}#{frame.attempt} begins on device {device} of {self.name}, which the living host {host.pid} has")
+            there[frame.task, frame.attempt] = (pid, engine)
 
     def free(self, pid: int, key: tuple[str, int] | None = None) -> None:
-        for device, (holder, task, attempt) in list(self.devices.items()):
-            if holder == pid and key in (None, (task, attempt)):
-                del self.devices[device]
+        for there in self.devices.values():
+            for attempt, (holder, _) in list(there.items()):
+                if holder == pid and key in (None, attempt):
+                    del there[attempt]
 
 
 class SimulatedHost:
@@ -55,20 +62,21 @@ class SimulatedHost:
         self.unsent_bytes = 0
         self._machine = machine
         self._life = life
-        self._plan = plan
+        self.plan = plan
         self._watch = watch
         self._loop = asyncio.get_running_loop()
         self._running: dict[tuple[str, int], RunTask] = {}
         self._gone = False
-        self._may_go = False
+        self.may_go = False
+        self._engine = ""
         machine.hosts[self.pid] = self
         self._later(0.01, lambda: self._tell([HostReady(self.pid)]))
 
     def send(self, frames: Sequence[WorkerFrame]) -> None:
-        for frame in frames:
+        for frame in () if self._gone else frames:
             match frame:
                 case Go():
-                    self._may_go = True
+                    self.may_go = True
                 case RunTask():
                     self._begin(frame)
                 case StopTask():
@@ -88,13 +96,18 @@ class SimulatedHost:
         self._loop.call_soon(lambda: self._watch.ended(exit) if self._life.alive else None)
 
     def _begin(self, frame: RunTask) -> None:
-        if not self._may_go and frame.devices:
+        if not self.may_go and frame.devices:
             self._machine.violation(f"{frame.task} touches a device before the ledger shows its host")
-        self._machine.begin(self.pid, frame, light=self._plan.light)
+        engine = msgspec.json.decode(frame.spec).get("engine", "")
+        self._machine.begin(self.pid, frame, engine, light=self.plan.light)
+        if engine and engine != self._engine:
+            left, self._engine = self._engine, engine
+            gone = [EngineLoaded(left, 0.0, loaded=False)] if left else []
+            self._later(0.05, lambda: self._tell([*gone, EngineLoaded(engine, 0.05, takes_several=True)]))
         key = (frame.task, frame.attempt)
         self._running[key] = frame
         random = self._life.random
-        seconds = random.uniform(0.0005, 0.003) if self._plan.light else random.choice([0.02, 0.3, 1.5, 4.0]) * random.random()
+        seconds = random.uniform(0.0005, 0.003) if self.plan.light else random.choice([0.02, 0.3, 1.5, 4.0]) * random.random()
         self._later(seconds, lambda: self._end(key))
 
     def _end(self, key: tuple[str, int]) -> None:
@@ -109,7 +122,7 @@ class SimulatedHost:
             self._finish(key, Succeeded(*key, b'{"ok":true}', duration_ms=1.0))
 
     def _stop(self, key: tuple[str, int]) -> None:
-        if self._life.chance(0.1):
+        if self._life.chance(0.3 if self._engine else 0.1):
             return  # does not listen: the worker kills it after the grace
 
         def answer() -> None:

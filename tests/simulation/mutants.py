@@ -9,6 +9,8 @@ from unittest.mock import patch
 
 from mloc.core import fold, log_ids, task
 from mloc.core.holdings import Holdings
+from mloc.services.worker.hosts.host import Host
+from mloc.services.worker.hosts.host_pool import HostNeed, HostPool
 
 LOG_PROTECTIONS = {"no epoch": "epoch", "no commit number": "commit number", "no check in START": "check in start"}
 
@@ -84,6 +86,35 @@ def _void_dispatch_keeps_its_number() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _one_joins_the_batch_of_any_engine() -> Iterator[None]:
+    real = Holdings.batches
+
+    def batches(self: Holdings, worker: str, engine: str) -> Iterator[tuple[tuple[int, ...], int]]:
+        for other in sorted(set(self._shared.get(worker, {}).values())):
+            yield from real(self, worker, other)
+
+    with patch.object(Holdings, "batches", batches):
+        yield
+
+
+@contextmanager
+def _one_joins_those_that_are_to_end() -> Iterator[None]:
+    with patch.object(Holdings, "_is_to_end", lambda self, worker, key: False):
+        yield
+
+
+@contextmanager
+def _a_host_starts_beside_another() -> Iterator[None]:
+    real = HostPool._on_devices
+
+    def those_that_leave(self: HostPool, need: HostNeed) -> list[Host]:
+        return [host for host in real(self, need) if host.idle or host.killed]
+
+    with patch.object(HostPool, "_on_devices", those_that_leave):
+        yield
+
+
 _PATCHES = {
     "no echo barrier": _no_echo_barrier,
     "no guards in evolve": _no_guards,
@@ -91,5 +122,8 @@ _PATCHES = {
     "stops are repeated": _stops_are_repeated,
     "orphans live on": _orphans_live_on,
     "a void dispatch keeps its number": _void_dispatch_keeps_its_number,
+    "one joins the batch of any engine": _one_joins_the_batch_of_any_engine,
+    "one joins those that are to end": _one_joins_those_that_are_to_end,
+    "a host starts beside another": _a_host_starts_beside_another,
 }
 MUTANTS = [*LOG_PROTECTIONS, *_PATCHES]

@@ -10,7 +10,7 @@ import pytest
 
 from mloc.core import codec
 from tests.simulation.mutants import MUTANTS, mutant
-from tests.simulation.world import EPOCH_MS, TAILS, WHOLE_LOGS, Violation, run_history
+from tests.simulation.world import EPOCH_MS, PLAIN, TAILS, WHOLE_LOGS, Violation, run_history
 
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # of the dead processes
 
@@ -48,11 +48,11 @@ def test_the_same_seed_gives_the_same_history():
 def test_no_attempt_number_comes_twice_where_the_log_is_lost_as_a_whole():
     # in this one a submission is dispatched, its answer is lost, and all of the log with it; the client then sends it again
     seed = 508
-    again = run_history(seed, may_lose=TAILS)
+    again = run_history(seed, may_lose=TAILS, needs=PLAIN)
     dispatched = [codec.decode(entry.type, entry.payload) for entry in again.server.state.entries if entry.type == "TaskDispatched"]
     assert max(event.attempt for event in dispatched) > EPOCH_MS
     with patch("tests.simulation.world.sent_again", list), pytest.raises(Violation, match="was dispatched twice"):
-        run_history(seed, may_lose=TAILS)
+        run_history(seed, may_lose=TAILS, needs=PLAIN)
 
 
 @pytest.mark.deep

@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import structlog
 
 from mloc.core.cluster import Cluster
@@ -29,6 +30,7 @@ from mloc.core.events import (
     WorkerDrainRequested,
     raw,
 )
+from mloc.core.host_frames import RunTask
 from mloc.core.resubmission import sent_again
 from mloc.core.task import FINAL
 from mloc.services.log.event_log import LogError, WorkerRefused
@@ -36,6 +38,7 @@ from mloc.services.log.memory_server import MemoryServer
 from mloc.services.scheduler import Scheduler
 from mloc.services.service_loop import ServiceLoop
 from mloc.services.worker.agent import Agent, WorkerPlan
+from mloc.services.worker.attempt import Attempt
 from mloc.services.worker.hardware import Usage
 from mloc.services.worker.input_resolution import InputResolver
 from mloc.services.worker.ledger import Ledger
@@ -50,6 +53,12 @@ PATIENCE_SEC = 400.0
 TTL_SEC = 3.0
 TAILS, WHOLE_LOGS = (0, 1, 5, 25), (0, 3, MOST_ENTRIES)  # what a history's restarts may lose
 TASK_TYPES = ("echo", "sft", "inference")
+ONE, OTHER = "one@1/vllm", "other@2/vllm"  # engines that take several tasks
+PLAIN = (Need("echo", light=True), Need("echo"), Need("sft"), Need("inference", gpus=1), Need("inference", gpus=1))
+NEEDS = (
+    *PLAIN[:4], Need("inference", gpus=1, engine=ONE), Need("inference", gpus=1, engine=ONE), Need("inference", gpus=1, engine=OTHER),
+    Need("inference", gpus=2, engine=ONE),
+)  # fmt: skip
 
 
 class Violation(Exception):
@@ -88,11 +97,29 @@ class SimulatedAggregator:
             self.wake()
 
 
-class World:
-    """`without` takes protections of the log out, for mutants. `may_lose`: how many of its newest entries the server may lose at a restart."""
+class SlowInputs(InputResolver):
+    """Some attempts need a while for their files."""
 
-    def __init__(self, seed: int, loop: VirtualLoop, *, without: frozenset[str] = frozenset(), may_lose: Sequence[int] = ()) -> None:
+    def __init__(self, life: Life, log: FaultyLog, clock: LifeClock) -> None:
+        super().__init__(log, clock, Path("/nowhere"), {})
+        self._life = life
+        self._life_clock = clock
+
+    async def resolve(self, attempt: Attempt) -> RunTask:
+        if attempt.dispatch.engine and self._life.chance(0.5):
+            await self._life_clock.sleep(self._life.random.uniform(0.1, 3.0))
+        return await super().resolve(attempt)
+
+
+class World:
+    """`without` takes protections of the log out, for mutants. `may_lose`: how many of its newest entries the server may lose at a restart.
+    `needs`: of the tasks."""
+
+    def __init__(
+        self, seed: int, loop: VirtualLoop, *, without: frozenset[str] = frozenset(), may_lose: Sequence[int] = (), needs: Sequence[Need] = NEEDS,
+    ) -> None:  # fmt: skip
         self.seed = seed
+        self.needs = needs
         self.random = Random(seed)
         self.loop = loop
         self.chances = Chances(self.random)
@@ -166,7 +193,7 @@ class World:
             heartbeat_ttl_sec=TTL_SEC, drain_sec=1.0, stop_grace_sec=1.0,
         )  # fmt: skip
         log = FaultyLog(self.server, life)
-        resolver = InputResolver(log, clock, Path("/nowhere"), {})
+        resolver = SlowInputs(life, log, clock)
         await Agent(plan, log, clock, ledger, SimulatedLauncher(machine, life), resolver, Usage, asyncio.Event()).run()
 
     async def _supervise(self) -> None:
@@ -210,10 +237,10 @@ class World:
     def _submission(self, number: int) -> list[Event]:
         random = self.random
         id = f"t{number}"
-        need = random.choice([Need("echo", light=True), Need("echo"), Need("sft"), Need("inference", gpus=1), Need("inference", gpus=1)])
+        need = random.choice(self.needs)
         fields: dict[str, Any] = {
-            "need": need, "task_type": need.task_type, "spec": raw(b"{}"), "backoff_sec": 0.5, "max_attempts": 4,
-            "timeout_sec": random.choice([0.0, 0.0, 3.0]), "priority": random.choice([50, 50, 90]),
+            "need": need, "task_type": need.task_type, "spec": raw(msgspec.json.encode({"engine": need.engine})), "backoff_sec": 0.5,
+            "max_attempts": 4, "timeout_sec": random.choice([0.0, 0.0, 3.0]), "priority": random.choice([50, 50, 90]),
         }  # fmt: skip
         dice = random.random()
         if dice < 0.2:

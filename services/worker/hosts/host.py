@@ -56,9 +56,12 @@ class Host:
         """Whether it has attempts, and all of them were asked to stop longer ago than they were given for that."""
         return bool(self.attempts) and all(attempt.overdue for attempt in self.attempts.values())
 
-    def takes(self, engine: str) -> bool:
-        """Whether one more attempt with that shared engine may join. None joins where one does not stop: it waits for the host's end."""
-        return bool(self.reserved) and self.shares == engine and not self.killed and not any(one.overdue for one in self.attempts.values())
+    def takes(self, engine: str, *, alone: bool = False) -> bool:
+        """Whether one more attempt with that shared engine may join. None joins where one does not stop: it waits for the host's end.
+
+        One that has its devices to itself (`alone`) joins none that was asked to, because there is no place for another engine meanwhile."""
+        leaving = any(one.overdue or (alone and one.stop_reason is not None) for one in self.attempts.values())
+        return bool(self.reserved) and self.shares == engine and not self.killed and not leaving
 
     @property
     def pid(self) -> int:

@@ -29,15 +29,21 @@ _log = structlog.get_logger("worker")
 
 
 class HostNeed(Struct, frozen=True):
-    """What a task that is not light needs of a host. Hosts of one `family` have the same libraries loaded; `engine` is preferred."""
+    """What a task that is not light needs of a host. Hosts of one `family` have the same libraries loaded; `engine` is preferred. `alone`: no
+    other host may have a device of its."""
 
     family: str
     engine: str = ""
     devices: tuple[int, ...] = ()
+    alone: bool = False
 
 
 class HostFailed(Exception):
     """A host could not be started; the message says why."""
+
+
+class DeviceInUse(Exception):
+    """A device has a host that the task cannot join, and no room for another."""
 
 
 class PoolWatch(Protocol):
@@ -73,7 +79,9 @@ class HostPool:
         self._spawn(self._launch_light(self.light, 0.0))
 
     async def reserve(self, need: HostNeed) -> Host:
-        """A host for one task: one that shares its engine, a warm one, else a new one, for which idle ones make room. Raises HostFailed."""
+        """A host for one task: one that shares its engine, a warm one, else a new one, for which idle ones make room.
+
+        Raises HostFailed, and DeviceInUse, which starts nothing."""
         while True:
             if (sharing := self._sharing(need)) is not None:
                 self._hold(sharing, need)
@@ -87,6 +95,8 @@ class HostPool:
                 self._hold(warm, need)
                 return warm
             in_the_way = self._in_the_way(need)
+            if need.alone and any(host not in in_the_way for host in self._on_devices(need)):
+                raise DeviceInUse(f"a host on device {', '.join(map(str, need.devices))} has attempts, one of them to end, that it cannot join")
             if not in_the_way:
                 break
             for host in in_the_way:
@@ -175,7 +185,7 @@ class HostPool:
         if not is_shared(need.engine):
             return None
         fitting = (host for host in self._hosts if host.family == need.family and host.plan.devices == need.devices)
-        return next((host for host in fitting if host.takes(need.engine)), None)
+        return next((host for host in fitting if host.takes(need.engine, alone=need.alone)), None)
 
     def _warm(self, need: HostNeed) -> Host | None:
         idle = [host for host in self._hosts if host.idle and host.family == need.family and host.plan.devices == need.devices]
@@ -184,8 +194,7 @@ class HostPool:
     def _in_the_way(self, need: HostNeed) -> list[Host]:
         """Hosts to wait for: idle ones that leave for this task, and killed ones that are not gone yet."""
         if need.devices:
-            on_them = [host for host in self._hosts if not set(need.devices).isdisjoint(host.plan.devices)]
-            return [host for host in on_them if host.idle or host.killed]
+            return [host for host in self._on_devices(need) if host.idle or host.killed]
         without = [host for host in self._hosts if not host.plan.devices]
         if len(without) < self._slots:
             return []
@@ -193,6 +202,9 @@ class HostPool:
             return leaving
         idle = [host for host in without if host.idle]
         return [min(idle, key=lambda host: host.last_used)] if idle else []
+
+    def _on_devices(self, need: HostNeed) -> list[Host]:
+        return [host for host in self._hosts if not set(need.devices).isdisjoint(host.plan.devices)]
 
     def _new_host(self, plan: HostPlan, family: str) -> Host:
         host = Host(plan, family, self)

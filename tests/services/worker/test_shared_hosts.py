@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from mloc.core.events import Device, Hardware
 from mloc.core.host_frames import RunTask, Stopped
 from mloc.services.log.memory_log import MemoryLog
 from mloc.services.log.memory_server import MemoryServer
+from mloc.services.worker.attempt import Attempt
 
 ENGINE = "model@1/vllm"
 
@@ -40,6 +42,11 @@ def ask(task: str, engine: str = ENGINE, **given: Any) -> Answer:
 
 def run_of(host: FakeHost, task: str) -> RunTask:
     return next(frame for frame in host.frames if isinstance(frame, RunTask) and frame.task == task)
+
+
+def attempts_of(world: World) -> list[Attempt]:
+    """Those that hosts have."""
+    return [attempt for host in world.agent.pool.all for attempt in host.attempts.values()]
 
 
 async def hosts_with(world: World, *tasks: set[str]) -> list[FakeHost]:
@@ -74,6 +81,84 @@ async def test_on_a_device_those_whose_stated_memory_fits_share_an_engine(world:
     (host,) = await hosts_with(world, {"a", "b"})
     host.say(succeeded(run_of(host, "a")))
     await hosts_with(world, {"a", "b", "c"})
+
+
+def join(task: str, *, engine: str = ENGINE, **given: Any) -> Answer:
+    return ask(task, engine, devices=(0,), joins=True, **given)
+
+
+async def test_on_a_device_those_that_join_share_the_engine_that_has_it(world: World) -> None:
+    await world.send(ask("a", devices=(0,)), join("b"), join("other", engine="other@2/vllm"))
+    (host,) = await hosts_with(world, {"a", "b"})
+    host.say(succeeded(run_of(host, "a")), succeeded(run_of(host, "b")))
+    await hosts_with(world, {"a", "b", "other"})  # the host loads another engine
+
+
+async def test_one_that_joins_where_all_have_ended_meanwhile_has_the_warm_host_to_itself(world: World) -> None:
+    await world.send(ask("a", devices=(0,)))
+    (host,) = await hosts_with(world, {"a"})
+    host.say(succeeded(run_of(host, "a")))
+    await world.until_types("AttemptSucceeded")
+    await world.send(join("b"))
+    await hosts_with(world, {"a", "b"})
+
+
+async def test_one_that_joins_waits_while_another_is_asked_to_stop(world: World) -> None:
+    await world.send(ask("a", devices=(0,)), join("b"))
+    (host,) = await hosts_with(world, {"a", "b"})
+    await world.send(stop("a", grace_sec=30))
+    await world.until_true(lambda: host.stops == ["a"])
+    await world.send(join("c"), ask("d"))
+    await hosts_with(world, {"a", "b"}, {"d"})
+    host.say(Stopped("a", 1))
+    await hosts_with(world, {"a", "b", "c"}, {"d"})
+
+
+@pytest.mark.parametrize("grace_sec", [0.0, 30.0])
+async def test_one_whose_place_was_lost_while_its_files_came_is_given_back_and_starts_no_engine_beside(world: World, grace_sec: float) -> None:
+    resolver = world.agent.runs._resolver
+    fetching, fetched, real = asyncio.Event(), asyncio.Event(), resolver.resolve
+
+    async def slow(attempt: Attempt) -> RunTask:
+        if attempt.key[0] == "c":
+            fetching.set()
+            await fetched.wait()
+        return await real(attempt)
+
+    resolver.resolve = slow  # type: ignore[method-assign]
+    await world.send(ask("a", devices=(0,)), join("b"), join("c"))
+    (host,) = await hosts_with(world, {"a", "b"})
+    await fetching.wait()
+    await world.send(stop("a", grace_sec=grace_sec))
+    await world.until_true(lambda: host.stops == ["a"] and any(one.overdue for one in attempts_of(world)) == (grace_sec == 0))
+    fetched.set()
+    await world.until_types("AttemptStopped")
+    assert [(event.task, "cannot join" in event.reason) for event in await world.events("AttemptStopped")] == [("c", True)]
+    assert [set(one.tasks) for one in world.launcher.heavy] == [{"a", "b"}]
+    host.say(succeeded(run_of(host, "b")), *([Stopped("a", 1)] if grace_sec else []))
+    await world.until_types("AttemptStopped", "AttemptStopped")
+    assert host.alive == (grace_sec > 0)
+
+
+async def test_one_that_joins_starts_a_host_of_its_own_only_when_the_killed_one_has_gone(world: World) -> None:
+    resolver = world.agent.runs._resolver
+    fetching, fetched, real = asyncio.Event(), asyncio.Event(), resolver.resolve
+
+    async def slow(attempt: Attempt) -> RunTask:
+        if attempt.key[0] == "b":
+            fetching.set()
+            await fetched.wait()
+        return await real(attempt)
+
+    resolver.resolve = slow  # type: ignore[method-assign]
+    await world.send(ask("a", devices=(0,)), join("b"))
+    (host,) = await hosts_with(world, {"a"})
+    await fetching.wait()
+    host.die(signal=11)
+    await world.until_types("AttemptFailed")
+    fetched.set()
+    _, other = await hosts_with(world, {"a"}, {"b"})
+    assert other.plan.devices == (0,)
 
 
 async def test_a_stop_of_one_leaves_the_others_and_the_host(world: World) -> None:

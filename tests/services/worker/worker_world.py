@@ -286,11 +286,11 @@ async def _nothing() -> None:
 
 def dispatch(
     task: str, *, incarnation: int = 1, attempt: int = 1, light: bool = True, devices: tuple[int, ...] = (), spec: dict[str, Any] | None = None,
-    **extra: Any,
+    joins: bool = False, **extra: Any,
 ) -> Answer:  # fmt: skip
     """What the scheduler commits to send a task."""
     options = {"task_type": "echo" if light else "sft", "spec": Raw(msgspec.json.encode(spec or {"taskType": "echo"})), "light": light}
-    event = TaskDispatched(task=task, attempt=attempt, worker="w1", incarnation=incarnation, devices=devices)
+    event = TaskDispatched(task=task, attempt=attempt, worker="w1", incarnation=incarnation, devices=devices, joins=joins)
     return Answer(event, ("w1", incarnation), msgspec.json.encode(Dispatch(**{**options, **extra})))
 
 
