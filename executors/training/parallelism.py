@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mloc.executors.contract import Context, ExecutorError
+from mloc.executors.durable_files import link_or_copy
 from mloc.executors.ranks import rank
 
 OWN_NAMES = frozenset({"auto_deepspeed", "auto_deepspeed_stage", "zero_stage"})
 STAGES = (0, 1, 2, 3)
 _BY_TRAINER = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+_OF_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json")
 
 
 def wants_deepspeed(training: Mapping[str, Any]) -> bool:
@@ -27,9 +30,26 @@ def deepspeed_settings(training: Mapping[str, Any], context: Context) -> dict[st
         return {}
     config = _config(training, context)
     if importlib.util.find_spec("deepspeed") is None:
-        said = "training.deepspeed needs the package deepspeed: pip install deepspeed (on the worker), or use training.fsdp, which needs nothing more"
+        said = "training.deepspeed needs the package deepspeed: DS_BUILD_OPS=0 pip install deepspeed (on the worker), or use training.fsdp"
         raise ExecutorError("MissingDependency", said)
-    return {"deepspeed": config}
+    return {"deepspeed": _leaving_whole_weights(config), **({} if context.devices else _without_devices(training))}
+
+
+def _leaving_whole_weights(config: dict[str, Any]) -> dict[str, Any]:
+    """At stage 3 each rank holds a part of the weights, and DeepSpeed leaves them so unless it is told to gather them."""
+    zero = config.get("zero_optimization")
+    if not isinstance(zero, dict) or zero.get("stage") != 3:
+        return config
+    return {**config, "zero_optimization": {**zero, "stage3_gather_16bit_weights_on_model_save": True}}
+
+
+def _without_devices(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings for DeepSpeed between processes of the CPU, over gloo: the trainer takes it up there only where it finds everything begun."""
+    from accelerate import PartialState
+
+    os.environ |= {"DS_ACCELERATOR": "cpu", "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_TORCH_DEVICE": "cpu"}
+    PartialState(backend="gloo")
+    return {"accelerator_config": {**(training.get("accelerator_config") or {}), "use_configured_state": True}}
 
 
 def _config(training: Mapping[str, Any], context: Context) -> dict[str, Any]:
@@ -73,10 +93,22 @@ def shard_between(config: Any) -> None:
         config.distributed_state.distributed_type = DistributedType.MULTI_GPU  # until FSDP takes its place; the device stays the CPU
 
 
-def save_gathered(trainer: Any, final: Path) -> None:
-    """Whole weights in the folder, of a trainer whose every rank holds a part of them; each rank has to come here."""
+def save_gathered(trainer: Any, final: Path, lying: Path | None = None) -> None:
+    """Whole weights in the folder, of a trainer whose every rank holds a part of them; each rank has to come here. `lying`: the checkpoint that
+    they are in already, where nothing was trained."""
+    if lying is not None:
+        if rank() == 0:
+            _copy_weights(lying, final)
+        return
     if trainer.is_fsdp_enabled:
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")  # checkpoints may be kept in parts, these not
     trainer.save_model(str(final))
     if rank() == 0:
         (final / "training_args.bin").unlink(missing_ok=True)  # a pickle with this machine's paths
+
+
+def _copy_weights(checkpoint: Path, final: Path) -> None:
+    final.mkdir(parents=True, exist_ok=True)
+    for pattern in _OF_WEIGHTS:
+        for file in checkpoint.glob(pattern):
+            link_or_copy(file, final / file.name)

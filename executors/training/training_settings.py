@@ -39,7 +39,7 @@ def trainer_config(config_class: Any, spec: TaskSpec, context: Context, defaults
             hint = f"did you mean {near[0]}?" if near else "the reference of the trainer's config lists them"
             raise ExecutorError("UnknownSetting", f"training.{name} is no setting of {config_class.__name__}; {hint}")
     try:
-        config = config_class(**{**_defaults(spec, context), **defaults, **given, **_ours(context)})
+        config = config_class(**{**_defaults(spec, context), **defaults, **given, **_ours(spec, context)})
         if config.n_gpu > 1:  # more devices than are to be used: the trainer would spread its threads over all of them
             config._n_gpu = 1
         parallelism.shard_between(config)
@@ -62,6 +62,7 @@ def _defaults(spec: TaskSpec, context: Context) -> dict[str, Any]:
     }
 
 
-def _ours(context: Context) -> dict[str, Any]:
+def _ours(spec: TaskSpec, context: Context) -> dict[str, Any]:
     """What the task does not choose: each attempt has a folder of its own, progress goes out as telemetry."""
-    return {"output_dir": str(context.artifacts / "checkpoints"), "disable_tqdm": True, "use_cpu": not context.devices, "push_to_hub": False}
+    on_cpu = not context.devices and not parallelism.wants_deepspeed(spec.training)  # which has an accelerator of its own, of the CPU too
+    return {"output_dir": str(context.artifacts / "checkpoints"), "disable_tqdm": True, "use_cpu": on_cpu, "push_to_hub": False}

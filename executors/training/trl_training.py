@@ -106,12 +106,12 @@ def _train_here(task: RunTask, spec: TaskSpec, context: Context, recipe: Recipe)
     yield Progress((f"{sum(p.numel() for p in trainer.model.parameters() if p.requires_grad):,} weights to train", *notes))
     reporting.trainer, reporting.resumed = weakref.proxy(trainer), checkpoint  # which has the callback: the memory of both is free at once
     with _values_refused():
-        _train(trainer, checkpoint)
+        lying = _train(trainer, checkpoint)
     if reporting.stopped and trainer.state.global_step < trainer.state.max_steps:
         return
     told = _told(trainer, recipe.measures, meter)
     about = Trained(task.task, task.task_type, spec, loaded.name, len(rows), len(kept), config.seed, told, hasattr(trainer.model, "peft_config"))
-    final = _saved(trainer, loaded, about, context)
+    final = _saved(trainer, loaded, about, context, lying)
     if rank() != 0:
         yield Result({})  # rank 0 speaks for all, and writes the one file of the result
         return
@@ -149,13 +149,13 @@ def _keep_whole(trainer: Any) -> None:
         keep_whole(trainer.model)
 
 
-def _saved(trainer: Any, loaded: LoadedModel, about: Trained, context: Context) -> Path:
-    """The folder of the final weights, which are there unless the task does not want them."""
+def _saved(trainer: Any, loaded: LoadedModel, about: Trained, context: Context, lying: Path | None) -> Path:
+    """The folder of the final weights, which are there unless the task does not want them. `lying`: as `_train` gives it."""
     final = final_folder(trainer.model, context)
     if about.spec.training.get("save_model", True):
         checkpoints = None if about.spec.training.get("keep_checkpoints") else Path(trainer.args.output_dir)
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-            save_gathered(trainer, final)
+            save_gathered(trainer, final, lying)
         if rank() == 0:
             save_final(_whole(trainer), loaded.tokenizer, final, checkpoints, about)
     return final
@@ -196,24 +196,31 @@ def _discard(folder: Path | None) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _train(trainer: Any, checkpoint: Path | None) -> None:
-    """Train from the checkpoint's step on. One that is at the last step already is only loaded: the trainer would add a step."""
+def _train(trainer: Any, checkpoint: Path | None) -> Path | None:
+    """Train from the checkpoint's step on. One that is at the last step already is only loaded: the trainer would add a step.
+
+    Gives the folder that the final weights lie in already, where only a training could load them (DeepSpeed's)."""
     from transformers import TrainerState
 
     if checkpoint is None:
         trainer.train()
-        return
+        return None
     load_as_trained(trainer)
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     if state.global_step < state.max_steps:
         begin_at_pass(trainer, int(state.epoch or 0))
         trainer.train(resume_from_checkpoint=str(checkpoint))
-    else:
+        return None
+    if not trainer.is_deepspeed_enabled:
         trainer._load_from_checkpoint(str(checkpoint))
-        trainer.state = state
-        find_best(checkpoint, state)
-        if trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None:
-            trainer._load_best_model()
+    trainer.state = state
+    find_best(checkpoint, state)
+    best = state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+    if trainer.is_deepspeed_enabled:
+        return Path(best or checkpoint)
+    if best is not None:
+        trainer._load_best_model()
+    return None
 
 
 def _told(trainer: Any, measures: Mapping[str, str], meter: Meter) -> dict[str, Any]:

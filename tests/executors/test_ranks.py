@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 from pathlib import Path
@@ -64,7 +65,10 @@ def test_deepspeed_is_written_out_or_its_lack_said(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ExecutorError, match="zero_stage must be one of"):
         deepspeed_settings({"zero_stage": 7}, context(1))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    assert deepspeed_settings({"zero_stage": 3}, context(1))["deepspeed"]["zero_optimization"] == {"stage": 3}
+    assert deepspeed_settings({"zero_stage": 2}, context(1))["deepspeed"]["zero_optimization"] == {"stage": 2}
+    whole = {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}  # else the final weights would stay in parts
+    assert deepspeed_settings({"zero_stage": 3}, context(1))["deepspeed"]["zero_optimization"] == whole
+    assert deepspeed_settings({"deepspeed": {"zero_optimization": {"stage": 3}}}, context(1)) == {"deepspeed": {"zero_optimization": whole}}
     assert deepspeed_settings({"deepspeed": {"a": 1}, "zero_stage": 3}, context(1)) == {"deepspeed": {"a": 1}}
     assert deepspeed_settings({"auto_deepspeed": False}, context(1)) == {}
 
@@ -151,6 +155,35 @@ def test_ranks_that_share_the_weights_train_as_one_rank_does_and_go_on_from_a_ch
     assert (checkpoint / "pytorch_model_fsdp.bin").is_file()
     assert not (Path(shared["final_model_path"]) / "training_args.bin").exists()
     assert "training from step 4 to 6" in [line for frame in warm_host.frames if isinstance(frame, Telemetry) for line in frame.lines]
+
+
+@pytest.mark.models
+@pytest.mark.deep
+@pytest.mark.timeout(900)  # DeepSpeed compiles what it sends between processes of the CPU with, the first time
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DS_BUILD_OPS=0 pip install deepspeed")
+@pytest.mark.parametrize("stage", [2, 3])
+def test_ranks_train_with_deepspeed_and_leave_whole_weights(tmp_path: Path, stage: int) -> None:
+    host = DrivenHost(deadline_sec=600)
+    try:
+        learn = {"zero_stage": stage, "keep_checkpoints": True, "lr_scheduler_type": "constant"}
+        host.send(training("parts", tmp_path, training=learn))
+        parts = published_result(host, "parts", tmp_path)
+        checkpoint = tmp_path / "parts" / "artifacts" / "checkpoints" / "checkpoint-4"
+        host.send(training("resumed", tmp_path, run_checkpoint=str(checkpoint), training=learn))
+        resumed = published_result(host, "resumed", tmp_path)
+        host.send(training("ended", tmp_path, run_checkpoint=str(checkpoint.with_name("checkpoint-6")), training=learn))
+        ended = published_result(host, "ended", tmp_path)
+        host.send(training("alone", tmp_path, training={"nproc_per_node": 1, "per_device_train_batch_size": 8, "lr_scheduler_type": "constant"}))
+        alone = published_result(host, "alone", tmp_path)
+    finally:
+        host.close()
+    assert list((checkpoint / "global_step4").glob("zero_pp_rank_1_*"))
+    assert losses_of(resumed) == pytest.approx(losses_of(parts), abs=1e-4)
+    if stage == 2:  # at stage 3 a model from scratch begins with other numbers
+        assert losses_of(parts) == pytest.approx(losses_of(alone), abs=1e-4)
+    whole = weights_of(alone)
+    for result in (parts, resumed, ended):
+        assert {name: tuple(weights_of(result)[name].shape) for name in whole} == {name: tuple(tensor.shape) for name, tensor in whole.items()}
 
 
 def losses_of(result: dict[str, Any]) -> list[float]:

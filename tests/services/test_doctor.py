@@ -114,3 +114,9 @@ def test_gpus_are_listed_with_their_memory_and_a_failing_driver_is_a_warning(tmp
     ]
     tool.write_text("#!/bin/sh\nexit 9\n")
     assert [gpu.status for gpu in doctor._gpus()] == ["warning"]
+
+
+def test_the_command_that_gets_deepspeed_is_said_where_trainings_run_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, said in ((set(), []), ({"trl"}, ["DS_BUILD_OPS=0 pip install deepspeed"]), ({"trl", "deepspeed"}, [])):
+        monkeypatch.setattr(doctor, "_installed", there.__contains__)
+        assert [finding.remedy for finding in doctor._deepspeed()] == said
