@@ -41,7 +41,7 @@ class Need(Struct, frozen=True, omit_defaults=True, gc=False, cache_hash=True):
     memory: int = 0  # bytes
     tags: tuple[str, ...] = ()
     engine: str = ""  # key of the engine that the task would find warm; preferred, never required
-    parts: tuple[str, ...] = ()  # of its task type, that a worker may lack though it offers the type: lm-eval
+    parts: tuple[str, ...] = ()  # of its task type, that a worker may lack though it offers the type: lm-eval, wandb
 
 
 class Parallel(Struct, frozen=True, omit_defaults=True, gc=False):

@@ -20,7 +20,7 @@ from mloc.core.events import Need, TaskSubmitted
 from mloc.core.needs.need import kind_of
 from mloc.core.order import rank
 from mloc.core.task import FINAL, Task
-from mloc.core.worker import Worker, not_offered
+from mloc.core.worker import Worker, not_offered, why_not_offered
 
 Reason = Literal["no_worker", "never_fits", "held", "busy", "next", "sent", "ended", "dead_lettered", "children"]
 
@@ -116,7 +116,7 @@ def _remedies(alive: list[Worker], need: Need) -> str:
     """What would make a worker offer the type, by worker; those that lack the same together."""
     by_words: dict[str, list[str]] = {}
     for worker in alive:
-        if words := worker.lacks.get(not_offered(worker, need)):
+        if words := why_not_offered(worker, need):
             by_words.setdefault(words, []).append(worker.id)
     told = [f"{ids[0]}{f' and {len(ids) - 1} more' if len(ids) > 1 else ''}: {words}" for words, ids in list(by_words.items())[:3]]
     return f" ({'; '.join(told)})" if told else ""

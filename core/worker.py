@@ -8,6 +8,7 @@ does not list it: only then its devices are free.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import inf
 from typing import Literal
 
@@ -74,9 +75,19 @@ def registered(before: Worker | None, event: WorkerRegistered, now_ms: int) -> W
 
 def not_offered(worker: Worker, need: Need) -> str:
     """What the worker lacks of what the need is of: the task type, or a part of it, as `lacks` names them; "" where it offers all."""
+    return next(_not_offered(worker, need), "")
+
+
+def why_not_offered(worker: Worker, need: Need) -> str:
+    """What the worker says of all that it lacks of it, and what would help; "" where it said nothing."""
+    return ", and ".join(words for named in _not_offered(worker, need) if (words := worker.lacks.get(named)))
+
+
+def _not_offered(worker: Worker, need: Need) -> Iterator[str]:
     if need.task_type not in worker.task_types:
-        return need.task_type
-    return next((named for part in need.parts if (named := part_of(need.task_type, part)) in worker.lacks), "")
+        yield need.task_type
+        return
+    yield from (named for part in need.parts if (named := part_of(need.task_type, part)) in worker.lacks)
 
 
 def part_of(task_type: str, part: str) -> str:

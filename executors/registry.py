@@ -15,21 +15,14 @@ from functools import cache
 import msgspec
 from msgspec import Struct
 
+from mloc.core.needs.parts import VLLM_ON_GPU
 from mloc.executors.contract import ExecutorError, IdentitiesFunction, LightFunction, LoadFunction, RunFunction
+from mloc.executors.parts import FOUR_BITS, HARNESS, OF_AGENTS, OF_ENGINES, OF_TRAINING, SHARDED, Part, PartHere, is_for_here
 from mloc.executors.plugins import problems, usable_names
 
 _RETRIEVAL = ("torch", "transformers", "langchain_core", "langchain_text_splitters", "chromadb", "qdrant_client", "faiss", "pypdf")
 _TRAINING = ("torch", "transformers", "trl", "peft", "datasets")
 _ANSWERING = "answering"  # the family of those that one warm model answers
-
-
-class Part(Struct, frozen=True):
-    """Something of an executor that needs a module of its own. Placement knows it by `name`, people by `what`."""
-
-    name: str
-    what: str
-    module: str
-    extra: str
 
 
 class Executor(Struct, frozen=True):
@@ -44,10 +37,9 @@ class Executor(Struct, frozen=True):
     package: str = ""  # that a plug-in comes from
     parts: tuple[Part, ...] = ()
 
-    def lacking_parts(self) -> dict[str, str]:
-        """The parts of it that this machine lacks a module for: name → what to do."""
-        lacking = [part for part in self.parts if not _is_installed(part.module)]
-        return {part.name: f'{part.what} needs {part.module}: pip install "mloc[{part.extra}]"' for part in lacking}
+    def parts_here(self) -> list[PartHere]:
+        """Its parts, and what this machine lacks of them."""
+        return [PartHere(part.name, part.what, _lack_of(part), part.asked) for part in self.parts if is_for_here(part)]
 
     def missing(self) -> list[str]:
         """The modules that this machine lacks for it."""
@@ -66,7 +58,8 @@ class Offer(Struct, frozen=True):
     package: str = ""  # that a plug-in comes from
     problem: str = ""  # why a plug-in cannot be used
     remark: str = ""  # what it cannot do here though it runs, and how to get that
-    lacking_parts: dict[str, str] = {}  # what of that a task may ask for: name → what to do
+    parts: list[PartHere] = []
+    lacking_parts: dict[str, str] = {}  # those that a task may ask for: name → what to do
 
     @property
     def remedy(self) -> str:
@@ -78,11 +71,12 @@ class Offer(Struct, frozen=True):
 
 
 def _training(module: str, *more: str) -> Executor:
-    return Executor(f"mloc.executors.training.{module}", extra="training", requires=(*_TRAINING, *more), family="training")
+    parts = (*OF_TRAINING, SHARDED, *(() if FOUR_BITS.module in more else (FOUR_BITS,)))
+    return Executor(f"mloc.executors.training.{module}", extra="training", requires=(*_TRAINING, *more), family="training", parts=parts)
 
 
 def _pooling(module: str) -> Executor:
-    return Executor(f"mloc.executors.pooling.{module}", extra="inference", requires=("torch", "transformers"))
+    return Executor(f"mloc.executors.pooling.{module}", extra="inference", requires=("torch", "transformers"), parts=OF_ENGINES)
 
 
 _SFT = _training("sft_executor")
@@ -90,12 +84,13 @@ _SFT = _training("sft_executor")
 BUILT_IN: dict[str, Executor] = {
     "echo": Executor("mloc.executors.echo_executor", light=True),
     "inference": Executor(
-        "mloc.executors.inference.inference_executor", extra="inference", requires=("torch", "transformers"), family=_ANSWERING
+        "mloc.executors.inference.inference_executor", extra="inference", requires=("torch", "transformers"), family=_ANSWERING,
+        parts=OF_ENGINES,
     ),
     "embed": _pooling("embed_executor"),
     "score": _pooling("score_executor"),
     "rerank": _pooling("rerank_executor"),
-    "rag": Executor("mloc.executors.retrieval.rag_executor", extra="rag", requires=_RETRIEVAL),
+    "rag": Executor("mloc.executors.retrieval.rag_executor", extra="rag", requires=_RETRIEVAL, parts=OF_ENGINES),
     "sft": _SFT,
     "lora_sft": _SFT,
     "qlora": _training("sft_executor", "bitsandbytes"),
@@ -106,18 +101,15 @@ BUILT_IN: dict[str, Executor] = {
     "rloo": _training("group_executor"),
     "agent": Executor(
         "mloc.executors.agents.agent_executor", extra="agent", requires=("torch", "transformers", "langchain", "langchain_core", "langgraph"),
-        family=_ANSWERING,
-        parts=(
-            Part("mcp", "MCP servers", "mcp", "agent"),
-            *(Part("retrieval", "the tool retrieval", name, "agent") for name in ("rank_bm25", "langchain_text_splitters")),
-        ),
+        family=_ANSWERING, parts=(*OF_AGENTS, *OF_ENGINES),
     ),
     "eval": Executor(
         "mloc.executors.evaluation.eval_executor", extra="inference", requires=("torch", "transformers"), family=_ANSWERING,
-        parts=(Part("lm-eval", "the harness lm-eval", "lm_eval", "eval"),),
+        parts=(HARNESS, *OF_ENGINES),
     ),
     "ppo": Executor(
-        "mloc.executors.training.ppo.ppo_executor", extra="training", requires=("torch", "transformers", "accelerate", "peft"), family="training"
+        "mloc.executors.training.ppo.ppo_executor", extra="training", requires=("torch", "transformers", "accelerate", "peft"), family="training",
+        parts=(*OF_TRAINING, FOUR_BITS),
     ),
 }
 
@@ -147,10 +139,11 @@ def available() -> list[Offer]:
 
 def _offer(task_type: str, executor: Executor) -> Offer:
     missing = executor.missing()
-    lacking = {} if missing else executor.lacking_parts()
+    parts = executor.parts_here()
+    lacking = {} if missing else {part.name: part.lack for part in parts if part.lack and part.asked}
     return Offer(
         task_type, not missing, missing, executor.extra, executor.light, executor.family or executor.module, executor.package,
-        remark="" if missing else "; ".join(lacking.values()) or _without_vllm(executor), lacking_parts=lacking,
+        remark="" if missing else _without_vllm(executor), parts=parts, lacking_parts=lacking,
     )  # fmt: skip
 
 
@@ -183,6 +176,14 @@ def _without_vllm(executor: Executor) -> str:
     return f"with transformers only; {missing}" if missing else ""
 
 
+def _lack_of(part: Part) -> str:
+    if part.module == "vllm":
+        from mloc.executors.inference.engine_choice import vllm_missing
+
+        return vllm_missing(on_device=part.name == VLLM_ON_GPU)
+    return "" if _is_installed(part.module) else f"{part.what} needs {part.module}: {part.remedy}"
+
+
 def _plugins() -> dict[str, Executor]:
     return {name: Executor(plugin.module, plugin.function, package=plugin.package) for name, plugin in usable_names(BUILT_IN).items()}
 
@@ -200,6 +201,9 @@ def main(arguments: list[str]) -> int:
     for offer in available():
         shown = offer.remedy if not offer.runs else f"runs here; {offer.remark}" if offer.remark else "runs here"
         print(f"{offer.task_type:12} {shown}")
+    parts = {part.name: part.lack for offer in available() for part in offer.parts if part.lack}
+    for name, lack in parts.items():
+        print(f"{name:12} {lack}")
     return 0
 
 

@@ -28,7 +28,6 @@ from mloc.services.up.record import read_up_record
 
 MARKS = {"ok": ("✓", 32), "lacks": ("–", 90), "warning": ("!", 33), "error": ("✗", 31)}
 LEAST_SERVER = (7, 0)
-DEEPSPEED = "DS_BUILD_OPS=0 pip install deepspeed"
 
 
 class Finding(Struct, frozen=True, omit_defaults=True):
@@ -41,6 +40,14 @@ class Finding(Struct, frozen=True, omit_defaults=True):
     remedy: str = ""
 
 
+class _Part(Struct):
+    """A part of a task type; `lack` says why it is not there, a colon, and what to do."""
+
+    name: str
+    what: str
+    lack: str = ""
+
+
 class _Offer(Struct):
     """A line of `python -m mloc.executors.registry --json`."""
 
@@ -51,6 +58,7 @@ class _Offer(Struct):
     package: str = ""
     problem: str = ""
     remark: str = ""
+    parts: list[_Part] = []
 
 
 def run(settings: Settings, as_json: bool = False) -> int:
@@ -77,7 +85,7 @@ def shown(findings: list[Finding], color: bool = False) -> str:
 
 def _machine() -> list[Finding]:
     cores = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}"
-    return [Finding("Machine", "python", "ok", f"{platform.python_version()}, {cores}"), *_gpus(), *_vllm_build(), *_deepspeed()]
+    return [Finding("Machine", "python", "ok", f"{platform.python_version()}, {cores}"), *_gpus(), *_vllm_build()]
 
 
 def _gpus() -> list[Finding]:
@@ -100,14 +108,6 @@ def _vllm_build() -> list[Finding]:
     return []
 
 
-def _deepspeed() -> list[Finding]:
-    """It belongs to no extra: it is built where it is installed."""
-    if not _installed("trl") or _installed("deepspeed"):
-        return []
-    detail = "not installed; training.deepspeed and zero_stage need it (training.fsdp does not)"
-    return [Finding("Machine", "deepspeed", "lacks", detail, DEEPSPEED)]
-
-
 def _installed(distribution: str) -> bool:
     try:
         importlib.metadata.version(distribution)
@@ -124,7 +124,21 @@ def task_types() -> list[Finding]:
     except msgspec.DecodeError:
         reason = (asked.stderr.strip().splitlines() or ["it said nothing"])[-1]
         return [Finding("Task types", "all", "error", f"the executors cannot be listed: {reason}", "install MLOC again: make setup")]
-    return [_task_type(offer) for offer in offers]
+    return [*(_task_type(offer) for offer in offers), *_parts(offers)]
+
+
+def _parts(offers: list[_Offer]) -> list[Finding]:
+    """What of the task types is installed apart, each part once: one that several modules make up lacks the first that is missing."""
+    found: dict[str, _Part] = {}
+    for part in (part for offer in offers for part in offer.parts):
+        if part.name not in found or (part.lack and not found[part.name].lack):
+            found[part.name] = part
+    return [_part(part) for part in found.values()]
+
+
+def _part(part: _Part) -> Finding:
+    detail, _, remedy = part.lack.partition(": ")
+    return Finding("Optional parts", part.name, "lacks" if part.lack else "ok", detail or part.what, remedy)
 
 
 def _task_type(offer: _Offer) -> Finding:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 
 from mloc.core.events import Need, Parallel
-from mloc.core.language.agent_rules import tool_named, tools_of
 from mloc.core.language.data_spec import ListData, MessagesData, PreferencesData
 from mloc.core.language.echo_spec import is_light
 from mloc.core.language.model_spec import ScratchSource, StageSource
 from mloc.core.language.spec import TaskSpec
 from mloc.core.language.splitting import why_as_one
+from mloc.core.needs.parts import parts_of
 
 MOST_MODEL_CHARACTERS = 200
 _CREDENTIALS = re.compile(r"//[^/@]*@")
@@ -31,23 +31,13 @@ def need_of(spec: TaskSpec, engine: str = "") -> Need:
         memory=hardware.memory or 0,
         tags=tuple(sorted(set(spec.resources.tags))),
         engine=engine,
-        parts=_parts(spec),
+        parts=parts_of(spec, on_device=bool(gpus)),
     )
 
 
 def kind_of(need: Need) -> str:
     """What sort of work it is, for a person: `type eval with lm-eval`."""
     return f"type {need.task_type}" + (f" with {' and '.join(need.parts)}" if need.parts else "")
-
-
-def _parts(spec: TaskSpec) -> tuple[str, ...]:
-    """What of its task type the task uses that is installed apart, as the executors' registry names it."""
-    if spec.task_type == "eval":
-        return ("lm-eval",) if spec.eval is not None and spec.eval.harness == "lm-eval" else ()
-    if spec.task_type == "agent":
-        used = {named[0] for one in tools_of(spec.agent) if (named := tool_named(one)) is not None}
-        return tuple(sorted(used & {"mcp", "retrieval"}))
-    return ()
 
 
 def model_of(spec: TaskSpec) -> str:

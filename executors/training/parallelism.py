@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mloc.core.needs.parts import wants_deepspeed
 from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.durable_files import link_or_copy
 from mloc.executors.ranks import rank
@@ -17,11 +18,6 @@ OWN_NAMES = frozenset({"auto_deepspeed", "auto_deepspeed_stage", "zero_stage"})
 STAGES = (0, 1, 2, 3)
 _BY_TRAINER = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
 _OF_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json")
-
-
-def wants_deepspeed(training: Mapping[str, Any]) -> bool:
-    """Whether anything asks for it."""
-    return bool(training.get("deepspeed") or training.get("auto_deepspeed") or training.get("zero_stage") is not None)
 
 
 def deepspeed_settings(training: Mapping[str, Any], context: Context) -> dict[str, Any]:

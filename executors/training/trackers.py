@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mloc.core.needs.parts import trackers_named
 from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.ranks import rank
 
@@ -20,8 +21,7 @@ PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow-sk
 
 def trackers_of(training: Mapping[str, Any]) -> list[str]:
     """The trackers that are asked for. Raises ExecutorError for one that is unknown or not installed."""
-    given = training.get("report_to") or []
-    names = [name for name in ([given] if isinstance(given, str) else given) if name != "none"]
+    names = trackers_named(training)
     if names == ["all"]:
         return [name for name in PACKAGES if importlib.util.find_spec(name) is not None]
     for name in names:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mloc.core.language.model_spec import Adapter
 from mloc.core.language.spec import TaskSpec
+from mloc.core.needs.parts import is_quantized as is_quantized  # beside `adapter_of` for those who train
 from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.durable_files import sync_tree
 from mloc.executors.models.classifiers import CLASSIFIER
@@ -22,12 +23,6 @@ def adapter_of(spec: TaskSpec) -> Adapter | None:
     """The adapter that the task is to train; None: all weights."""
     implied = ADAPTER_TYPES.get(spec.task_type)
     return spec.model.adapter or (Adapter(type=implied) if implied else None)
-
-
-def is_quantized(spec: TaskSpec) -> bool:
-    """Whether the weights below the adapter are kept in four bits (QLoRA: Dettmers et al. 2023, arXiv:2305.14314)."""
-    adapter = adapter_of(spec)
-    return adapter is not None and adapter.type == "qlora"
 
 
 def prepared(loaded: LoadedModel, wanted: Adapter | None) -> tuple[Any, Any]:

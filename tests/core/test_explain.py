@@ -120,5 +120,8 @@ def test_a_part_that_nobody_offers_is_explained_with_what_would_help_and_no_chan
     assert said.summary == f"none of 2 workers offers task type eval with lm-eval (a: {words})"
     assert said.change == ""
     assert [verdict.why for verdict in said.workers] == ["it does not offer eval/lm-eval", "it does not offer task type eval"]
+    both = replace(worker("a"), lacks={"sft/wandb": "no wandb: pip install w", "sft/deepspeed": "no deepspeed: pip install d"})
+    trained = given_log(both, TaskSubmitted(task="t", task_type="sft", need=Need("sft", parts=("deepspeed", "wandb"))))
+    assert explain(trained, trained.tasks["t"]).summary.endswith("(a: no deepspeed: pip install d, and no wandb: pip install w)")
     able = given_log(judging, replace(judging, worker="c", lacks={}), submitted)
     assert explain(able, able.tasks["t"]).worker == "c"

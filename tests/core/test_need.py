@@ -128,3 +128,40 @@ AGENT = "  taskType: agent\n  model: {source: {identifier: m}}\n  agent: {task: 
 )
 def test_what_a_task_uses_that_is_installed_apart_is_needed(body: str, parts: tuple[str, ...]) -> None:
     assert need_of(spec(body)).parts == parts
+
+
+TRAIN = "  taskType: %s\n  model: {source: {identifier: m}%s}\n  training: {%s}\n  data: {items: [{prompt: a, response: b}]}\n"
+ON_GPU = "  resources: {hardware: {gpu: {count: 1}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "parts"),
+    [
+        (TRAIN % ("sft", "", "report_to: [wandb, none, tensorboard]"), ("tensorboard", "wandb")),
+        (TRAIN % ("sft", "", "log_with: mlflow"), ("mlflow",)),
+        (TRAIN % ("sft", "", "report_to: all"), ()),
+        (TRAIN % ("sft", "", "zero_stage: 2"), ("deepspeed",)),
+        (TRAIN % ("sft", "", "auto_deepspeed: true, report_to: none"), ("deepspeed",)),
+        (TRAIN % ("sft", "", "fsdp: full_shard"), ()),
+        (TRAIN % ("kto", ", adapter: {type: qlora}", ""), ("bitsandbytes",)),
+        (TRAIN % ("kto", ", adapter: {type: lora}", ""), ()),
+        (TRAIN % ("lora_sft", ", config: {load_in_4bit: true}", ""), ("bitsandbytes",)),
+        (TRAIN % ("qlora", ", adapter: {type: qlora}", ""), ()),  # the type itself requires it
+        (INFER.replace("m}}", "m}, config: {load_in_4bit: true}}"), ("bitsandbytes",)),
+        (INFER.replace("m}}", "m}, config: {load_in_8bit: true}}") + ON_GPU, ()),  # vLLM's own
+        (INFER.replace("m}}", "m}, transformers: {quantization_config: {load_in_4bit: true}}}"), ("bitsandbytes",)),
+        (INFER + "  inference: {engine: vllm}\n", ("vllm",)),
+        (INFER + "  inference: {engine: vllm}\n" + ON_GPU, ("vllm-cuda",)),
+        (INFER + "  inference: {engine: transformers}\n" + ON_GPU, ()),
+        (INFER + "  inference: {engine: auto}\n" + ON_GPU, ()),  # transformers where vLLM is missing
+        (INFER.replace("m}}", "m}, vllm: {max_model_len: 64}}"), ()),
+        (EVAL + "  eval: {harness: lm-eval, tasks: [arc_easy]}\n  inference: {engine: vllm}\n", ("lm-eval", "vllm")),
+        (RAG + "  data: {prompts: [a]}\n  retrieval: {documents: [d], embedding: {model: e}}\n  inference: {engine: vllm}\n", ("vllm",)),
+        (
+            RAG + "  data: {prompts: [a]}\n  retrieval: {documents: [d], embedding: {model: e}, returns: passages}\n  inference: {engine: vllm}\n",
+            (),
+        ),
+    ],
+)
+def test_trackers_deepspeed_quantized_weights_and_an_engine_by_name_are_needed(body: str, parts: tuple[str, ...]) -> None:
+    assert need_of(spec(body)).parts == parts

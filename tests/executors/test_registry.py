@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
+from mloc.core.language.spec import decode_spec
 from mloc.core.needs.engine_key import engine_key
+from mloc.core.needs.parts import TRACKERS, parts_of
 from mloc.executors import registry
 from mloc.executors.contract import ExecutorError
 from mloc.executors.inference import engine_choice
@@ -45,9 +47,38 @@ def test_a_part_without_its_module_is_named_and_the_rest_runs(monkeypatch: pytes
     offers = {offer.task_type: offer for offer in registry.available()}
     words = 'the harness lm-eval needs lm_eval: pip install "mloc[eval]"'
     assert offers["eval"].runs
-    assert offers["eval"].lacking_parts == {"lm-eval": words}
-    assert offers["eval"].remark == words
-    assert offers["agent"].lacking_parts == {}
+    assert offers["eval"].lacking_parts["lm-eval"] == words
+    assert not {"lm-eval", "mcp"} & offers["agent"].lacking_parts.keys()
+
+
+def test_every_part_that_a_task_may_need_is_one_of_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `core/needs/parts.py` asks for and the registry does not know would be lacked by nobody, and refused in the middle."""
+    monkeypatch.setattr("mloc.executors.parts.shutil.which", lambda name: f"/bin/{name}")
+    training = {"report_to": [*TRACKERS], "zero_stage": 2}
+    for task_type, executor in registry.BUILT_IN.items():
+        for on_device in (False, True):
+            given = {
+                "taskType": task_type, "inference": {"engine": "vllm"}, "training": training,
+                "model": {"config": {"load_in_4bit": True}, "adapter": {"type": "qlora"}},
+                "eval": {"harness": "lm-eval", "tasks": ["arc_easy"]}, "agent": {"tools": ["retrieval", "mcp"]},
+            }  # fmt: skip
+            wanted = parts_of(decode_spec(json.dumps(given).encode()), on_device=on_device)
+            assert bool(wanted) == (task_type != "echo")
+            assert set(wanted) <= {part.name for part in executor.parts_here()}, task_type
+
+
+def test_what_a_training_may_report_to_or_shard_by_is_lacked_with_one_command_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Executor, "missing", lambda _: [])
+    monkeypatch.setattr(registry, "_is_installed", lambda name: False)
+    (sft,) = [offer for offer in registry.available() if offer.task_type == "sft"]
+    assert sft.lacking_parts == {
+        **{name: f'training.report_to {name} needs {name}: pip install "mloc[trackers]"' for name in TRACKERS},
+        "deepspeed": "training.deepspeed or zero_stage needs deepspeed: DS_BUILD_OPS=0 pip install deepspeed",
+        "bitsandbytes": "weights of four or eight bits needs bitsandbytes: pip install bitsandbytes",
+    }
+    assert [part.lack for part in sft.parts if part.name == "energy"] == [
+        'the energy of a training on NVIDIA devices needs pynvml: pip install "mloc[energy]"'
+    ]
 
 
 @pytest.mark.parametrize("vllm", [{}, {"max_model_len": 64}])

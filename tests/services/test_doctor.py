@@ -103,6 +103,18 @@ def test_what_is_not_installed_is_shown_with_the_command_that_gets_it() -> None:
     assert 'pip install "mloc[training]"' in text
 
 
+def test_optional_parts_are_listed_once_with_the_one_command_that_gets_each() -> None:
+    wandb = doctor._Part("wandb", "training.report_to wandb", 'training.report_to wandb needs wandb: pip install "mloc[trackers]"')
+    there = doctor._Part("mcp", "MCP servers")
+    offers = [doctor._Offer(task_type, runs=True, parts=parts) for task_type, parts in (("sft", [wandb]), ("dpo", [wandb]), ("agent", [there]))]
+    assert doctor._parts(offers) == [
+        Finding("Optional parts", "wandb", "lacks", "training.report_to wandb needs wandb", 'pip install "mloc[trackers]"'),
+        Finding("Optional parts", "mcp", "ok", "MCP servers"),
+    ]
+    names = {finding.name for finding in doctor.task_types() if finding.area == "Optional parts"}
+    assert {"tensorboard", "wandb", "mlflow", "deepspeed", "bitsandbytes", "energy", "vllm", "lm-eval", "mcp", "retrieval"} <= names
+
+
 def test_gpus_are_listed_with_their_memory_and_a_failing_driver_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho '0, NVIDIA H200, 143771 MiB, 4 MiB'\necho '1, NVIDIA H200, 143771 MiB, 9 MiB'\n")
@@ -114,9 +126,3 @@ def test_gpus_are_listed_with_their_memory_and_a_failing_driver_is_a_warning(tmp
     ]
     tool.write_text("#!/bin/sh\nexit 9\n")
     assert [gpu.status for gpu in doctor._gpus()] == ["warning"]
-
-
-def test_the_command_that_gets_deepspeed_is_said_where_trainings_run_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for there, said in ((set(), []), ({"trl"}, ["DS_BUILD_OPS=0 pip install deepspeed"]), ({"trl", "deepspeed"}, [])):
-        monkeypatch.setattr(doctor, "_installed", there.__contains__)
-        assert [finding.remedy for finding in doctor._deepspeed()] == said

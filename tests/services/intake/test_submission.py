@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from mloc.core.cluster import Cluster
 from mloc.core.events import AttemptStarted, AttemptSucceeded, ResultPublished, TaskCancelled, TaskDispatched, TaskSubmitted, WorkerRegistered
+from mloc.core.explain import explain
 from mloc.core.fold import evolve
 from mloc.core.language.errors import LanguageError
 from mloc.core.language.reading import read_tasks
@@ -167,6 +168,21 @@ def test_parts_of_a_type_that_no_worker_takes_are_warned_about():
     without = Worker("a", 1, task_types=frozenset({"eval"}), lacks={"eval/lm-eval": "it needs lm_eval"})
     assert unoffered_types(events, [without]) == ["no living worker takes tasks of type eval with lm-eval; they wait until one does"]
     assert unoffered_types(events, [without, replace(without, id="b", lacks={})]) == []
+
+
+def test_a_training_that_reports_to_what_no_worker_has_waits_with_a_warning_and_the_command_in_explain():
+    told = "apiVersion: mloc/v1\nspec:\n  taskType: sft\n  model: {source: {identifier: m}}\n  training: {report_to: wandb}\n  data: {prompts: [a]}\n"
+    (event,) = submit(told).events
+    words = 'training.report_to wandb needs wandb: pip install "mloc[trackers]"'
+    without = WorkerRegistered(worker="a", incarnation=1, task_types=("sft",), lacks={"sft/wandb": words})
+    cluster, another = Cluster(), Cluster()
+    for at, happened in enumerate((without, event)):
+        evolve(cluster, f"{at}-1", happened)
+    assert unoffered_types([event], cluster.workers.values()) == ["no living worker takes tasks of type sft with wandb; they wait until one does"]
+    assert explain(cluster, cluster.tasks[event.task]).summary == f"none of 1 worker offers task type sft with wandb (a: {words})"
+    for at, happened in enumerate((without, replace(without, worker="b", lacks={}), event)):
+        evolve(another, f"{at}-1", happened)
+    assert explain(another, another.tasks[event.task]).worker == "b"
 
 
 def test_all_that_is_wrong_in_a_file_is_said_at_once():
