@@ -20,7 +20,7 @@ CONNECT_SEC = 5.0  # for one connection
 PATIENCE_SEC = 6.0  # a name server or a network that is away for a moment
 PAUSE_SEC = 1.0
 BUSY = (408, 429)
-KNOWN_SEC = 30.0  # for so long nothing else is asked of a host that was away
+KNOWN_SEC = 5.0  # for so long nothing else is asked of a host that was away; a later attempt asks again
 
 _lock = threading.Lock()
 _away: dict[str, tuple[float, str]] = {}  # host → (until when, why)
@@ -58,7 +58,8 @@ def hub_trouble(named: str, error: BaseException) -> ExecutorError | None:
         return None
     said = f"{named!r} is not in the worker's cache, and the hub at {constants.ENDPOINT} cannot be reached ({why})"
     helps = "name a folder (type local), or bring it into the worker's cache before and set HF_HUB_OFFLINE=1 there, or a mirror as HF_ENDPOINT"
-    return ExecutorError("HubUnreachable", f"{said}. If the worker is to do without it, {helps}; else see to its network, DNS or proxy and retry")
+    said += f". If the worker is to do without it, {helps}; else see to its network, DNS or proxy"
+    return ExecutorError("HubUnreachable", said, retryable=True)
 
 
 def _sent(send: Any, request: Any, given: dict[str, Any]) -> Any:
