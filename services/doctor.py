@@ -25,6 +25,7 @@ from mloc.services.server.binary import ServerBinaryError, server_binary, server
 from mloc.services.server.record import find_server
 from mloc.services.settings import Settings, SettingsError, api_address
 from mloc.services.up.record import read_up_record
+from mloc.services.worker.torch_build import how_to_get_cuda, version_without_cuda
 
 MARKS = {"ok": ("✓", 32), "lacks": ("–", 90), "warning": ("!", 33), "error": ("✗", 31)}
 LEAST_SERVER = (7, 0)
@@ -85,7 +86,7 @@ def shown(findings: list[Finding], color: bool = False) -> str:
 
 def _machine() -> list[Finding]:
     cores = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}"
-    return [Finding("Machine", "python", "ok", f"{platform.python_version()}, {cores}"), *_gpus(), *_vllm_build()]
+    return [Finding("Machine", "python", "ok", f"{platform.python_version()}, {cores}"), *_gpus(), *_torch_build(), *_vllm_build()]
 
 
 def _gpus() -> list[Finding]:
@@ -98,6 +99,14 @@ def _gpus() -> list[Finding]:
     except (OSError, subprocess.SubprocessError) as error:
         return [Finding("Machine", "gpu", "warning", f"nvidia-smi fails: {error}", "look after the driver; tasks run on the CPU until then")]
     return [Finding("Machine", f"gpu {index.strip()}", "ok", rest.strip()) for index, _, rest in (line.partition(",") for line in said.splitlines())]
+
+
+def _torch_build() -> list[Finding]:
+    """A build of torch for CPUs beside a GPU: its tasks would fail in the middle, so a worker offers none."""
+    if shutil.which("nvidia-smi") and (version := version_without_cuda()):
+        detail = f"torch {version} is built without CUDA: a worker here offers no GPU"
+        return [Finding("Machine", "torch", "warning", detail, f"for the GPU: {how_to_get_cuda(version)}")]
+    return []
 
 
 def _vllm_build() -> list[Finding]:

@@ -12,10 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import structlog
+
 from mloc.core.events import Device, Hardware
+from mloc.services.worker.torch_build import how_to_get_cuda, version_without_cuda
 
 MIB = 1024 * 1024
 GPU_SAMPLE_SEC = 5.0
+
+_log = structlog.get_logger("worker")
 
 
 class Usage(NamedTuple):
@@ -28,7 +33,7 @@ class Usage(NamedTuple):
 
 
 def measure_hardware(environ: Mapping[str, str]) -> Hardware:
-    """Cores and memory as the container's limits give them; the GPUs that CUDA_VISIBLE_DEVICES leaves."""
+    """Cores and memory as the container's limits give them; the GPUs that CUDA_VISIBLE_DEVICES leaves, none where torch was built without CUDA."""
     return Hardware(socket.gethostname(), _cpus(), _memory(), _devices(environ.get("CUDA_VISIBLE_DEVICES")))
 
 
@@ -88,6 +93,9 @@ def _cpu_times() -> tuple[float, float]:
 def _devices(visible: str | None) -> tuple[Device, ...]:
     allowed = None if visible is None else {part.strip() for part in visible.split(",")}
     rows = _nvidia_smi("index,name,memory.total,uuid")
+    if rows and (version := version_without_cuda()):
+        _log.warning("no GPU is offered: torch is built without CUDA", torch=version, remedy=how_to_get_cuda(version))
+        return ()
     return tuple(
         Device(int(index), name, int(_number(memory) * MIB))
         for index, name, memory, uuid in rows
