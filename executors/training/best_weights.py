@@ -16,7 +16,7 @@ _FOR_RESUMING = re.compile(r"(optimizer|scheduler|scaler|rng_state|training_args
 
 def carry_best(checkpoint: Path, state: Any) -> None:
     """Link the best weights into a new checkpoint; its own are not doubled. What a trainer keeps in parts (DeepSpeed, FSDP) is not carried."""
-    if state.best_model_checkpoint is None or (best := Path(state.best_model_checkpoint)) == checkpoint or not _has_weights(best):
+    if state.best_model_checkpoint is None or (best := Path(state.best_model_checkpoint)) == checkpoint or not has_weights(best):
         return
     (checkpoint / FOLDER).mkdir(parents=True, exist_ok=True)
     for file in best.iterdir():
@@ -31,7 +31,7 @@ def find_best(checkpoint: Path, state: Any) -> str | None:
         return None
     own = checkpoint.name.endswith(f"-{state.best_global_step}")
     place = checkpoint if own else checkpoint / FOLDER
-    if _has_weights(place):
+    if has_weights(place):
         state.best_model_checkpoint = str(place)
         return None
     said = f"the weights of step {state.best_global_step}, which were best, are not in {checkpoint.name}: the best of what comes is kept"
@@ -40,5 +40,6 @@ def find_best(checkpoint: Path, state: Any) -> str | None:
     return said
 
 
-def _has_weights(folder: Path) -> bool:
+def has_weights(folder: Path) -> bool:
+    """Whether a model can be loaded from it."""
     return folder.is_dir() and any(file.suffix in _WEIGHTS and not _FOR_RESUMING.match(file.name) for file in folder.iterdir())

@@ -14,6 +14,7 @@ from mloc.executors.durable_files import sync_tree
 from mloc.executors.models.classifiers import CLASSIFIER
 from mloc.executors.models.model_loading import LoadedModel
 from mloc.executors.models.weights import FINAL_LORA, FINAL_MODEL
+from mloc.executors.training.best_weights import has_weights
 from mloc.executors.training.model_card import Trained, write_card
 
 ADAPTER_TYPES = {"lora_sft": "lora", "qlora": "qlora"}  # task types that mean an adapter without saying so
@@ -64,11 +65,12 @@ def final_folder(model: Any, context: Context) -> Path:
 
 
 def save_final(model: Any, tokenizer: Any, final: Path, checkpoints: Path | None, about: Trained) -> None:
-    """Durable final weights (`model` None: they lie there already) with their card; then the checkpoints have served and go, where they are named."""
+    """Durable final weights (`model` None: they lie there already) with their card; then the checkpoints have served and go, where they are named.
+    Where DeepSpeed left the weights in parts they stay."""
     if model is not None:
         model.save_pretrained(str(final))
     tokenizer.save_pretrained(str(final))
     write_card(final, about)
     sync_tree(final)
-    if checkpoints is not None:
+    if checkpoints is not None and has_weights(final):
         shutil.rmtree(checkpoints, ignore_errors=True)
