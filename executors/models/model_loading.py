@@ -41,12 +41,14 @@ class LoadedModel(Struct, frozen=True):
 
 
 def load_model(
-    spec: TaskSpec, context: Context, task_texts: Iterable[str] = (), *, trainable: bool = False, quantized: bool = False, dtype: str | None = None
-) -> LoadedModel:
+    spec: TaskSpec, context: Context, task_texts: Iterable[str] = (), *, trainable: bool = False, quantized: bool = False, dtype: str | None = None,
+    placed: bool = True,
+) -> LoadedModel:  # fmt: skip
     """Load what `model.source` names, with its adapters. Raises ExecutorError.
 
     `task_texts` train the tokenizer of a scratch model. `quantized`: weights of four bits, as QLoRA trains an adapter on. `dtype`: torch's
-    type of the weights, unless `model.transformers` names one; None: as `model.config` says, or what the device does best.
+    type of the weights, unless `model.transformers` names one; None: as `model.config` says, or what the device does best. `placed`: on the
+    attempt's device; else in main memory.
     """
     settings = pretrained_settings(spec, context, dtype) | (_four_bits(spec, context, dtype) if quantized else {})
     if isinstance(spec.model.source, ScratchSource) and spec.checkpoint.load is None:
@@ -56,7 +58,7 @@ def load_model(
         text = spec.model.source.tokenizer_text
         source = replace(spec.model.source, tokenizer_text=context.local(text)) if isinstance(text, str) else spec.model.source
         model, tokenizer = make_scratch_model(source, task_texts)
-        return LoadedModel(_placed(model, context, settings), tokenizer, spec.model.source.identifier or "scratch", None)
+        return LoadedModel(_placed(model, context, settings) if placed else model, tokenizer, spec.model.source.identifier or "scratch", None)
     weights = find_weights(spec, context)
     model, tokenizer, processor = _from_pretrained(weights, settings, trainable=trainable)
     if (named := context.as_named(weights.model)) != weights.model:
@@ -66,7 +68,8 @@ def load_model(
     if weights.adapter is not None:
         model = _with_adapter(model, weights.adapter, "default", trainable)
     model = _with_served_adapters(model, spec, context)
-    return LoadedModel(_placed(model, context, settings), tokenizer, model_name(weights, context), weights, processor=processor)
+    model = _placed(model, context, settings) if placed else model
+    return LoadedModel(model, tokenizer, model_name(weights, context), weights, processor=processor)
 
 
 def as_classifier(loaded: LoadedModel) -> LoadedModel:

@@ -12,7 +12,7 @@ from typing import Any
 from mloc.core.needs.parts import wants_deepspeed
 from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.durable_files import link_or_copy
-from mloc.executors.ranks import rank
+from mloc.executors.ranks import in_rank, rank
 
 OWN_NAMES = frozenset({"auto_deepspeed", "auto_deepspeed_stage", "zero_stage"})
 STAGES = (0, 1, 2, 3)
@@ -65,15 +65,44 @@ def _config(training: Mapping[str, Any], context: Context) -> dict[str, Any]:
 
 
 FSDP_WORDS = frozenset({"full_shard", "shard_grad_op", "hybrid_shard", "hybrid_shard_zero2", "no_shard", "offload", "auto_wrap"})
+_RESHARDS = {"full_shard": True, "shard_grad_op": False}  # of the words for FSDP2: whether weights are parted again after the way forward
 
 
-def check_fsdp(training: Mapping[str, Any]) -> None:
-    """Raises ExecutorError for a word that FSDP does not know."""
+def is_sharded(training: Mapping[str, Any]) -> bool:
+    """Whether this rank gets its part of the weights from FSDP or DeepSpeed: no device is to hold all of them before."""
+    return in_rank() and bool(training.get("fsdp") or wants_deepspeed(training))
+
+
+def fsdp_settings(training: Mapping[str, Any], context: Context) -> dict[str, Any]:
+    """`fsdp` given as words, as the trainer takes it from transformers 5.20 on: a switch, and the words' meaning in `fsdp_config`. Nothing where it
+    is no words. Raises ExecutorError for a word that FSDP does not know."""
     given = training.get("fsdp")
     words = given.split() if isinstance(given, str) else given if isinstance(given, list) else []
     for word in words:
         if word not in FSDP_WORDS:
             raise ExecutorError("BadSetting", f"training.fsdp: {word!r} is none of {', '.join(sorted(FSDP_WORDS))}")
+    if not words:
+        return {}
+    config = _fsdp_config(training.get("fsdp_config"), context)
+    is_older = int(config.get("version", 2)) < 2
+    for word in words:
+        if word == "offload":
+            config.setdefault("cpu_offload", True)
+        elif word != "auto_wrap":  # which is so anyway
+            if not is_older and word not in _RESHARDS:
+                said = f"{word!r} is of the older FSDP; use full_shard or shard_grad_op, or training.fsdp_config {{version: 1}} on GPUs"
+                raise ExecutorError("BadSetting", f"training.fsdp: {said}")
+            config.setdefault("reshard_after_forward", word if is_older else _RESHARDS[word])
+    return {"fsdp": True, "fsdp_config": config}
+
+
+def _fsdp_config(given: Any, context: Context) -> dict[str, Any]:
+    if isinstance(given, str):
+        try:
+            given = json.loads(Path(context.local(given)).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ExecutorError("BadSetting", f"training.fsdp_config: {given} is no JSON file that can be read: {error}") from error
+    return {name.removeprefix("fsdp_"): value for name, value in (given or {}).items()}
 
 
 def shard_between(config: Any) -> None:

@@ -26,7 +26,7 @@ def trainer_config(config_class: Any, spec: TaskSpec, context: Context, defaults
     given = {name: value for name, value in spec.training.items() if name not in OWN_NAMES}
     notes = [f"training.{name} has no effect here" for name in given if name in WITHOUT_EFFECT]
     given = {name: value for name, value in given.items() if name not in WITHOUT_EFFECT}
-    parallelism.check_fsdp(given)
+    given |= parallelism.fsdp_settings(given, context)
     given["report_to"] = trackers_of(given)
     given |= parallelism.deepspeed_settings(spec.training, context)
     known = {field.name for field in dataclasses.fields(config_class) if field.init}

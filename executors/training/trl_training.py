@@ -30,7 +30,7 @@ from mloc.executors.training.evaluation import Evaluation, evaluation_of, held_o
 from mloc.executors.training.held_state import begin_at_pass, load_as_trained
 from mloc.executors.training.meters import Meter
 from mloc.executors.training.model_card import Trained
-from mloc.executors.training.parallelism import save_gathered, wants_deepspeed
+from mloc.executors.training.parallelism import is_sharded, save_gathered, wants_deepspeed
 from mloc.executors.training.precision import precision_of
 from mloc.executors.training.rank_launch import launch_of, run_ranks
 from mloc.executors.training.sampled_tokens import sampled_tokens
@@ -45,7 +45,8 @@ Load = Callable[[TaskSpec, Context, Iterable[str]], LoadedModel]
 
 def load_trainable(spec: TaskSpec, context: Context, task_texts: Iterable[str]) -> LoadedModel:
     """The model to train; of four bits where an adapter of type qlora goes on top."""
-    return load_model(spec, context, task_texts, trainable=True, quantized=is_quantized(spec), dtype=precision_of(spec, context).weights)
+    dtype, placed = precision_of(spec, context).weights, not is_sharded(spec.training)
+    return load_model(spec, context, task_texts, trainable=True, quantized=is_quantized(spec), dtype=dtype, placed=placed)
 
 
 class Prepared(Struct, frozen=True):

@@ -16,7 +16,8 @@ from pipeline_run import published_result
 from mloc.core.host_frames import CheckpointDone, Failed, RunTask, Stopped, Telemetry
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
-from mloc.executors.training.parallelism import check_fsdp, deepspeed_settings, shard_between
+from mloc.executors.ranks import MARK
+from mloc.executors.training.parallelism import deepspeed_settings, fsdp_settings, is_sharded, shard_between
 from mloc.executors.training.rank_launch import Launch, launch_of
 
 SCRATCH = {"type": "scratch", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 300}
@@ -74,9 +75,40 @@ def test_deepspeed_is_written_out_or_its_lack_said(monkeypatch: pytest.MonkeyPat
 
 
 def test_fsdp_is_told_in_its_own_words() -> None:
-    check_fsdp({"fsdp": "full_shard auto_wrap"})
-    with pytest.raises(ExecutorError, match="'full_shared' is none of"):
-        check_fsdp({"fsdp": "full_shared"})
+    for given, meant in (
+        ({"fsdp": "full_shard auto_wrap"}, {"reshard_after_forward": True}), ({"fsdp": ["shard_grad_op"]}, {"reshard_after_forward": False}),
+        ({"fsdp": "offload", "fsdp_config": {"fsdp_min_num_params": 9}}, {"cpu_offload": True, "min_num_params": 9}),
+        ({"fsdp": "full_shard", "fsdp_config": {"reshard_after_forward": False}}, {"reshard_after_forward": False}),
+        ({"fsdp": "hybrid_shard", "fsdp_config": {"version": 1}}, {"version": 1, "reshard_after_forward": "hybrid_shard"}),
+    ):  # fmt: skip
+        assert fsdp_settings(given, context(2)) == {"fsdp": True, "fsdp_config": meant}
+    for given in ({}, {"fsdp": True, "fsdp_config": {"version": 2}}, {"fsdp": ""}):
+        assert fsdp_settings(given, context(2)) == {}
+    for word, said in (("full_shared", "'full_shared' is none of"), ("no_shard", "of the older FSDP")):
+        with pytest.raises(ExecutorError, match=said):
+            fsdp_settings({"fsdp": word}, context(2))
+
+
+def test_no_device_holds_a_whole_model_that_is_to_be_sharded(monkeypatch: pytest.MonkeyPatch) -> None:
+    asking = ({"fsdp": True}, {"zero_stage": 3}, {"deepspeed": {"zero_optimization": {"stage": 3}}})
+    assert not any(is_sharded(training) for training in asking)  # one process has all of it
+    monkeypatch.setenv(MARK, "1")
+    assert all(is_sharded(training) for training in asking)
+    assert not is_sharded({"fsdp": False})
+
+
+@pytest.mark.models
+def test_a_model_that_is_to_be_sharded_stays_in_main_memory(random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mloc.core.language.model_spec import LocalSource, Model
+    from mloc.executors.models import model_loading
+    from mloc.executors.training.trl_training import load_trainable
+
+    moved: list[Any] = []
+    monkeypatch.setattr(model_loading, "_placed", lambda model, *_: moved.append(model) or model)
+    monkeypatch.setenv(MARK, "1")
+    for training in ({"fsdp": True}, {"zero_stage": 3}, {}):
+        load_trainable(TaskSpec("sft", model=Model(source=LocalSource(str(random_model))), training=training), context(0), ())
+    assert len(moved) == 1
 
 
 @pytest.mark.models
