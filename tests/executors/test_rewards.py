@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +136,8 @@ def test_a_python_function_that_fails_says_where_and_is_not_tried_again(code: st
 def test_a_python_function_that_does_not_end_is_ended() -> None:
     with pytest.raises(ExecutorError, match=r"it took longer than 0\.5 s"):
         by_python("def reward(completion):\n    while True: pass", ("a", A), timeout_sec=0.5)
+
+
+def test_what_the_term_json_schema_needs_comes_with_the_extra_of_trainings() -> None:
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert any(needed.startswith("jsonschema>") for needed in extras["training"])
