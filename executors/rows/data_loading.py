@@ -87,7 +87,12 @@ def _example(row: Row) -> dict[str, Any]:
     text = row.text if row.text is not None else row.prompt
     if isinstance(text, str):
         return {"text": text}
-    raise ExecutorError("BadData", f"row {row.index} has neither text, nor messages, nor a prompt with a response; it has {sorted(row.columns)}")
+    raise lacking(row, "a text, messages, or a prompt with a response")
+
+
+def lacking(row: Row, wanted: str) -> ExecutorError:
+    """That a row has other columns than its training learns from."""
+    return ExecutorError("WrongColumns", f"row {row.index} needs {wanted}; it has {', '.join(sorted(row.columns)) or 'nothing'}")
 
 
 def _source(spec: TaskSpec, context: Context) -> tuple[list[Any] | Table, ColumnNames]:

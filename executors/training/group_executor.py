@@ -11,6 +11,7 @@ from typing import Any
 from mloc.core.host_frames import RunTask
 from mloc.core.language.spec import TaskSpec, decode_spec
 from mloc.executors.contract import Context, ExecutorError, Report
+from mloc.executors.rows.data_loading import lacking
 from mloc.executors.rows.rows import Row, conversation
 from mloc.executors.training.rewards.reward_terms import Answer, Term, reward_terms, rewards_of
 from mloc.executors.training.sampled_tokens import count_sampled
@@ -59,8 +60,10 @@ def _prompts(rows: Iterable[Row]) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
     for row in rows:
         turns = conversation(row)
-        if row.problem or turns is None:
-            raise ExecutorError("BadData", f"row {row.index}: {row.problem or 'it has no prompt'}")
+        if row.problem:
+            raise ExecutorError("BadData", f"row {row.index}: {row.problem}")
+        if turns is None:
+            raise lacking(row, "a prompt")
         made.append({"prompt": turns, ROW: len(made)})
     if not made:
         raise ExecutorError("NoData", "the data has no rows")

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mloc.executors.contract import ExecutorError
+from mloc.executors.rows.data_loading import lacking
 from mloc.executors.rows.rows import Row, Turn, conversation
 
 LABEL_COLUMNS = ("label", "completion_label", "is_good")
@@ -25,13 +26,13 @@ def _pair(row: Row) -> dict[str, Any]:
     if row.problem:
         raise ExecutorError("BadData", f"row {row.index}: {row.problem}")
     if row.chosen is None or row.rejected is None:
-        raise ExecutorError("WrongColumns", f"row {row.index} needs chosen and rejected; it has {', '.join(sorted(row.columns)) or 'nothing'}")
+        raise lacking(row, "chosen and rejected")
     prompt = conversation(row)
     answers = {"chosen": _turns(row.chosen), "rejected": _turns(row.rejected)}
     if prompt is not None:
         return {"prompt": prompt, **answers}
     if isinstance(row.chosen, str):
-        raise ExecutorError("WrongColumns", f"row {row.index} has no prompt; chosen and rejected need one unless they are whole conversations")
+        raise lacking(row, "a prompt beside chosen and rejected, unless they are whole conversations")
     return answers
 
 
@@ -39,14 +40,12 @@ def _labelled(row: Row) -> list[dict[str, Any]]:
     if row.chosen is not None or row.rejected is not None:
         pair = _pair(row)
         if "prompt" not in pair:
-            raise ExecutorError("WrongColumns", f"row {row.index} has no prompt")
+            raise lacking(row, "a prompt")
         return [{"prompt": pair["prompt"], "completion": pair[kind], "label": kind == "chosen"} for kind in ("chosen", "rejected")]
     label = next((row.columns[name] for name in LABEL_COLUMNS if name in row.columns), None)
     prompt = conversation(row)
     if prompt is None or row.response is None or not isinstance(label, bool | int):
-        raise ExecutorError(
-            "WrongColumns", f"row {row.index} needs a prompt, a response and a label (true or false); it has {', '.join(sorted(row.columns))}"
-        )
+        raise lacking(row, "a prompt, a response and a label (true or false)")
     return [{"prompt": prompt, "completion": _turns(row.response), "label": bool(label)}]
 
 
