@@ -97,10 +97,12 @@ async def show_logs(source: Source, asked: argparse.Namespace) -> int:
     for part in family:
         if part["children"]:  # the API has the lines of its parts under it, too
             continue
+        before = ""
         async for point in _all_lines(source, part["task_id"]):
             if asked.json:
                 print(msgspec.json.encode({"task_id": part["task_id"], **point}).decode())
-            elif text := line_text(point):
+            elif text := line_text(point, before):
+                before = text
                 print(f"{printable(part['stage'] or part['name'])} | {text}" if len(family) > 1 else text)
     return codes.OK
 

@@ -67,6 +67,7 @@ class Telemetry:
         self._source = source
         self._line = line
         self._after: dict[str, str] = {}
+        self._said: dict[str, str] = {}  # the last line of each task
         self.readings: dict[str, Reading] = {}
         self._looked_at = 0.0
 
@@ -88,7 +89,8 @@ class Telemetry:
         id = view["task_id"]
         while points := await self._source.lines(id, self._after.get(id, "")):
             for point in points:
-                if self._line is not None and (text := line_text(point)):
+                if self._line is not None and (text := line_text(point, self._said.get(id, ""))):
+                    self._said[id] = text
                     self._line(f"{view['stage'] or view['name'] or id} | {text}")
                 if point.get("metrics") or point.get("step"):
                     known = self.readings.get(id, Reading()).metrics

@@ -114,3 +114,11 @@ def test_rows_that_are_done_are_said_once_in_a_log_and_steps_of_a_training_too()
     # when they are shown, then each stands there once, and lines that were dropped are never kept quiet
     assert [text for point in (line, rows, step) if (text := line_text(point))] == ["12/1000 rows  40 tokens/s  1 failed", "step 3/9 loss=0.5"]
     assert "2 lines dropped" in line_text(rows | {"dropped": 2})
+
+
+def test_a_step_that_its_training_told_in_a_line_is_not_said_again() -> None:
+    step = {"step": 3, "total_steps": 9, "metrics": {"loss": 0.5}}
+    assert line_text(step, "step 3/9  loss 0.5  learning_rate 0.001") == ""
+    for before in ("", "step 2/9  loss 0.7", "step 3/90  loss 0.5", "rank 0: step 3/9"):
+        assert line_text(step, before) == "step 3/9 loss=0.5"
+    assert "2 lines dropped" in line_text(step | {"dropped": 2}, "step 3/9  loss 0.5")

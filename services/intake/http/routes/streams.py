@@ -197,11 +197,12 @@ async def _stream_lines(request: web.Request, state: ApiState, lines: LogLines, 
     _check_room(state)
     out = StreamedResponse(request, form_of(request), heartbeat_sec)
     many = len(parts_of(state.cluster, root)) > 1
+    said: dict[str, str] = {}
     try:
         await out.begin()
         async for some in _lines_to_the_end(state, lines, root, heartbeat_sec):
             if some:
-                await out.send(_line_frame(out.form, line, many) for line in some)
+                await out.send(_line_frame(out.form, line, many, said) for line in some)
             else:
                 await out.idle()
         task = state.cluster.tasks.get(root)
@@ -255,15 +256,18 @@ async def _known_or_kept(state: ApiState, id: str) -> None:
             raise
 
 
-def _line_frame(form: Form, line: Line, many: bool) -> bytes:
+def _line_frame(form: Form, line: Line, many: bool, said: dict[str, str]) -> bytes:
+    """`said`: the last text of each task, which this one is put into."""
     match form:
         case "sse":
             return sse_frame(line.id, "line" if line.point.line else "metrics", msgspec.json.encode(line.view()))
         case "ndjson":
             return msgspec.json.encode(line.view()) + b"\n"
         case "text":
-            said = line_text(line.view())
-            return f"{f'{line.key[1] or line.task} | ' if many else ''}{said}\n".encode() if said else b""
+            if not (text := line_text(line.view(), said.get(line.task, ""))):
+                return b""
+            said[line.task] = text
+            return f"{f'{line.key[1] or line.task} | ' if many else ''}{text}\n".encode()
 
 
 # --- both ---
