@@ -71,11 +71,12 @@ def _on_cpu(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _on_devices(spec: TaskSpec, context: Context, given: Mapping[str, Any], device_bytes: int, beside_bytes: int) -> dict[str, Any]:
     """As many devices as the task was given; of the memory what it stated, so that others fit beside it."""
-    pipeline, tensor = int(given.get("pipeline_parallel_size") or 1), given.get("tensor_parallel_size")
-    tensor = int(tensor) if tensor else max(1, len(context.devices) // pipeline)
-    wanted = pipeline * tensor * int(given.get("data_parallel_size") or 1)
+    pipeline, copies = (int(given.get(name) or 1) for name in ("pipeline_parallel_size", "data_parallel_size"))
+    tensor = int(given.get("tensor_parallel_size") or max(1, len(context.devices) // (pipeline * copies)))
+    wanted = pipeline * tensor * copies
     if wanted != len(context.devices):
-        asked = f"model.vllm asks for {wanted} devices (tensor_parallel_size {tensor}, pipeline_parallel_size {pipeline})"
+        sizes = f"tensor_parallel_size {tensor}, pipeline_parallel_size {pipeline}, data_parallel_size {copies}"
+        asked = f"model.vllm asks for {wanted} devices ({sizes})"
         raise ExecutorError("BadSetting", f"{asked}, the task was given {len(context.devices)}: set resources.hardware.gpu.count to {wanted}")
     made: dict[str, Any] = {"tensor_parallel_size": tensor}
     stated = spec.resources.hardware.gpu.memory if spec.resources.hardware.gpu is not None else None

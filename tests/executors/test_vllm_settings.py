@@ -88,6 +88,10 @@ def test_prefix_caching_is_on_and_the_cpu_does_not_take_all_memory() -> None:
 def test_an_engine_spans_the_devices_that_the_task_was_given() -> None:
     assert on_gpus(2)["tensor_parallel_size"] == 2
     assert on_gpus(4, pipeline_parallel_size=2)["tensor_parallel_size"] == 2
+    assert on_gpus(2, data_parallel_size=2)["tensor_parallel_size"] == 1
+    assert on_gpus(8, data_parallel_size=2, pipeline_parallel_size=2)["tensor_parallel_size"] == 2
+    with pytest.raises(ExecutorError, match=r"asks for 6 devices \(tensor_parallel_size 2, pipeline_parallel_size 1, data_parallel_size 3\)"):
+        on_gpus(2, data_parallel_size=3, tensor_parallel_size=2)
     assert on_gpus(1, memory=20 << 30)["gpu_memory_utilization"] == 0.25
     assert on_gpus(1, memory=80 << 30)["gpu_memory_utilization"] == 0.9
     assert "gpu_memory_utilization" not in on_gpus(1)
