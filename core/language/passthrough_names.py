@@ -167,7 +167,6 @@ VLLM = SectionNames(
 
 TRANSFORMERS = SectionNames(
     _kinds(
-        int="num_labels",
         bool="low_cpu_mem_usage trust_remote_code use_safetensors local_files_only force_download load_in_4bit load_in_8bit use_cache",
         text="dtype attn_implementation revision code_revision variant subfolder cache_dir tp_plan experts_implementation",
         any="device_map max_memory offload_folder offload_buffers token quantization_config key_mapping",

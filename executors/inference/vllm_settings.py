@@ -13,6 +13,7 @@ from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.engines import ROOM
 from mloc.executors.inference.sampling import DEFAULT_MAX_TOKENS, longest_choice
+from mloc.executors.models.model_loading import dtype_asked
 
 CPU_CACHE_BYTES = 1 << 30  # for keys and values, where the task says nothing: vLLM would take nearly all memory
 LORA_RANKS = (16, 32, 64, 128, 256, 320, 512)  # that vLLM can be started for
@@ -53,7 +54,7 @@ def engine_arguments(
 
 def _precision(spec: TaskSpec, context: Context) -> dict[str, Any]:
     config = spec.model.config
-    chosen = config.get("dtype") or ("bfloat16" if config.get("bf16") else "float16" if config.get("fp16") else None)
+    chosen = dtype_asked(config)
     made = {"dtype": chosen or "auto"} if chosen or context.devices else {}  # on the CPU by the weights, once they are there
     quantized = next((method for name, method in _AT_LOADING.items() if config.get(name)), None)
     return {**made, "quantization": quantized} if quantized else made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.models.hub import hub_trouble
 from mloc.executors.models.image_models import image_processor
+from mloc.executors.models.quantization import BITS, bits_asked, quantized_settings, refuse_bits
 from mloc.executors.models.scratch_model import make_scratch_model
 from mloc.executors.models.weights import Weights, find_adapter, find_weights
 from mloc.executors.ranks import own_devices
@@ -50,8 +51,9 @@ def load_model(
     type of the weights, unless `model.transformers` names one; None: as `model.config` says, or what the device does best. `placed`: on the
     attempt's device; else in main memory.
     """
-    settings = pretrained_settings(spec, context, dtype) | (_four_bits(spec, context, dtype) if quantized else {})
+    settings = pretrained_settings(spec, context, dtype) | _at_loading(spec, context, dtype, trainable=trainable, quantized=quantized)
     if isinstance(spec.model.source, ScratchSource) and spec.checkpoint.load is None:
+        refuse_bits(spec.model, "a model that is made from scratch has no weights to quantise")
         if spec.model.adapters:
             said = "model.adapters need the weights that they were trained on, and a scratch model has none of them: name those as model.source"
             raise ExecutorError("BadModel", said)
@@ -96,28 +98,33 @@ def device_of(context: Context) -> str:
 
 def pretrained_settings(spec: TaskSpec, context: Context, dtype: str | None = None) -> dict[str, Any]:
     """`model.transformers` and `model.config` as from_pretrained takes them. Raises ExecutorError for a name that it does not have."""
-    given = dict(spec.model.transformers)
+    given = {name: value for name, value in spec.model.transformers.items() if name not in BITS}
     for name in given:
         if name not in ACCEPTED:
             near = difflib.get_close_matches(name, ACCEPTED, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(ACCEPTED)}"
             raise ExecutorError("UnknownSetting", f"model.transformers.{name} is no setting of transformers' from_pretrained; {hint}")
     named = given.pop("torch_dtype", None) or given.pop("dtype", None)
-    return {**given, "dtype": named or dtype or _dtype_of_config(spec.model.config) or ("bfloat16" if context.devices else "float32")}
+    return {**given, "dtype": named or dtype or dtype_asked(spec.model.config) or ("bfloat16" if context.devices else "float32")}
 
 
-def _four_bits(spec: TaskSpec, context: Context, dtype: str | None) -> dict[str, Any]:
-    """Weights as normal floats of four bits, the constants quantised too (Dettmers et al. 2023, arXiv:2305.14314)."""
-    from transformers import BitsAndBytesConfig
+def dtype_asked(config: Mapping[str, Any]) -> str | None:
+    """torch's type that `model.config` names, whichever engine loads the weights; None: what suits the engine and its device."""
+    half = "bfloat16" if config.get("bf16") else "float16" if config.get("fp16") else None
+    return config.get("dtype") or half or ("float32" if config.get("bf16") is False else None)
 
-    compute = dtype or _dtype_of_config(spec.model.config) or ("bfloat16" if context.devices else "float32")
-    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute)
+
+def _at_loading(spec: TaskSpec, context: Context, dtype: str | None, *, trainable: bool, quantized: bool) -> dict[str, Any]:
+    """What `model.config` asks for beside the precision; `model.transformers` goes before it."""
     own = {name: spec.model.transformers[name] for name in ("quantization_config", "device_map") if name in spec.model.transformers}
-    return {"quantization_config": config, "device_map": {"": device_of(context)}, **own}
-
-
-def _dtype_of_config(config: dict[str, Any]) -> str | None:
-    return "bfloat16" if config.get("bf16") else "float16" if config.get("fp16") else None
+    asked = "load_in_4bit" if quantized else bits_asked(spec.model)
+    if asked and trainable and not quantized:
+        refuse_bits(spec.model, "such weights cannot be trained; train an adapter on top of four bits (model.adapter.type: qlora)")
+    if asked:
+        compute = dtype or dtype_asked(spec.model.config) or ("bfloat16" if context.devices else "float32")
+        return {**quantized_settings(asked, compute, device_of(context)), **own}
+    spread = spec.model.config.get("device_map_auto") and context.devices and not trainable
+    return {"device_map": "auto", **own} if spread else {}
 
 
 def _from_pretrained(weights: Weights, settings: dict[str, Any], *, trainable: bool) -> tuple[Any, Any, Any]:

@@ -18,6 +18,7 @@ from mloc.core.language.model_spec import HuggingFaceSource, Model, ModelSource,
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.models.model_loading import device_of, load_model, model_name, not_loaded, pretrained_settings
+from mloc.executors.models.quantization import NO_BITS, refuse_bits
 from mloc.executors.models.scratch_model import make_scratch_model
 from mloc.executors.models.weights import Weights, find_weights
 from mloc.executors.pooling.pooling_files import PoolingFiles, is_sentence_transformer, pooling_files
@@ -55,6 +56,7 @@ def load_encoder(spec: TaskSpec, source: ModelSource | None, context: Context) -
     embedding = embedding_of(spec)
     asked = replace(spec, model=replace(spec.model, source=source, adapters=()))
     device = embedding.device or device_of(context)
+    refuse_bits(asked.model, NO_BITS)
     if isinstance(source, ScratchSource):
         model, tokenizer = make_scratch_model(source, (), "none")
         return _plain(model.to(device), tokenizer, PoolingFiles(), embedding, source.identifier or "scratch", repr(source))

@@ -13,6 +13,7 @@ from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.models.classifiers import load_classifier_of, scoring_weights
 from mloc.executors.models.model_loading import device_of, model_name, not_loaded, pretrained_settings
+from mloc.executors.models.quantization import NO_BITS, refuse_bits
 from mloc.executors.models.scratch_model import make_scratch_model
 from mloc.executors.pooling.encoder import Encoder, embedding_of, load_encoder, named_source
 from mloc.executors.pooling.model_head import head_of
@@ -30,6 +31,7 @@ class Reranker(Struct, frozen=True):
 def load_reranker(spec: TaskSpec, context: Context) -> Reranker:
     """The model that `model.source` names: a classifier is a cross-encoder, any other gives vectors. Raises ExecutorError."""
     batch_size, source = embedding_of(spec).batch_size, named_source(spec)
+    refuse_bits(spec.model, NO_BITS)
     if isinstance(source, ScratchSource):
         model, tokenizer = make_scratch_model(source, (), "score")
         return _cross_encoder(model.to(device_of(context)), tokenizer, batch_size, source.identifier or "scratch")

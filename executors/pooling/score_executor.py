@@ -18,6 +18,7 @@ from mloc.executors.inference.engine_choice import choose_engine
 from mloc.executors.inference.vllm_engine import VllmEngine
 from mloc.executors.models.classifiers import scoring_weights
 from mloc.executors.models.model_loading import load_model, model_name
+from mloc.executors.models.quantization import NO_BITS, refuse_bits
 from mloc.executors.pooling.encoder import embedding_of
 from mloc.executors.pooling.likelihood import likelihoods
 from mloc.executors.pooling.model_head import is_classifier
@@ -81,4 +82,5 @@ def _language_model(spec: TaskSpec, context: Context) -> ScoringModel:
 
 def _classifier(spec: TaskSpec, context: Context) -> ScoringModel:
     weights = scoring_weights(spec, context)
+    refuse_bits(spec.model, NO_BITS)
     return classifier_model(model_name(weights, context), scorer_on(weights, context))

@@ -76,7 +76,7 @@ VALID: dict[str, str] = {
         "checkpoint: {load: {type: http, url: '${env.WEIGHTS}', headers: {A: '${TOKEN}'}}}"
     ),
     "nothing after a key": "taskType: echo\nslo:\ninference:\nmodel: {source: }",
-    "anchors and merges": "taskType: echo\nmodel:\n  vllm: &v {seed: 1}\n  transformers: {<<: {use_cache: true}, num_labels: 1}\ngeneration: *v",
+    "anchors and merges": "taskType: echo\nmodel:\n  vllm: &v {seed: 1}\n  transformers: {<<: {use_cache: true}, variant: v1}\ngeneration: *v",
     "stages in a chain": """
 stages:
   - {name: a, spec: {taskType: echo, data: {prompts: [x]}}}
