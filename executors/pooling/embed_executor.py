@@ -16,7 +16,7 @@ from mloc.executors.contract import Context, ExecutorError, Report
 from mloc.executors.inference.engine_choice import choose_engine
 from mloc.executors.inference.vllm_engine import VllmEngine
 from mloc.executors.pooling.encoder import Encoder, embedding_of, load_encoder, named_source
-from mloc.executors.pooling.row_texts import text_of
+from mloc.executors.pooling.row_texts import text_with_words
 from mloc.executors.pooling.vector_files import packed, publish_vectors
 from mloc.executors.pooling.vllm_encoder import encoder_identities, open_encoder, start_encoder
 from mloc.executors.pooling.vllm_pooling import by_vllm, plain_identities
@@ -54,7 +54,7 @@ def _embed(batch: list[Row], engine: Encoder, work: RowWork, normalize: bool) ->
     asked: list[tuple[Row, str]] = []
     for row in batch:
         try:
-            asked.append((row, text_of(row)))
+            asked.append((row, text_with_words(row)))
         except ExecutorError as error:
             record_error(work, row, error.type, error.message)
 

@@ -25,6 +25,14 @@ def text_of(row: Row) -> str:
     return said
 
 
+def text_with_words(row: Row) -> str:
+    """As `text_of`, where an empty text is none: no model says anything of it."""
+    text = text_of(row)
+    if not text.strip():
+        raise ExecutorError("NoText", "the row's text is empty")
+    return text
+
+
 def asked_by(row: Row) -> list[Turn]:
     """The turns up to an answer that is to be judged."""
     if row.messages is not None:

@@ -59,8 +59,8 @@ def test_vectors_may_keep_their_length_and_be_pooled_otherwise(warm_host: Driven
 
 def test_a_row_without_a_text_is_an_error_in_its_place(warm_host: DrivenHost, tmp_path: Path) -> None:
     picture = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
-    items = run(warm_host, asked(tmp_path, "embed", ["one", {"x": 1}, {"prompt": picture}, "two"]))["items"]
-    assert [item.get("error", {}).get("type") for item in items] == [None, "NoText", "OnlyText", None]
+    items = run(warm_host, asked(tmp_path, "embed", ["one", {"x": 1}, {"prompt": picture}, {"text": ""}, {"prompt": "  "}, "two"]))["items"]
+    assert [item.get("error", {}).get("type") for item in items] == [None, "NoText", "OnlyText", "NoText", "NoText", None]
 
 
 def test_many_vectors_are_rows_of_a_file_and_an_error_is_a_row_of_nothing(warm_host: DrivenHost, tmp_path: Path) -> None:
