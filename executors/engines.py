@@ -2,8 +2,8 @@
 
 What a warm engine is made of (its identity) decides whether it serves a task; the key is the name under which placement knows it, and one
 engine may have several, as one key may stand for two engines with different `ROOM`. An engine may bring `sleep`, `wake` and `close`, `alive`, which
-says whether it can still be used, `identity`, where only its start settles that, and `takes_several`: tasks use it at the same time, each on a thread
-of its own. Any other serves one after the other.
+says whether it can still be used, `kept_as`, its identity where only its start settles that, and `takes_several`: tasks use it at the same time,
+each on a thread of its own. Any other serves one after the other.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Engines:
         seconds = _since(began)
         gc.collect()
         gc.freeze()  # libraries are millions of objects: to look through them again and again takes as long as a thousand rows do in the host
-        identity = getattr(engine, "identity", identity)
+        identity = getattr(engine, "kept_as", identity)
         if (dead := self._kept.pop(identity, None)) is not None:  # some of its tasks have not left it yet
             self._say_gone(dead, 0.0)
         kept = self._kept[identity] = _Kept(engine)

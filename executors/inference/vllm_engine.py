@@ -50,7 +50,7 @@ class VllmEngine:
     """A running engine. `alive` turns false when one of its processes has died."""
 
     takes_several = True  # tasks at the same time, in one batch
-    identity: str  # what it is made of, which is settled when it has started
+    kept_as: str  # what it is made of, which is settled when it has started
 
     def __init__(
         self, arguments: Mapping[str, Any], lora_rank: int, max_loras: int, *, on_device: bool = False, only_if_cheap: bool = False

@@ -47,7 +47,7 @@ def load(spec: TaskSpec, context: Context, beside_bytes: int = 0) -> VllmEngine:
     ranks = lora_ranks(_rank(served.adapter), spec.model.vllm)
     is_plain = len(ranks) > 1 and ranks[0] == 0 and spec.task_type not in _UNSHARED
     engine = start(served, arguments, context, lambda folder: _write_model(spec, context, folder), ranks[is_plain], only_if_cheap=is_plain)
-    engine.identity = served_identity(served, arguments_of(spec, context), engine.lora_rank)
+    engine.kept_as = served_identity(served, arguments_of(spec, context), engine.lora_rank)
     return engine
 
 

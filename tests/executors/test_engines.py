@@ -18,7 +18,7 @@ class Loaded:
     """An engine that notes what is done with it."""
 
     def __init__(self, name: str, *, can_sleep: bool = True) -> None:
-        self.name, self.identity, self.alive, self.can_sleep = name, name, True, can_sleep
+        self.name, self.kept_as, self.alive, self.can_sleep = name, name, True, can_sleep
         self.done: list[str] = []
 
     def sleep(self) -> bool:

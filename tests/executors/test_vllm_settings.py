@@ -182,7 +182,7 @@ def test_a_plain_model_starts_without_room_where_it_does_not_start_with_it(monke
     model = {"source": {"type": "local", "identifier": str(tmp_path)}}
     loaded = vllm_model.load(spec(model=model), place())
     assert started == [16, 0]
-    assert loaded.identity == vllm_model.identities(spec(model=model), place())[0]
+    assert loaded.kept_as == vllm_model.identities(spec(model=model), place())[0]
     # one that was asked for has to start
     with pytest.raises(ExecutorError, match="too much"):
         vllm_model.load(spec(model={**model, "vllm": {"enable_lora": True}}), place())
