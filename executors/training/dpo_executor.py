@@ -7,7 +7,7 @@ from typing import Any
 
 from mloc.core.host_frames import RunTask
 from mloc.executors.contract import Context, Report
-from mloc.executors.training.preferences import preference_examples
+from mloc.executors.training.preferences import equal_pairs, preference_examples
 from mloc.executors.training.trl_training import Prepared, Recipe, train
 
 MEASURES = {"loss": "loss", "margin": "rewards/margins", "accuracy": "rewards/accuracies"}
@@ -24,7 +24,7 @@ def run(task: RunTask, engine: None, context: Context) -> Iterator[Report]:
     """The reference is the model that training starts with."""
     from trl import DPOConfig
 
-    yield from train(task, context, Recipe(DPOConfig, preference_examples, _trainer, MEASURES, needs_reference=True))
+    yield from train(task, context, Recipe(DPOConfig, preference_examples, _trainer, MEASURES, needs_reference=True, notes=equal_pairs))
 
 
 def _trainer(made: Prepared) -> Any:

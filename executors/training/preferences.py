@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mloc.executors.contract import ExecutorError
@@ -20,6 +20,12 @@ def preference_examples(rows: Iterable[Row]) -> list[dict[str, Any]]:
 def labelled_examples(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """`{prompt, completion, label}`; a pair gives one of each label."""
     return _all_alike([example for row in rows for example in _labelled(row)])
+
+
+def equal_pairs(made: Sequence[dict[str, Any]]) -> list[str]:
+    """What to say of pairs whose answers are the same; nothing where there are none."""
+    equal = sum(example["chosen"] == example["rejected"] for example in made)
+    return [f"{equal} of {len(made)} pairs have the same answer as chosen and as rejected: nothing is learned from them"] if equal else []
 
 
 def _pair(row: Row) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from mloc.core.host_frames import RunTask
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError, Report
 from mloc.executors.models.model_loading import LoadedModel, as_classifier
-from mloc.executors.training.preferences import preference_examples
+from mloc.executors.training.preferences import equal_pairs, preference_examples
 from mloc.executors.training.trained_weights import adapter_of, is_quantized
 from mloc.executors.training.trl_training import Prepared, Recipe, load_trainable, train
 
@@ -27,7 +27,7 @@ def run(task: RunTask, engine: None, context: Context) -> Iterator[Report]:
     """The model's language head is replaced by one that gives a single logit."""
     from trl import RewardConfig
 
-    yield from train(task, context, Recipe(RewardConfig, preference_examples, _trainer, MEASURES, load=_load))
+    yield from train(task, context, Recipe(RewardConfig, preference_examples, _trainer, MEASURES, load=_load, notes=equal_pairs))
 
 
 def _load(spec: TaskSpec, context: Context, task_texts: Iterable[str]) -> LoadedModel:

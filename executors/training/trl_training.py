@@ -70,6 +70,7 @@ class Recipe(Struct, frozen=True):
     needs_reference: bool = False
     load: Load = load_trainable
     defaults: Mapping[str, Any] = MappingProxyType({})
+    notes: Callable[[list[dict[str, Any]]], list[str]] = lambda examples: []  # what a person should know of the examples
     best: str = "eval_loss"  # tells the best weights, unless the task names another
 
 
@@ -91,6 +92,7 @@ def _train_here(task: RunTask, spec: TaskSpec, context: Context, recipe: Recipe)
     config, notes = trainer_config(recipe.config_class, spec, context, {**recipe.defaults, **evaluation.settings})
     rows, kept = held_out(list(load_rows(spec, context)), evaluation.split, config.seed, spec, context)
     examples, kept_examples = recipe.examples(rows), recipe.examples(kept) if kept else []
+    notes += recipe.notes([*examples, *kept_examples])
     yield Progress((*notes, f"{len(rows)} examples{f', {len(kept)} to evaluate on' if kept else ''}; loading the model"))
     set_seed(config.seed)
     loaded = recipe.load(spec, context, texts(rows))
