@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import shutil
+import signal
 import sys
 from functools import cache
 
@@ -198,14 +199,16 @@ def main(arguments: list[str]) -> int:
     if arguments == ["--json"]:
         print(msgspec.json.encode(available()).decode())
         return 0
-    for offer in available():
+    offers = available()
+    for offer in offers:
         shown = offer.remedy if not offer.runs else f"runs here; {offer.remark}" if offer.remark else "runs here"
         print(f"{offer.task_type:12} {shown}")
-    parts = {part.name: part.lack for offer in available() for part in offer.parts if part.lack}
+    parts = {part.name: part.lack for offer in offers for part in offer.parts if part.lack}
     for name, lack in parts.items():
         print(f"{name:12} {lack}")
     return 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # who reads it may have seen enough: `… | head`
     sys.exit(main(sys.argv[1:]))
