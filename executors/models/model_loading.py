@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from mloc.core.language.model_spec import ScratchSource
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
+from mloc.executors.models.damage import damaged_file, unreadable
 from mloc.executors.models.hub import hub_trouble
 from mloc.executors.models.image_models import image_processor
 from mloc.executors.models.quantization import BITS, bits_asked, quantized_settings, refuse_bits
@@ -143,13 +144,15 @@ def _from_pretrained(weights: Weights, settings: dict[str, Any], *, trainable: b
 
             return AutoModelForImageTextToText.from_pretrained(weights.model, **settings), tokenizer, processor
         return AutoModelForCausalLM.from_pretrained(weights.model, **settings), tokenizer, None
-    except (OSError, ValueError) as error:
+    except unreadable() as error:
         raise not_loaded(weights, error) from error
 
 
 def not_loaded(weights: Weights, error: Exception) -> ExecutorError:
     """What a person is told when a library could not load a model."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if (damaged := damaged_file(weights.model)) is not None:
+        return ExecutorError("ModelNotLoaded", f"the weights in {damaged} are damaged: {reason}; copy or fetch them again")
     if Path(weights.model).is_dir():
         return ExecutorError("ModelNotLoaded", f"the model in {weights.model} could not be loaded: {reason}")
     if os.environ.get("HF_HUB_OFFLINE") == "1":
@@ -157,7 +160,7 @@ def not_loaded(weights: Weights, error: Exception) -> ExecutorError:
         return ExecutorError("ModelNotFound", f"the model {weights.model!r} {why}; fetch it there first, or name a folder with type local")
     if (trouble := hub_trouble(weights.model, error)) is not None:
         return trouble
-    missing = "not a valid model identifier" in str(error) or "gated" in str(error)
+    missing = "not a valid model identifier" in str(error) or "gated" in str(error) or not isinstance(error, OSError | ValueError)
     return ExecutorError("ModelNotFound", f"the model {weights.model!r} could not be had from the hub: {reason}", retryable=not missing)
 
 
@@ -171,7 +174,7 @@ def _with_adapter(model: Any, folder: Path, name: str, trainable: bool) -> Any:
             return PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=trainable)
         model.load_adapter(str(folder), adapter_name=name)
         return model
-    except (OSError, ValueError, RuntimeError) as error:
+    except (*unreadable(), RuntimeError) as error:
         raise ExecutorError("ModelNotLoaded", f"the adapter in {folder} does not fit the model: {str(error)[:400]}") from error
 
 

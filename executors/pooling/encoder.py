@@ -17,6 +17,7 @@ from mloc.core.language.inference_spec import Embedding
 from mloc.core.language.model_spec import HuggingFaceSource, Model, ModelSource, ScratchSource
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
+from mloc.executors.models.damage import unreadable
 from mloc.executors.models.model_loading import device_of, load_model, model_name, not_loaded, pretrained_settings
 from mloc.executors.models.quantization import NO_BITS, refuse_bits
 from mloc.executors.models.scratch_model import make_scratch_model
@@ -72,7 +73,7 @@ def load_encoder(spec: TaskSpec, source: ModelSource | None, context: Context) -
         if embedding.pooling is None and has_library and is_sentence_transformer(weights):
             return _by_sentence_transformers(weights, settings, device, embedding, name, identity)
         return _by_transformers(weights, settings, device, embedding, name, identity)
-    except (OSError, ValueError) as error:
+    except unreadable() as error:
         raise not_loaded(weights, error) from error
 
 

@@ -12,6 +12,7 @@ from mloc.core.language.model_spec import ScratchSource
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.models.classifiers import load_classifier_of, scoring_weights
+from mloc.executors.models.damage import unreadable
 from mloc.executors.models.model_loading import device_of, model_name, not_loaded, pretrained_settings
 from mloc.executors.models.quantization import NO_BITS, refuse_bits
 from mloc.executors.models.scratch_model import make_scratch_model
@@ -47,7 +48,7 @@ def _loaded(spec: TaskSpec, batch_size: int, context: Context) -> Reranker:
     settings.pop("revision", None)
     try:
         model, tokenizer = load_classifier_of(weights, settings)
-    except (OSError, ValueError) as error:
+    except unreadable() as error:
         raise not_loaded(weights, error) from error
     return _cross_encoder(model.to(device_of(context)), tokenizer, batch_size, model_name(weights, context))
 

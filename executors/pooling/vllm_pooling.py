@@ -15,6 +15,7 @@ from mloc.executors.inference.engine_choice import choose_engine
 from mloc.executors.inference.vllm_engine import VllmEngine
 from mloc.executors.inference.vllm_model import arguments_of, merged_served, served_identity, start
 from mloc.executors.models.classifiers import scoring_weights, write_classifier
+from mloc.executors.models.damage import unreadable
 from mloc.executors.models.model_loading import not_loaded
 
 
@@ -43,7 +44,7 @@ def write_whole_classifier(spec: TaskSpec, context: Context, folder: Path) -> No
     weights = scoring_weights(spec, context)
     try:
         write_classifier(weights, {"dtype": "auto"}, folder)
-    except (OSError, ValueError) as error:
+    except unreadable() as error:
         raise not_loaded(weights, error) from error
 
 

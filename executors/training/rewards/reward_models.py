@@ -11,6 +11,7 @@ from mloc.core.language.spec import TaskSpec
 from mloc.core.language.training_spec import RewardModel
 from mloc.executors.contract import Context, ExecutorError
 from mloc.executors.models.classifiers import load_classifier_of
+from mloc.executors.models.damage import damaged_file, unreadable
 from mloc.executors.models.model_loading import device_of, not_loaded
 from mloc.executors.models.weights import Weights, find_weights
 
@@ -78,8 +79,8 @@ def reward_weights(wanted: RewardModel, context: Context) -> Weights:
 def _loaded(weights: Weights, context: Context) -> tuple[Any, Any]:
     try:
         model, tokenizer = load_classifier_of(weights, {"dtype": "bfloat16" if context.devices else "float32"})
-    except (OSError, ValueError) as error:
-        if not Path(weights.model).is_dir():
+    except unreadable() as error:
+        if not Path(weights.model).is_dir() or damaged_file(weights.model) is not None:
             raise not_loaded(weights, error) from error
         reason = str(error).strip().partition("\n")[0]
         raise ExecutorError("ModelNotLoaded", f"reward_model: {weights.model} could not be loaded as a classifier: {reason}") from error
