@@ -15,6 +15,7 @@ from mloc.executors.rows.data_loading import lacking
 from mloc.executors.rows.rows import Row, conversation
 from mloc.executors.training.rewards.reward_terms import Answer, Term, reward_terms, rewards_of
 from mloc.executors.training.sampled_tokens import count_sampled
+from mloc.executors.training.sampling_by_vllm import check_sampling
 from mloc.executors.training.trl_training import Prepared, Recipe, train
 
 MEASURES = {"loss": "loss", "reward": "reward", "kl": "kl"}
@@ -36,7 +37,9 @@ def run(task: RunTask, engine: None, context: Context) -> Iterator[Report]:
 
     kind = task.task_type.upper()
     config_class, trainer_class = getattr(trl, f"{kind}Config"), getattr(trl, f"{kind}Trainer")
-    defaults = _sampling(decode_spec(task.spec))
+    spec = decode_spec(task.spec)
+    check_sampling(spec.training)
+    defaults = _sampling(spec)
     terms: list[Term] = []
     recipe = Recipe(config_class, _prompts, lambda made: _trainer(trainer_class, made, terms), MEASURES, True, defaults=defaults, best="eval_reward")
     try:
