@@ -13,6 +13,8 @@ def sparkline(values: Sequence[float], width: int = 16) -> str:
     known = [value for value in values if math.isfinite(value)]
     if not known:
         return ""
+    largest = max(map(abs, known)) or 1.0
+    known = [value / largest for value in known]  # neither their sum nor their span is too large for a float then
     count = min(width, len(known))
     means = []
     for at in range(count):

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mloc.services.demo.failure import DemoFailed
@@ -67,6 +67,9 @@ def test_the_table_of_answers_has_columns() -> None:
 
 
 @given(st.lists(st.floats(), max_size=60), st.integers(1, 30))
+@example([1e308, 1e308], 1)
+@example([1.7e308, -1.7e308, 0.0], 3)
+@example([5e-324, 0.0], 2)
 def test_a_sparkline_is_as_wide_as_there_is_something_to_show(values: list[float], width: int) -> None:
     shown = sparkline(values, width)
     assert len(shown) <= width
