@@ -235,10 +235,13 @@ class Conformance:
         """Note an unknown key. Gives the name of the field that is probably meant, or an empty text."""
         known = [*([kind.tag_field] if kind.tag_field else []), *rules.own_names]
         known = known if len(known) <= _MANY_NAMES else [*known[:_MANY_NAMES], f"… ({len(known)} in all)"]
-        near = nearest(written, rules.by_name)
+        of_ours = rules.of_others.get(written, "")
+        near = "" if of_ours else nearest(written, rules.by_name)
         elsewhere = names_elsewhere().get(written, [])
         if kind.cls.__name__ in ("Document", "Stage") and elsewhere == ["spec"]:
             near, hint = "", "it belongs to spec" if kind.cls.__name__ == "Document" else "it belongs below spec of this stage"
+        elif of_ours:
+            hint = f'"{of_ours}" takes its place: {rules.by_name[of_ours].about}'
         elif near:
             hint = f'did you mean "{near}"?'
         elif elsewhere:

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import inspect
 
 from mloc.core.language.model_spec import ModelSource
-from mloc.core.language.section import AT_INTAKE, Count, Fraction, Names, NonNegativeInt, Section, Settings, about, also, for_vllm
+from mloc.core.language.section import AT_INTAKE, Count, Fraction, Names, NonNegativeInt, Section, Settings, about, also, for_vllm, instead_of
 
 
 class Inference(Section, frozen=True):
@@ -59,7 +59,9 @@ class Inference(Section, frozen=True):
     trace_decode_token_ids: Annotated[tuple[int, ...] | None, for_vllm("replay these tokens")] = None
     extra_args: Annotated[Settings | None, for_vllm("for plug-ins of the engine")] = None
     structured_outputs: Annotated[Settings | None, for_vllm("the engine's own form of the three below")] = None
-    json_schema: Annotated[dict[str, Any] | str | None, also("guided_json"), about("the answer follows this schema")] = None
+    json_schema: Annotated[
+        dict[str, Any] | str | None, also("guided_json"), instead_of("response_format"), about("the answer follows this schema")
+    ] = None
     regex: Annotated[str | None, also("guided_regex"), about("the answer matches")] = None
     choice: Annotated[Names | None, also("guided_choice"), about("the answer is one of these")] = None
     chat: Annotated[Literal["auto", "on", "off"], about("auto: use the model's chat template when it has one")] = "auto"

@@ -14,6 +14,11 @@ def also(*names: str) -> msgspec.Meta:
     return msgspec.Meta(extra={"also": names})
 
 
+def instead_of(*names: str) -> msgspec.Meta:
+    """Declare names that other programs have for the same in another form: who writes one is told of the field."""
+    return msgspec.Meta(extra={"instead_of": names})
+
+
 def settings_of(section: str) -> msgspec.Meta:
     """Mark a pass-through mapping: known names are typed, aliases mapped, unknown names are warnings (see `passthrough`)."""
     return msgspec.Meta(extra={"settings": section})

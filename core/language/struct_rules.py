@@ -29,6 +29,8 @@ class StructRules(NamedTuple):
 
     by_name: dict[str, FieldRules]
     own_names: tuple[str, ...]
+    of_others: dict[str, str]
+    """Names that other programs have, and the field that takes their place."""
 
 
 @cache
@@ -38,6 +40,7 @@ def rules_of(struct: type) -> StructRules:
     assert isinstance(kind, inspect.StructType)
     by_name: dict[str, FieldRules] = {}
     own_names: list[str] = []
+    of_others: dict[str, str] = {}
     for field in kind.fields:
         if field.name == "deferred":  # the reader's own, no key of the language
             continue
@@ -56,7 +59,8 @@ def rules_of(struct: type) -> StructRules:
         own_names.append(field.encode_name)
         for name in (field.encode_name, *extra.get("also", ())):
             by_name.setdefault(name, rules)
-    return StructRules(by_name, tuple(own_names))
+        of_others |= dict.fromkeys(extra.get("instead_of", ()), field.encode_name)
+    return StructRules(by_name, tuple(own_names), of_others)
 
 
 @cache
