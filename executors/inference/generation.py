@@ -19,10 +19,11 @@ from mloc.executors.rows.prompts import CUTS_IMAGES, prompt_too_long
 
 def answer_batch(
     asked: list[tuple[int, str]], inference: Inference, engine: LoadedModel, seed: int, stopping: Callable[[], bool],
-    images: Sequence[Sequence[Any]] = (),
+    images: Sequence[Sequence[Any]] = (), first_token: Callable[[], None] = lambda: None,
 ) -> list[Answer] | None:  # fmt: skip
     """An answer for each (row index, prompt); None where the attempt was asked to stop meanwhile. What a row gets depends on `seed` and
-    its index, not on the other rows. `images`: of each row, or none at all. Raises ExecutorError for a prompt that is too long."""
+    its index, not on the other rows. `images`: of each row, or none at all. `first_token` is called when
+    the first one of all is there. Raises ExecutorError for a prompt that is too long."""
     import torch
 
     tokenizer, model = engine.tokenizer, engine.model
@@ -41,7 +42,7 @@ def answer_batch(
     with torch.inference_mode():
         made = model.generate(
             **_on_device(encoded, model), generation_config=config, tokenizer=tokenizer, logits_processor=[*processors(inference), choose],
-            stopping_criteria=[_asked_to_stop(stopping), _context_full(rooms, encoded["input_ids"].shape[1])],
+            stopping_criteria=[_asked_to_stop(stopping, first_token), _context_full(rooms, encoded["input_ids"].shape[1])],
         )  # fmt: skip
     if stopping():
         return None
@@ -130,12 +131,16 @@ def _context_full(rooms: Sequence[int], prompt: int) -> Callable[..., Any]:
     return ended
 
 
-def _asked_to_stop(stopping: Callable[[], bool]) -> Callable[..., Any]:
+def _asked_to_stop(stopping: Callable[[], bool], first_token: Callable[[], None]) -> Callable[..., Any]:
     """Ends the generation of all rows at the next token."""
+    seen: list[bool] = []
 
     def ended(input_ids: Any, scores: Any, **_: Any) -> Any:
         import torch
 
+        if not seen:
+            seen.append(True)
+            first_token()
         return torch.full((input_ids.shape[0],), stopping(), dtype=torch.bool, device=input_ids.device)
 
     return ended

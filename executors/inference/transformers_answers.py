@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 
@@ -15,8 +16,9 @@ from mloc.executors.contract import Context
 from mloc.executors.engine_facts import engine_key_of, identity_of
 from mloc.executors.inference.answers import Answer, Answering, Question, Record
 from mloc.executors.inference.engine_choice import Choice
+from mloc.executors.inference.first_tokens import FirstTokens
 from mloc.executors.inference.generation import answer_batch
-from mloc.executors.inference.sampling import check_settings
+from mloc.executors.inference.sampling import DEFAULT_MAX_TOKENS, check_settings
 from mloc.executors.models.model_loading import LoadedModel, load_model
 from mloc.executors.rows.pictures import MAX_PIXELS
 from mloc.executors.rows.prompts import Prompt, prompt_text, prompt_with_images
@@ -25,6 +27,7 @@ from mloc.executors.rows.rows import Row
 
 ROWS_PER_BATCH = 16
 ROWS_PER_BATCH_ON_DEVICE = 64
+LOGITS_BYTES = 2 << 30  # of a batch whose logprobs are asked for: generate keeps those of all tokens until its end
 
 
 def identities(task: RunTask, spec: TaskSpec) -> list[str]:
@@ -58,22 +61,34 @@ def answering(engine: LoadedModel, context: Context, chosen: Choice) -> Answerin
         answers = answer_batch([(index, text)], inference, engine, seed, stopping)
         return answers[0] if answers else None
 
+    metrics: dict[str, float] = {}
+    first_tokens = FirstTokens(metrics)
+
     def steps(work: RowWork, questions: Iterator[Question], record: Record) -> Iterator[None]:
-        size = max(1, (ROWS_PER_BATCH_ON_DEVICE if context.devices else ROWS_PER_BATCH) // (work.inference.n or 1))
+        most = ROWS_PER_BATCH_ON_DEVICE if context.devices else ROWS_PER_BATCH
+        size = max(1, min(most, _rows_with_logits(work.inference, engine)) // (work.inference.n or 1))
         while (batch := list(islice(questions, size))) and not context.stopping():
-            _answer(batch, engine, work, record)
+            _answer(batch, engine, work, record, first_tokens)
             yield
 
-    return Answering(engine.name, engine.tokenizer, prompt, ask, steps, chosen.as_result(), {})
+    return Answering(engine.name, engine.tokenizer, prompt, ask, steps, chosen.as_result(), metrics)
 
 
-def _answer(batch: list[Question], engine: LoadedModel, work: RowWork, record: Record) -> None:
+def _rows_with_logits(inference: Inference, engine: LoadedModel) -> int:
+    """So many answers have room for their logits, where they are asked for."""
+    if inference.logprobs is None:
+        return ROWS_PER_BATCH_ON_DEVICE
+    of_answer = 4 * (inference.max_tokens or DEFAULT_MAX_TOKENS) * engine.model.config.get_text_config().vocab_size  # float32
+    return int(LOGITS_BYTES // of_answer)
+
+
+def _answer(batch: list[Question], engine: LoadedModel, work: RowWork, record: Record, first_tokens: FirstTokens) -> None:
     texts: list[tuple[Row, Question]] = []
     pictured: list[tuple[Row, Question]] = []
 
     def together(asked: list[tuple[Row, Question]]) -> None:
         if asked:
-            record_together(work, asked, lambda rows: _record(rows, engine, work, record))
+            record_together(work, asked, lambda rows: _record(rows, engine, work, record, first_tokens))
 
     for one in batch:
         if one.prompt.images and sum(other.prompt.pixels for _, other in pictured) + one.prompt.pixels > MAX_PIXELS:
@@ -84,12 +99,15 @@ def _answer(batch: list[Question], engine: LoadedModel, work: RowWork, record: R
     together(texts)
 
 
-def _record(asked: list[tuple[Row, Question]], engine: LoadedModel, work: RowWork, record: Record) -> None:
+def _record(asked: list[tuple[Row, Question]], engine: LoadedModel, work: RowWork, record: Record, first_tokens: FirstTokens) -> None:
     questions = [question for row, question in asked if row.index not in work.store]
     if not questions or work.context.stopping():
         return
     images = [one.prompt.images for one in questions] if questions[0].prompt.images else []  # rows with images come without others
     prompts = [(one.row.index, one.prompt.text) for one in questions]
-    answers = answer_batch(prompts, work.inference, engine, work.seed, work.context.stopping, images)
+    began = time.monotonic()
+    answers = answer_batch(
+        prompts, work.inference, engine, work.seed, work.context.stopping, images, lambda: first_tokens.add(time.monotonic() - began)
+    )
     for one, answer in zip(questions, answers or (), strict=bool(answers)):
         record(one, answer)

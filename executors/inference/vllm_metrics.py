@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mloc.executors.inference.first_tokens import FirstTokens
+
 ONE_OF = 16  # requests is looked at more closely
 
 
@@ -14,8 +16,8 @@ class EngineMetrics:
     def __init__(self, metrics: dict[str, float], devices: int) -> None:
         self._metrics = metrics
         self._devices = devices
-        self._first_token_sec = 0.0
-        self._first_tokens = self._asked = self._ended = self._prompt_tokens = self._cached = 0
+        self._first_tokens = FirstTokens(metrics)
+        self._asked = self._ended = self._prompt_tokens = self._cached = 0
 
     def begins_looked_at(self) -> bool:
         """Count a request that begins; whether its first token is to be waited for. To look at each would cost more than it tells."""
@@ -29,9 +31,7 @@ class EngineMetrics:
         self._cached += output.num_cached_tokens or 0
         self._metrics |= {"prompt_tokens": float(self._prompt_tokens), "cached_prompt_tokens": float(self._cached)}
         if first_token_sec is not None:
-            self._first_tokens += 1
-            self._first_token_sec += first_token_sec
-            self._metrics["time_to_first_token_sec"] = round(self._first_token_sec / self._first_tokens, 4)
+            self._first_tokens.add(first_token_sec)
         if self._devices and self._ended % ONE_OF == 1 and (used := _device_memory()) is not None:
             self._metrics["gpu_memory_peak_bytes"] = max(self._metrics.get("gpu_memory_peak_bytes", 0.0), used)
 

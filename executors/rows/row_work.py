@@ -23,6 +23,7 @@ from mloc.core.language.inference_spec import Inference
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context, ExecutorError, Progress, Report, Result, ResultFile
 from mloc.executors.durable_files import write_durably
+from mloc.executors.meters import Meter, computes_here
 from mloc.executors.rows.data_loading import Rows, load_rows
 from mloc.executors.rows.row_store import RowStore
 from mloc.executors.rows.rows import Row
@@ -84,6 +85,7 @@ def do_steps(work: RowWork, steps: Iterable[None]) -> Iterator[Report]:
     Ends without a result where the attempt was asked to stop before all rows were there.
     """
     began, total, store = time.monotonic(), len(work.rows), work.store
+    meter = Meter(work.context.devices, computes=computes_here())
     if len(store):
         yield Progress((f"{len(store)} of {total} rows are recorded by an earlier attempt",))
     said_at, said = 0.0, -1
@@ -91,15 +93,15 @@ def do_steps(work: RowWork, steps: Iterable[None]) -> Iterator[Report]:
         yield from store.sync_if_due()
         if time.monotonic() - said_at >= PROGRESS_SEC:
             said_at, said = time.monotonic(), len(store)
-            yield _progress(work, total, time.monotonic() - began)
+            yield _progress(work, total, time.monotonic() - began, meter)
     if len(store) < total and work.context.stopping():
         yield from store.sync()
         return
     if said != len(store):
-        yield _progress(work, total, time.monotonic() - began)
+        yield _progress(work, total, time.monotonic() - began, meter)
     if total and store.errors == total and work.context.shard is None:
         raise _every_row_failed(store)
-    yield from _result(work, total, time.monotonic() - began)
+    yield from _result(work, total, time.monotonic() - began, meter)
 
 
 def record_together(work: RowWork, asked: list[tuple[Row, Any]], record: Callable[[list[tuple[Row, Any]]], None]) -> None:
@@ -166,14 +168,14 @@ def _every_row_failed(store: RowStore) -> ExecutorError:
     return ExecutorError("EveryRowFailed", said)
 
 
-def _progress(work: RowWork, total: int, seconds: float) -> Progress:
+def _progress(work: RowWork, total: int, seconds: float, meter: Meter) -> Progress:
     store = work.store
     speed = (store.new_completion_tokens or store.new_prompt_tokens) / max(seconds, 1e-6)
     line = f"{len(store)}/{total} rows  {speed:.0f} tokens/s" + (f"  {store.errors} failed" if store.errors else "")
-    return Progress((line,), len(store), total, {"rows": float(len(store)), "tokens_per_sec": round(speed, 1), **work.metrics})
+    return Progress((line,), len(store), total, {"rows": float(len(store)), "tokens_per_sec": round(speed, 1), **meter.of_devices(), **work.metrics})
 
 
-def _result(work: RowWork, total: int, seconds: float) -> Iterator[Report]:
+def _result(work: RowWork, total: int, seconds: float, meter: Meter) -> Iterator[Report]:
     """Inline where it is small, else written row by row into the attempt's folder."""
     store = work.store
     tokens = {"prompt_tokens": store.prompt_tokens, "completion_tokens": store.completion_tokens}
@@ -181,7 +183,7 @@ def _result(work: RowWork, total: int, seconds: float) -> Iterator[Report]:
     more: dict[str, Any] = {"usage": usage}
     if work.engine:
         speed = round((store.new_completion_tokens or store.new_prompt_tokens) / max(seconds, 1e-6), 1)
-        more |= {"engine": work.engine, "metrics": {"tokens_per_sec": speed, **work.metrics}}
+        more |= {"engine": work.engine, "metrics": {"tokens_per_sec": speed, **meter.of_devices(), **work.metrics}}
     more |= work.summary(store) if work.summary else {}
     files = work.context.artifacts
     if work.export is not None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mloc.executors.contract import Checkpoint, Context, ExecutorError, Progress
+from mloc.executors.meters import Meter
 from mloc.executors.ranks import any_rank, rank, wait_for_all
 from mloc.executors.training.best_weights import carry_best, find_best
 from mloc.executors.training.held_state import save_held, take_back
-from mloc.executors.training.meters import Meter
 from mloc.executors.training.saved_checkpoints import seal
 
 MAX_HISTORY = 500

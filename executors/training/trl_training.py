@@ -21,6 +21,7 @@ from mloc.core.host_frames import RunTask
 from mloc.core.language.spec import TaskSpec, decode_spec
 from mloc.core.usage import of_training
 from mloc.executors.contract import Context, ExecutorError, Progress, Report, Result
+from mloc.executors.meters import Meter
 from mloc.executors.models.model_loading import LoadedModel, load_model
 from mloc.executors.ranks import in_rank, own_devices, rank
 from mloc.executors.rows.data_loading import load_rows
@@ -28,7 +29,6 @@ from mloc.executors.rows.rows import Row, texts
 from mloc.executors.training.best_weights import find_best
 from mloc.executors.training.evaluation import Evaluation, evaluation_of, held_out, outcome
 from mloc.executors.training.held_state import begin_at_pass, load_as_trained
-from mloc.executors.training.meters import Meter
 from mloc.executors.training.model_card import Trained
 from mloc.executors.training.parallelism import is_sharded, save_gathered, wants_deepspeed
 from mloc.executors.training.precision import precision_of

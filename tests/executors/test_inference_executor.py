@@ -53,6 +53,7 @@ def test_rows_are_answered_in_order_with_usage_and_without_touching_the_disk(war
     assert result["items"][4]["metadata"] == {"topic": "dogs"}
     assert result["usage"]["num_requests"] == 5
     assert result["usage"]["total_tokens"] == result["usage"]["prompt_tokens"] + result["usage"]["completion_tokens"] > 0
+    assert 0 < result["metrics"]["time_to_first_token_sec"] <= result["usage"]["latency_sec"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -60,6 +61,18 @@ def test_a_batch_answers_as_each_row_alone(warm_host: DrivenHost, ask: Any) -> N
     together = [item["output"] for item in run(warm_host, ask(QUESTIONS))["items"]]
     alone = [run(warm_host, ask([question]))["items"][0]["output"] for question in QUESTIONS]
     assert together == alone
+
+
+def test_a_batch_whose_logprobs_are_asked_for_is_no_larger_than_memory_has_room_for() -> None:
+    from types import SimpleNamespace
+
+    from mloc.core.language.inference_spec import Inference
+    from mloc.executors.inference import transformers_answers as engine
+
+    words = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=150_000))))
+    rows = engine._rows_with_logits(Inference(logprobs=1, max_tokens=256), words)
+    assert 0.9 < rows * 256 * 150_000 * 4 / engine.LOGITS_BYTES <= 1
+    assert engine._rows_with_logits(Inference(max_tokens=256), words) == engine.ROWS_PER_BATCH_ON_DEVICE
 
 
 def test_a_row_that_cannot_be_answered_is_recorded_and_the_others_go_on(warm_host: DrivenHost, ask: Any) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 from msgspec import Struct
 
 from mloc.executors.contract import Checkpoint, Context, Progress, Report
+from mloc.executors.meters import Meter
 from mloc.executors.ranks import rank
 from mloc.executors.rows.rows import Row
 from mloc.executors.training.evaluation import Evaluation
-from mloc.executors.training.meters import Meter
 from mloc.executors.training.ppo import ppo_checkpoint
 from mloc.executors.training.ppo.ppo_checkpoint import Progressed
 from mloc.executors.training.ppo.ppo_evaluation import best_metric_of, evaluate, is_due, is_enough, is_new_best

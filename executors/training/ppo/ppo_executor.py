@@ -24,12 +24,12 @@ from mloc.core.host_frames import RunTask
 from mloc.core.language.spec import TaskSpec, decode_spec
 from mloc.core.usage import of_training
 from mloc.executors.contract import Context, ExecutorError, Progress, Report, Result
+from mloc.executors.meters import Meter
 from mloc.executors.ranks import in_rank, own_devices, rank
 from mloc.executors.rows.data_loading import load_rows
 from mloc.executors.rows.prompts import prompt_text
 from mloc.executors.rows.rows import Row, texts
 from mloc.executors.training.evaluation import Evaluation, held_out, outcome
-from mloc.executors.training.meters import Meter
 from mloc.executors.training.model_card import Trained
 from mloc.executors.training.ppo import ppo_checkpoint
 from mloc.executors.training.ppo.ppo_checkpoint import Progressed
