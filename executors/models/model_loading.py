@@ -83,7 +83,10 @@ def as_classifier(loaded: LoadedModel) -> LoadedModel:
 
 def _with_score(model: Any, tokenizer: Any) -> Any:
     from transformers import AutoModelForSequenceClassification
+    from transformers.integrations import is_deepspeed_zero3_enabled
 
+    if is_deepspeed_zero3_enabled():  # each process has a part of the weights: none would be copied, without a word
+        raise ExecutorError("UnsupportedSetting", "training.zero_stage 3 cannot make a reward model of a language model; use stage 2, or fsdp")
     config = copy.deepcopy(model.config)
     config.num_labels = 1
     config.pad_token_id = tokenizer.pad_token_id

@@ -10,8 +10,9 @@ from typing import Any
 from mloc.executors.durable_files import link_or_copy
 
 FOLDER = "best/weights"  # deeper than transformers looks for adapters: it would load one there in place of that which is trained
+OLDER_FOLDER = "best"  # where they lay once
 _WEIGHTS = (".safetensors", ".bin")
-_FOR_RESUMING = re.compile(r"(optimizer|scheduler|scaler|rng_state|training_args|trainer_state)")
+_FOR_RESUMING = re.compile(r"(optimizer|scheduler|scaler|rng_state|training_args|trainer_state|held-|SHA256SUMS)")
 
 
 def carry_best(checkpoint: Path, state: Any) -> None:
@@ -30,7 +31,8 @@ def find_best(checkpoint: Path, state: Any) -> str | None:
     if state.best_metric is None or (state.best_model_checkpoint is not None and Path(state.best_model_checkpoint).is_dir()):
         return None
     own = checkpoint.name.endswith(f"-{state.best_global_step}")
-    place = checkpoint if own else checkpoint / FOLDER
+    carried = checkpoint / FOLDER
+    place = checkpoint if own else carried if has_weights(carried) else checkpoint / OLDER_FOLDER
     if has_weights(place):
         state.best_model_checkpoint = str(place)
         return None

@@ -12,6 +12,7 @@ from typing import Any
 
 from mloc.executors.ranks import rank
 
+REFERENCE_FILE = "held-reference.pt"
 ADAPTER = "adapter_model.safetensors"  # as PEFT calls it
 
 
@@ -27,8 +28,9 @@ def save_held(trainer: Any, checkpoint: Path) -> None:
         held["metrics"] = {name: list(values) for name, values in trainer._metrics["train"].items()}
     if _is_amid_answers(trainer):
         held["answers"] = trainer._buffered_inputs
-    if (reference := _moving_reference(trainer)) is not None:
-        held["reference"] = reference.state_dict()
+    if rank() == 0 and (reference := _moving_reference(trainer)) is not None:  # all have the same
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        torch.save(reference.state_dict(), checkpoint / REFERENCE_FILE)
     checkpoint.mkdir(parents=True, exist_ok=True)  # rank 0 may not have come so far
     torch.save(held, checkpoint / _file_name(trainer))
 
@@ -51,13 +53,14 @@ def take_back(trainer: Any, checkpoint: Path) -> None:
         trainer._metrics["train"].update(held["metrics"])
     if "answers" in held:
         trainer._buffered_inputs = held["answers"]
-    if "reference" in held and (reference := _moving_reference(trainer)) is not None:
-        reference.load_state_dict(held["reference"])
+    if (checkpoint / REFERENCE_FILE).is_file() and (reference := _moving_reference(trainer)) is not None:
+        reference.load_state_dict(torch.load(checkpoint / REFERENCE_FILE, map_location="cpu", weights_only=True))  # a device has no room for two
 
 
 def load_as_trained(trainer: Any) -> None:
     """Have a checkpoint's weights come back as they were. Of a checkpoint with other adapters in folders of their own (a reference's), transformers
-    leaves out the one that is trained; and PEFT makes adapters float32, though those on top of four bits are trained in bfloat16."""
+    leaves out the one that is trained; and PEFT makes adapters float32, though those on top of four bits are trained in bfloat16 where that is
+    computed in."""
     load = trainer._load_from_checkpoint
 
     def loaded(checkpoint: str, *given: Any, **named: Any) -> None:

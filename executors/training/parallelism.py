@@ -82,7 +82,7 @@ def fsdp_settings(training: Mapping[str, Any], context: Context) -> dict[str, An
         if word not in FSDP_WORDS:
             raise ExecutorError("BadSetting", f"training.fsdp: {word!r} is none of {', '.join(sorted(FSDP_WORDS))}")
     if not words:
-        return {}
+        return {"fsdp_config": _fsdp_config(training["fsdp_config"], context)} if given and isinstance(training.get("fsdp_config"), str) else {}
     config = _fsdp_config(training.get("fsdp_config"), context)
     is_older = int(config.get("version", 2)) < 2
     for word in words:

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from mloc.core.language.spec import TaskSpec
 from mloc.executors.contract import Context
+from mloc.executors.models.model_loading import dtype_asked
 from mloc.executors.training.trained_weights import adapter_of
 
 Autocast = Literal["no", "bf16", "fp16"]
@@ -35,14 +36,14 @@ def precision_of(spec: TaskSpec, context: Context) -> Precision:
 
 def suited(training: Mapping[str, Any], config: Mapping[str, Any], is_whole: bool, on_device: bool, has_bf16: bool) -> Precision:
     """Weights that are all trained are float32, also where `model.config` asks for half: a step of 1e-5 is lost in the rounding of a bfloat16, and
-    a gradient in float16 cannot be scaled; autocast computes in half all the same. What lies frozen below an adapter is in half on a device.
+    a gradient in float16 cannot be scaled; autocast computes in half all the same. What lies frozen below an adapter is as `model.config` says,
+    else in half on a device.
 
     `is_whole`: all weights are trained. `has_bf16`: the device computes in it by itself."""
     autocast = _autocast(training, config, on_device, has_bf16)
     if is_whole:
         return Precision("float32", autocast)
-    half = "bfloat16" if config.get("bf16") else "float16" if config.get("fp16") else None
-    return Precision(half or (_TYPES[autocast if has_bf16 else "fp16"] if on_device else "float32"), autocast)
+    return Precision(dtype_asked(config) or (_TYPES[autocast if has_bf16 else "fp16"] if on_device else "float32"), autocast)
 
 
 def _autocast(training: Mapping[str, Any], config: Mapping[str, Any], on_device: bool, has_bf16: bool) -> Autocast:

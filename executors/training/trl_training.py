@@ -138,8 +138,8 @@ def _trainer(loaded: LoadedModel, made: Prepared, recipe: Recipe) -> Any:
     reference = _on_disk(loaded, model, made.context) if recipe.needs_reference and lora is None else None
     made.given.update(model=model, peft_config=lora)
     trainer = recipe.trainer(made)
-    if hasattr(trainer.model, "peft_config") and not is_quantized(made.spec) and (trainer.args.bf16 or trainer.args.fp16):
-        _keep_whole(trainer)
+    if hasattr(trainer.model, "peft_config") and (trainer.args.fp16 or (trainer.args.bf16 and not is_quantized(made.spec))):
+        _keep_whole(trainer)  # with float16 on top of four bits too: TRL has those in bfloat16, whose gradients cannot be scaled
     trainer.remove_callback(PrinterCallback)
     _discard(reference)
     return trainer

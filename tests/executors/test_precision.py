@@ -44,10 +44,11 @@ def test_weights_that_are_all_trained_are_float32_and_half_is_for_computing(
     [
         ({}, {}, H100, "bfloat16"), ({}, {}, T4, "float16"), ({}, {}, CPU, "float32"), ({"bf16": True}, {}, CPU, "float32"),
         ({"fp16": True}, {}, H100, "float16"), ({"bf16": False}, {}, H100, "bfloat16"), ({"bf16": False, "fp16": False}, {}, T4, "float16"),
-        ({}, {"bf16": True}, CPU, "bfloat16"), ({}, {"fp16": True}, H100, "float16"),
+        ({}, {"bf16": True}, CPU, "bfloat16"), ({}, {"fp16": True}, H100, "float16"), ({}, {"bf16": False}, H100, "float32"),
+        ({}, {"dtype": "float32"}, H100, "float32"), ({}, {"dtype": "bfloat16"}, CPU, "bfloat16"),
     ],
 )  # fmt: skip
-def test_weights_that_lie_frozen_below_an_adapter_are_in_half_on_a_device(
+def test_weights_that_lie_frozen_below_an_adapter_are_as_the_task_says_else_in_half_on_a_device(
     training: dict[str, Any], config: dict[str, Any], place: tuple[bool, bool], weights: str
 ) -> None:
     assert suited(training, config, False, *place).weights == weights

@@ -74,7 +74,7 @@ def test_deepspeed_is_written_out_or_its_lack_said(monkeypatch: pytest.MonkeyPat
     assert deepspeed_settings({"auto_deepspeed": False}, context(1)) == {}
 
 
-def test_fsdp_is_told_in_its_own_words() -> None:
+def test_fsdp_is_told_in_its_own_words(tmp_path: Path) -> None:
     for given, meant in (
         ({"fsdp": "full_shard auto_wrap"}, {"reshard_after_forward": True}), ({"fsdp": ["shard_grad_op"]}, {"reshard_after_forward": False}),
         ({"fsdp": "offload", "fsdp_config": {"fsdp_min_num_params": 9}}, {"cpu_offload": True, "min_num_params": 9}),
@@ -82,6 +82,8 @@ def test_fsdp_is_told_in_its_own_words() -> None:
         ({"fsdp": "hybrid_shard", "fsdp_config": {"version": 1}}, {"version": 1, "reshard_after_forward": "hybrid_shard"}),
     ):  # fmt: skip
         assert fsdp_settings(given, context(2)) == {"fsdp": True, "fsdp_config": meant}
+    (file := tmp_path / "fsdp.json").write_text('{"fsdp_version": 2}')
+    assert fsdp_settings({"fsdp": True, "fsdp_config": str(file)}, context(2)) == {"fsdp_config": {"version": 2}}
     for given in ({}, {"fsdp": True, "fsdp_config": {"version": 2}}, {"fsdp": ""}):
         assert fsdp_settings(given, context(2)) == {}
     for word, said in (("full_shared", "'full_shared' is none of"), ("no_shard", "of the older FSDP")):

@@ -42,13 +42,17 @@ def random_state() -> dict[str, Any]:
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
 
 
-def save(folder: Path, model: Any, optimizer: Any, scheduler: Any, at: Progressed, random: list[dict[str, Any]]) -> tuple[Path, str]:
-    """Write `checkpoint-<step>` below `folder`, durably; gives it and its digest. `random`: of each rank."""
+def save(
+    folder: Path, model: Any, optimizer: Any, scheduler: Any, at: Progressed, random: list[dict[str, Any]], scaler: Any = None
+) -> tuple[Path, str]:  # fmt: skip
+    """Write `checkpoint-<step>` below `folder`, durably; gives it and its digest. `random`: of each rank. `scaler`: of gradients in float16."""
     import torch
 
     place = folder / f"checkpoint-{at.step}"
     place.mkdir(parents=True, exist_ok=True)
     state = {"trained": _trained(model), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(), "random": random}
+    if scaler is not None:
+        state["scaler"] = scaler.state_dict()
     torch.save(state, place / STATE_FILE)
     if (best := folder / BEST_FILE).is_file():
         link_or_copy(best, place / BEST_FILE)
@@ -61,7 +65,7 @@ def save(folder: Path, model: Any, optimizer: Any, scheduler: Any, at: Progresse
     return place, seal(place)
 
 
-def restore(place: Path, model: Any, optimizer: Any, scheduler: Any, ranks: int = 1, rank: int = 0) -> Progressed:
+def restore(place: Path, model: Any, optimizer: Any, scheduler: Any, ranks: int = 1, rank: int = 0, scaler: Any = None) -> Progressed:
     """Put everything back as it was saved; with another number of ranks, they sample anew. Raises ExecutorError where it cannot be."""
     import torch
 
@@ -71,6 +75,8 @@ def restore(place: Path, model: Any, optimizer: Any, scheduler: Any, ranks: int 
         _put_back(model, state["trained"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
+        if scaler is not None and "scaler" in state:
+            scaler.load_state_dict(state["scaler"])
         random = [state["random"]] if isinstance(state["random"], dict) else state["random"]  # once there was one rank only
         if len(random) == ranks:
             _set_random(random[rank])

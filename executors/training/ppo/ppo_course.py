@@ -114,6 +114,6 @@ def _checkpoint(course: Course, at: Progressed, random: dict[str, Any]) -> Itera
     if rank() != 0:
         return
     folder = course.context.artifacts / "checkpoints"
-    place, digest = ppo_checkpoint.save(folder, learner.bare, learner.optimizer, learner.scheduler, at, of_ranks)
+    place, digest = ppo_checkpoint.save(folder, learner.bare, learner.optimizer, learner.scheduler, at, of_ranks, learner.accelerator.scaler)
     ppo_checkpoint.keep_newest(folder, learner.settings.save_total_limit)
     yield Checkpoint(at.step, place, digest)

@@ -120,7 +120,7 @@ def _progress_so_far(learner: Learner, context: Context) -> tuple[Progressed, li
     if rank() == 0:
         ppo_checkpoint.carry_best(saved, context.artifacts / "checkpoints")
     ranks = (learner.accelerator.num_processes, learner.accelerator.process_index)
-    return ppo_checkpoint.restore(saved, learner.bare, learner.optimizer, learner.scheduler, *ranks), notes
+    return ppo_checkpoint.restore(saved, learner.bare, learner.optimizer, learner.scheduler, *ranks, learner.accelerator.scaler), notes
 
 
 def _with_chat_marks(rows: list[Row], spec: TaskSpec, learner: Learner) -> Prompts:
