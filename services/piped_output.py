@@ -40,6 +40,8 @@ def end_output() -> None:
 
 
 def _flush() -> None:
+    if sys.stdout is None:  # closed by who started the command
+        return
     try:
         sys.stdout.flush()
     except BrokenPipeError:

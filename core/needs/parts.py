@@ -38,7 +38,7 @@ def parts_of(spec: TaskSpec, *, on_device: bool) -> tuple[str, ...]:
 def trackers_named(training: Mapping[str, Any]) -> list[str]:
     """What `training.report_to` names, as it is written, known or not."""
     given = training.get("report_to") or []
-    return [name for name in ([given] if isinstance(given, str) else given) if name != "none"]
+    return [name for name in (given if isinstance(given, list | tuple) else [str(given)]) if name != "none"]
 
 
 def wants_deepspeed(training: Mapping[str, Any]) -> bool:

@@ -77,7 +77,7 @@ def has_settled(cluster: Cluster, results_dir: Path, task_id: str, now_ms: int, 
         return False
     if any(key[0] == task_id for key in cluster.holdings.of(task.worker)):
         return False
-    return task.phase != "published" or task.shard is not None or is_tree_complete(results_dir, task)
+    return task.phase != "published" or task.shard is not None or bool(task.expired_ms) or is_tree_complete(results_dir, task)
 
 
 def was_published(results_dir: Path, task_id: str) -> bool:

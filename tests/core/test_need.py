@@ -140,6 +140,8 @@ ON_GPU = "  resources: {hardware: {gpu: {count: 1}}}\n"
         (TRAIN % ("sft", "", "report_to: [wandb, none, tensorboard]"), ("tensorboard", "wandb")),
         (TRAIN % ("sft", "", "log_with: mlflow"), ("mlflow",)),
         (TRAIN % ("sft", "", "report_to: all"), ()),
+        (TRAIN % ("sft", "", "report_to: true"), ()),  # which the trainer refuses
+        (TRAIN % ("sft", "", "report_to: 5"), ()),
         (TRAIN % ("sft", "", "zero_stage: 2"), ("deepspeed",)),
         (TRAIN % ("sft", "", "auto_deepspeed: true, report_to: none"), ("deepspeed",)),
         (TRAIN % ("sft", "", "fsdp: full_shard"), ()),

@@ -54,3 +54,8 @@ def test_another_pipe_that_broke_is_not_taken_for_the_output() -> None:
 def test_the_list_of_executors_ends_without_a_word_too(tmp_path: Path) -> None:
     ran = unread(("executors.registry",), tmp_path)
     assert (ran.returncode, ran.stderr) == (-signal.SIGPIPE, "")
+
+
+def test_a_command_without_an_output_ends_as_it_would_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)  # as Python has it where who started it closed the output
+    assert ends_with_its_reader(lambda: 3)() == 3

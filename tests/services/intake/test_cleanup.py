@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mloc.core.events import AttemptStarted, TaskCancelled, TaskDispatched
+from mloc.core.events import AttemptStarted, ResultExpired, TaskCancelled, TaskDispatched
 from mloc.services.artifacts import inputs
 from mloc.services.retention import leftovers
 from mloc.services.retention.cleanup import clean_up
@@ -133,6 +133,17 @@ async def test_an_input_goes_once_no_task_that_names_it_needs_it(api: Api) -> No
     done = await clean_up(api.observer.cluster, api.results, now_ms + HOUR_MS, dry_run=False)
     assert done.inputs == (str(shared.relative_to(api.results)),)
     assert not shared.exists()
+
+
+async def test_an_input_goes_though_the_result_of_its_task_went_before_it(api: Api) -> None:
+    await api.register()
+    input = await bring(api, b"a")
+    id = await submit_over(api, input)
+    await api.run_to_result(id)
+    now_ms = int(time.time() * 1000)
+    assert (await clean_up(api.observer.cluster, api.results, now_ms + HOUR_MS, dry_run=False)).inputs == ()  # its tree is not written yet
+    await api.append(ResultExpired(task=id, due_ms=now_ms))
+    assert (await clean_up(api.observer.cluster, api.results, now_ms + HOUR_MS, dry_run=False)).inputs == (str(input.relative_to(api.results)),)
 
 
 async def test_an_input_of_unknown_tasks_stays_until_a_result_vouches_for_them(api: Api) -> None:

@@ -9,6 +9,7 @@ import aiohttp
 from mloc.services.artifacts import inputs
 from mloc.services.artifacts.client import Transfer
 from tests.services.artifacts.cutting_proxy import CuttingProxy
+from tests.services.intake.conftest import serving
 from tests.services.intake.file_requests import CONTENT, announced, got, sha
 
 DAY_SEC = 24 * 3600.0
@@ -66,6 +67,16 @@ async def test_an_input_that_no_task_names_expires_and_one_that_a_task_names_sta
     assert inputs.expire(api.results, time.time() - DAY_SEC) == 1
     assert Path(used["path"]).exists()
     assert not Path(unused["path"]).parent.exists()
+
+
+async def test_an_input_of_a_submission_that_was_refused_expires_as_one_that_no_task_names(memory_server, tmp_path):
+    async with serving(memory_server, tmp_path, backlog_limit=1) as api:
+        id = (await api.submit())["task_id"]
+        await api.get(f"/api/v1/tasks/{id}")  # by now the API has folded it
+        named = await bring(api)
+        assert (await api.post("/api/v1/tasks", task_over(named["path"]))).status == 429
+        long_ago(api)
+        assert inputs.expire(api.results, time.time() - DAY_SEC) == 1
 
 
 async def test_an_input_that_somebody_came_back_for_does_not_expire(api):

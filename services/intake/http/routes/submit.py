@@ -27,7 +27,7 @@ from mloc.services.intake.known_tasks import KnownTasks
 from mloc.services.intake.local_paths import with_absolute_paths
 from mloc.services.intake.submission import Submission, submission_of, unoffered_types
 from mloc.services.intake.views import AcceptedTask, accepted_view, repeated_view
-from mloc.services.log.event_log import Submitted
+from mloc.services.log.event_log import BacklogFull, KeyConflict, Submitted
 
 LARGE_BODY_BYTES = 32 * 1024  # reading more than this off the loop keeps other requests going
 LONGEST_KEY = 200
@@ -98,7 +98,11 @@ async def post_tasks(call: Call[SubmissionAsked, None]) -> Accepted | DryRun:
         return DryRun(True, True, tuple(_placed(state.cluster, event) for event in submission.events), tuple(warnings))
     if inputs := {(sha256, event.task) for event in submission.events for sha256 in inputs_in([bytes(event.spec)])}:
         await asyncio.to_thread(keep, state.results_dir, inputs)
-    submitted = await state.submitter.submit(submission, state.cluster.open_count(), state.cluster.position)
+    try:
+        submitted = await state.submitter.submit(submission, state.cluster.open_count(), state.cluster.position)
+    except (KeyConflict, BacklogFull):  # nothing was taken, and nothing needs them
+        await asyncio.to_thread(unkeep, state.results_dir, inputs)
+        raise
     if submitted.repeated:
         await asyncio.to_thread(unkeep, state.results_dir, inputs)
         return await _repeated(state, submitted)

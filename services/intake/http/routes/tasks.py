@@ -141,7 +141,7 @@ async def show_task(call: Call[OfTask, None]) -> TaskShown:
 
 
 async def show_name(call: Call[OfName, None]) -> TaskNamed:
-    """However old it is: names and ids of all tasks are looked up, no list is gone through."""
+    """However old it is: those in memory are gone through, those before are looked up."""
     state, name = call.state, call.parameters.name
     await state.reach_end()
     try:
