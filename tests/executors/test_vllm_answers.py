@@ -54,10 +54,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def ask(models: Path, tmp_path: Path) -> Any:
-    """Makes an inference task for vLLM on the tiny model; the plain model's engine serves its adapters too."""
+    """Makes an inference task for vLLM on the tiny model; the first engine has room for adapters, so that it serves all of them."""
 
     def make(items: list[Any], name: str = "", **given: Any) -> RunTask:
-        model = {"source": {"type": "local", "identifier": str(models / "tiny")}, "vllm": ENGINE, **given.pop("model", {})}
+        model = {"source": {"type": "local", "identifier": str(models / "tiny")}, "vllm": {"enable_lora": True, **ENGINE}, **given.pop("model", {})}
         settings = {"max_tokens": 8, "temperature": 0, **given.pop("inference", {})}
         spec = {"model": model, "data": {"type": "list", "items": items}, "inference": settings}
         return task(name or f"t{next(names)}", "inference", tmp_path, **spec, **given)
