@@ -9,8 +9,8 @@ MOST_WORDS = 258048  # of a vocabulary on which vLLM puts adapters
 
 
 def room_is_cheap(arguments: Mapping[str, Any], *, on_device: bool) -> bool:
-    """Of an engine with these arguments. On the CPU vLLM compiles no model that has room, and dies of a request for the prompt's logprobs; on a GPU it
-    captures the requests without an adapter apart from those with one."""
+    """Of an engine with these arguments. On the CPU vLLM compiles no model that has room, and dies of a request for the prompt's logprobs; on a GPU
+    it captures the requests without an adapter apart from those with one."""
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     if not on_device or arguments.get("speculative_config"):
