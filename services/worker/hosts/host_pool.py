@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mloc.core.host_frames import EngineLoaded, HostReady, Quit
 from mloc.core.needs.engine_key import is_shared
@@ -148,7 +149,7 @@ class HostPool:
         self._spawn(self._ledger_gone(host.pid))
         host.gone.set()
         for engine in (*host.engines, *host.asleep):
-            self.watch.engine(host, EngineLoaded(engine, 0.0, loaded=False))
+            self._tell_of_engine(host, EngineLoaded(engine, 0.0, loaded=False))
         host.engines.clear()
         host.asleep.clear()
         if host in self._hosts:
@@ -170,10 +171,21 @@ class HostPool:
                     host.engines[engine] = frame
                 elif frame.asleep:
                     host.asleep[engine] = frame
-                self.watch.engine(host, frame)
+                self._tell_of_engine(host, frame)
             case _:
                 return False
         return True
+
+    def _tell_of_engine(self, host: Host, frame: EngineLoaded) -> None:
+        """The worker has an engine as long as one of its hosts has it, and it takes several tasks where it does so in each."""
+        awake = [other for other in self._hosts if other is not host and frame.engine in other.engines]
+        takes_several = all(other.engines[frame.engine].takes_several for other in awake)
+        if frame.loaded:
+            self.watch.engine(host, replace(frame, takes_several=frame.takes_several and takes_several))
+        elif awake:
+            self.watch.engine(awake[0], EngineLoaded(frame.engine, 0.0, takes_several=takes_several))
+        else:
+            self.watch.engine(host, frame)
 
     # --- choosing and starting ---
 

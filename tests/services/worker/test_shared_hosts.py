@@ -13,7 +13,7 @@ from worker_world import FakeHost, World, dispatch, stop, succeeded
 
 from mloc.core.answers import Answer
 from mloc.core.events import Device, Hardware
-from mloc.core.host_frames import RunTask, Stopped
+from mloc.core.host_frames import EngineLoaded, RunTask, Stopped
 from mloc.services.log.memory_log import MemoryLog
 from mloc.services.log.memory_server import MemoryServer
 from mloc.services.worker.attempt import Attempt
@@ -47,6 +47,21 @@ def run_of(host: FakeHost, task: str) -> RunTask:
 def attempts_of(world: World) -> list[Attempt]:
     """Those that hosts have."""
     return [attempt for host in world.agent.pool.all for attempt in host.attempts.values()]
+
+
+def hold_files_of(world: World, task: str) -> tuple[asyncio.Event, asyncio.Event]:
+    """(set once its files are being fetched, to be set by the test: they are there)"""
+    resolver = world.agent.runs._resolver
+    fetching, fetched, real = asyncio.Event(), asyncio.Event(), resolver.resolve
+
+    async def slow(attempt: Attempt) -> RunTask:
+        if attempt.key[0] == task:
+            fetching.set()
+            await fetched.wait()
+        return await real(attempt)
+
+    resolver.resolve = slow  # type: ignore[method-assign]
+    return fetching, fetched
 
 
 async def hosts_with(world: World, *tasks: set[str]) -> list[FakeHost]:
@@ -116,16 +131,7 @@ async def test_one_that_joins_waits_while_another_is_asked_to_stop(world: World)
 
 @pytest.mark.parametrize("grace_sec", [0.0, 30.0])
 async def test_one_whose_place_was_lost_while_its_files_came_is_given_back_and_starts_no_engine_beside(world: World, grace_sec: float) -> None:
-    resolver = world.agent.runs._resolver
-    fetching, fetched, real = asyncio.Event(), asyncio.Event(), resolver.resolve
-
-    async def slow(attempt: Attempt) -> RunTask:
-        if attempt.key[0] == "c":
-            fetching.set()
-            await fetched.wait()
-        return await real(attempt)
-
-    resolver.resolve = slow  # type: ignore[method-assign]
+    fetching, fetched = hold_files_of(world, "c")
     await world.send(ask("a", devices=(0,)), join("b"), join("c"))
     (host,) = await hosts_with(world, {"a", "b"})
     await fetching.wait()
@@ -141,16 +147,7 @@ async def test_one_whose_place_was_lost_while_its_files_came_is_given_back_and_s
 
 
 async def test_one_that_joins_starts_a_host_of_its_own_only_when_the_killed_one_has_gone(world: World) -> None:
-    resolver = world.agent.runs._resolver
-    fetching, fetched, real = asyncio.Event(), asyncio.Event(), resolver.resolve
-
-    async def slow(attempt: Attempt) -> RunTask:
-        if attempt.key[0] == "b":
-            fetching.set()
-            await fetched.wait()
-        return await real(attempt)
-
-    resolver.resolve = slow  # type: ignore[method-assign]
+    fetching, fetched = hold_files_of(world, "b")
     await world.send(ask("a", devices=(0,)), join("b"))
     (host,) = await hosts_with(world, {"a"})
     await fetching.wait()
@@ -159,6 +156,19 @@ async def test_one_that_joins_starts_a_host_of_its_own_only_when_the_killed_one_
     fetched.set()
     _, other = await hosts_with(world, {"a"}, {"b"})
     assert other.plan.devices == (0,)
+
+
+async def test_an_engine_in_two_hosts_is_there_until_both_have_left(world: World) -> None:
+    await world.send(ask("a", devices=(0,)), ask("b"))
+    one, other = await hosts_with(world, {"a"}, {"b"})
+    one.say(EngineLoaded(ENGINE, 2.0, takes_several=True))
+    other.say(EngineLoaded(ENGINE, 3.0, takes_several=True))
+    await world.until_types("EngineReady", "EngineReady")
+    other.die(signal=11)
+    await world.until_types("EngineReady", "EngineReady", "EngineReady", "AttemptFailed")
+    assert [(ready.devices, ready.takes_several) for ready in await world.events("EngineReady")] == [((0,), True), ((), True), ((0,), True)]
+    one.die(signal=11)
+    await world.until_types("EngineSlept")
 
 
 async def test_a_stop_of_one_leaves_the_others_and_the_host(world: World) -> None:
